@@ -1,0 +1,94 @@
+//! Replies that are not Thrift messages, for requests that get none.
+
+use std::io;
+
+/// Accepted; there is no reply message.
+const ACCEPTED: u8 = 0xF1;
+/// Not understood, nothing was executed. A text follows.
+const NOT_UNDERSTOOD: u8 = 0xF2;
+/// Not accepted, nothing was executed. A text follows.
+const NOT_ACCEPTED: u8 = 0xF3;
+/// Control replies begin with this byte or a higher one; no Thrift message does.
+const FIRST: u8 = 0xF0;
+/// Longest text that is sent or shown.
+const MAX_TEXT: usize = 1_024;
+
+/// The reply to a oneway message, and to a call for which the processor wrote nothing.
+pub(crate) const fn accepted() -> [u8; 1] {
+    [ACCEPTED]
+}
+
+/// The reply to something that is not a Thrift message.
+pub(crate) fn not_understood(why: &str) -> Vec<u8> {
+    let mut reply = vec![NOT_UNDERSTOOD];
+    let end = (0..=why.len().min(MAX_TEXT))
+        .rev()
+        .find(|at| why.is_char_boundary(*at));
+    reply.extend_from_slice(&why.as_bytes()[..end.unwrap_or(0)]);
+    reply
+}
+
+/// What a client reads from a reply.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// A Thrift message.
+    Message,
+    /// Nothing: reading ends at once.
+    Nothing,
+    /// The server refused.
+    Refused(io::Error),
+}
+
+/// Tells a control reply from a Thrift message.
+pub(crate) fn classify(reply: &[u8]) -> Received {
+    let text =
+        |rest: &[u8]| String::from_utf8_lossy(&rest[..rest.len().min(MAX_TEXT)]).into_owned();
+    match reply {
+        [ACCEPTED] => Received::Nothing,
+        [NOT_UNDERSTOOD, rest @ ..] => Received::Refused(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("the server did not understand the request: {}", text(rest)),
+        )),
+        [NOT_ACCEPTED, rest @ ..] => Received::Refused(io::Error::other(format!(
+            "the server did not accept the request: {}",
+            text(rest)
+        ))),
+        [kind, ..] if *kind >= FIRST => Received::Refused(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "the server sent a control reply of unknown kind {:#04x}",
+                reply[0]
+            ),
+        )),
+        _ => Received::Message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_first_bytes_from_f0_on_are_control_replies() {
+        for first in 0..=255 {
+            let is_message = matches!(classify(&[first, 1, 2]), Received::Message);
+            assert_eq!(is_message, first < 0xF0, "{first:#x}");
+        }
+        assert!(matches!(classify(&accepted()), Received::Nothing));
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        let reply = not_understood(&"é".repeat(600));
+        assert_eq!(reply.len(), 1 + 1_024);
+        let long = format!("x{}", "é".repeat(600));
+        assert_eq!(not_understood(&long).len(), 1 + 1_023);
+        match classify(&not_understood("unknown protocol")) {
+            Received::Refused(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+                assert!(error.to_string().ends_with(": unknown protocol"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
