@@ -1,0 +1,411 @@
+//! `bench compare`: tonic over TCP against tonic over Homa.
+
+use std::error::Error;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tonic_homa::transport::{self, Channel, Endpoint};
+
+use super::load::{self, LoadError, Measured, Timing, empty_histogram};
+use super::plan::{CLAIMS, SCENARIOS, Scenario};
+use crate::echo::{EchoProcess, StartError, WINDOW};
+use crate::report::{self, MIN_SAMPLES_FOR_P99, Round, Row, Side, Tail};
+
+/// Measures tonic over TCP and tonic over Homa in turns, in one run.
+///
+/// A second process serves an echo service over both. A ratio is Homa divided by TCP; Gbit/s
+/// counts the payload of one direction, bulk calls included. Figures are medians of the rounds.
+/// A p99 needs 1,000 samples in each round; the rows behind bulk calls pool their rounds and run
+/// until they have as many.
+///
+/// The exit status is 0 if every call of every row succeeded with the right bytes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  homa-interop bench compare --quick --json out.json")]
+pub(crate) struct Arguments {
+    /// End within about a minute: 3 rounds of 1 s a row, instead of 5 of 3 s.
+    #[arg(long)]
+    quick: bool,
+    /// Rounds of each row, at least 3.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(3..=1000))]
+    rounds: Option<u32>,
+    /// Seconds of each round, at least 0.01.
+    #[arg(long, value_name = "S", value_parser = parse_seconds)]
+    seconds: Option<Duration>,
+    /// Measure only rows whose name contains this; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    row: Vec<String>,
+    /// Also fail if a claim about the results does not hold.
+    #[arg(long)]
+    enforce: bool,
+    /// Write the results to this file, as a list with one object per row.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Samples that the rows behind bulk calls wait for.
+    #[arg(long, hide = true, default_value_t = MIN_SAMPLES_FOR_P99)]
+    tail_samples: u64,
+}
+
+/// Time for connections, caches and windows to settle before each round, or as long as the round
+/// if that is shorter.
+const WARM_UP: Duration = Duration::from_millis(200);
+/// How much longer than planned a round may take before it is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Work that lasts longer than this shows a progress bar.
+const SHOW_PROGRESS_AFTER: Duration = Duration::from_secs(2);
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let range = "expected a number of seconds from 0.01 to 3600";
+    let seconds: f64 = text.parse().map_err(|_| range.to_owned())?;
+    if !(0.01..=3600.0).contains(&seconds) {
+        return Err(range.to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CompareError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("cannot connect to {uri}")]
+    Connect {
+        uri: String,
+        source: transport::Error,
+    },
+    #[error("row \"{row}\", {stack}, round {round}")]
+    Round {
+        row: &'static str,
+        stack: &'static str,
+        round: u32,
+        source: LoadError,
+    },
+    #[error("no row's name contains {wanted:?}; the rows are: {rows}")]
+    NoSuchRow { wanted: String, rows: String },
+    #[error("{0} of the claims above do not hold")]
+    Claims(usize),
+    #[error("cannot write to standard output")]
+    Output(#[from] io::Error),
+}
+
+/// Runs the benchmark.
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let scenarios = chosen(&arguments.row)?;
+    if let Some(path) = &arguments.json {
+        report::check_writable(path)?;
+    }
+    let (rounds, seconds) = if arguments.quick { (3, 1) } else { (5, 3) };
+    let plan = Plan {
+        scenarios,
+        rounds: arguments.rounds.unwrap_or(rounds),
+        measure: arguments.seconds.unwrap_or(Duration::from_secs(seconds)),
+        tail_samples: arguments.tail_samples,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let rows = runtime.block_on(measure(&plan))?;
+    if let Some(path) = &arguments.json {
+        report::write_json(path, &rows)?;
+    }
+    let verdicts: Vec<_> = CLAIMS
+        .iter()
+        .filter_map(|claim| claim.judge(&rows))
+        .collect();
+    let mut out = io::stdout().lock();
+    for verdict in &verdicts {
+        writeln!(out, "{}", verdict.text).map_err(CompareError::Output)?;
+    }
+    let missed = verdicts.iter().filter(|verdict| !verdict.holds).count();
+    if arguments.enforce && missed > 0 {
+        return Err(CompareError::Claims(missed).into());
+    }
+    Ok(())
+}
+
+/// The rows whose names contain one of `wanted`, all of them if that is empty.
+fn chosen(wanted: &[String]) -> Result<Vec<Scenario>, CompareError> {
+    let missing = wanted.iter().find(|part| {
+        SCENARIOS
+            .iter()
+            .all(|scenario| !scenario.name.contains(part.as_str()))
+    });
+    if let Some(part) = missing {
+        let rows = SCENARIOS
+            .map(|scenario| format!("{:?}", scenario.name))
+            .join(", ");
+        return Err(CompareError::NoSuchRow {
+            wanted: part.clone(),
+            rows,
+        });
+    }
+    let is_wanted = |scenario: &Scenario| {
+        wanted.is_empty()
+            || wanted
+                .iter()
+                .any(|part| scenario.name.contains(part.as_str()))
+    };
+    Ok(SCENARIOS.into_iter().filter(is_wanted).collect())
+}
+
+/// What is measured and for how long.
+#[derive(Debug)]
+struct Plan {
+    scenarios: Vec<Scenario>,
+    rounds: u32,
+    measure: Duration,
+    tail_samples: u64,
+}
+
+impl Plan {
+    fn slots(&self) -> u32 {
+        self.rounds * 2 * u32::try_from(self.scenarios.len()).unwrap_or(u32::MAX)
+    }
+
+    fn warm_up(&self) -> Duration {
+        WARM_UP.min(self.measure)
+    }
+
+    /// At least how long it takes.
+    fn lasts(&self) -> Duration {
+        (self.warm_up() + self.measure) * self.slots()
+    }
+
+    fn timing(&self, scenario: &Scenario) -> Timing {
+        let min_samples = match scenario.load.bulk {
+            Some(_) => self.tail_samples.div_ceil(u64::from(self.rounds)),
+            None => 0,
+        };
+        let give_up = WARM_UP + self.measure + PATIENCE;
+        Timing {
+            warm_up: WARM_UP,
+            measure: self.measure,
+            min_samples,
+            give_up,
+        }
+    }
+}
+
+/// The three channels that rows are measured on.
+struct Stacks {
+    tcp: Channel,
+    tcp_wide: Channel,
+    homa: Channel,
+}
+
+async fn measure(plan: &Plan) -> Result<Vec<Row>, CompareError> {
+    let server = EchoProcess::start().await?;
+    let uris = server.uris();
+    let stacks = Stacks {
+        tcp: connect(&uris.tcp, false).await?,
+        tcp_wide: connect(&uris.tcp_wide, true).await?,
+        homa: connect(&uris.homa, false).await?,
+    };
+    let progress = Progress::new(plan);
+    progress.print(&describe(plan))?;
+    progress.print(&report::table_head())?;
+    let mut rows = Vec::new();
+    for scenario in &plan.scenarios {
+        let row = measure_row(plan, scenario, &stacks, &progress).await?;
+        progress.print(&report::table_line(&row))?;
+        rows.push(row);
+    }
+    progress.bar.finish_and_clear();
+    Ok(rows)
+}
+
+async fn measure_row(
+    plan: &Plan,
+    scenario: &Scenario,
+    stacks: &Stacks,
+    progress: &Progress,
+) -> Result<Row, CompareError> {
+    let tcp = if scenario.wide_windows {
+        &stacks.tcp_wide
+    } else {
+        &stacks.tcp
+    };
+    let mut sides = [
+        ("TCP", tcp, Rounds::new()),
+        ("Homa", &stacks.homa, Rounds::new()),
+    ];
+    let timing = plan.timing(scenario);
+    for round in 1..=plan.rounds {
+        for (stack, channel, rounds) in &mut sides {
+            progress
+                .bar
+                .set_message(format!("{}, {stack}", scenario.name));
+            let measured = load::run(channel, &scenario.load, &timing)
+                .await
+                .map_err(|source| CompareError::Round {
+                    row: scenario.name,
+                    stack,
+                    round,
+                    source,
+                })?;
+            rounds.add(&measured);
+            progress.bar.inc(1);
+        }
+    }
+    let [tcp, homa] = sides.map(|(_, _, rounds)| rounds.into_side(scenario.load.bulk.is_some()));
+    Ok(Row::new(scenario.name, tcp, homa))
+}
+
+/// The rounds of one stack in one row.
+struct Rounds {
+    rounds: Vec<Round>,
+    pooled: hdrhistogram::Histogram<u64>,
+}
+
+impl Rounds {
+    fn new() -> Self {
+        Self {
+            rounds: Vec::new(),
+            pooled: empty_histogram(),
+        }
+    }
+
+    fn add(&mut self, measured: &Measured) {
+        self.rounds
+            .push(Round::of(&measured.latencies, measured.rate, measured.gbps));
+        self.pooled += &measured.latencies;
+    }
+
+    fn into_side(self, pool: bool) -> Side {
+        let tail = if pool {
+            Tail::Pooled(report::p99_us(&self.pooled))
+        } else {
+            Tail::MedianOfRounds
+        };
+        Side::of(&self.rounds, tail)
+    }
+}
+
+async fn connect(uri: &str, wide_windows: bool) -> Result<Channel, CompareError> {
+    let connect = async {
+        let mut endpoint = Endpoint::from_shared(uri.to_owned())?.tcp_nodelay(true);
+        if wide_windows {
+            endpoint = endpoint
+                .initial_stream_window_size(WINDOW)
+                .initial_connection_window_size(WINDOW);
+        }
+        endpoint.connect().await
+    };
+    connect.await.map_err(|source| CompareError::Connect {
+        uri: uri.to_owned(),
+        source,
+    })
+}
+
+fn describe(plan: &Plan) -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!(
+        "tonic over TCP and over Homa, two processes on one machine ({cores} cores), \
+         {} rounds of {:?} each",
+        plan.rounds, plan.measure,
+    )
+}
+
+/// A progress bar on standard error, hidden where nobody would see it or the work is short.
+struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    fn new(plan: &Plan) -> Self {
+        if plan.lasts() < SHOW_PROGRESS_AFTER || !io::stderr().is_terminal() {
+            return Self {
+                bar: ProgressBar::hidden(),
+            };
+        }
+        let bar =
+            ProgressBar::with_draw_target(Some(plan.slots().into()), ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} left  {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Self { bar }
+    }
+
+    fn print(&self, text: &str) -> io::Result<()> {
+        self.bar.suspend(|| writeln!(io::stdout(), "{text}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(nanos: impl IntoIterator<Item = u64>) -> Measured {
+        let mut latencies = empty_histogram();
+        for value in nanos {
+            latencies.record(value).expect("within the bounds");
+        }
+        Measured {
+            latencies,
+            rate: 1.0,
+            gbps: 1.0,
+        }
+    }
+
+    #[test]
+    fn the_rows_behind_bulk_calls_pool_their_rounds() {
+        // Two rounds of 500 fast calls and one of 500 slow ones: the pooled tail is slow.
+        let rounds =
+            [10_000, 10_000, 90_000].map(|nanos| measured(std::iter::repeat_n(nanos, 500)));
+        let side = |pool| {
+            let mut all = Rounds::new();
+            rounds.iter().for_each(|round| all.add(round));
+            all.into_side(pool)
+        };
+        let p99 = side(true).p99_us.expect("1,500 samples together");
+        assert!((89.0..=91.0).contains(&p99), "{p99}");
+        assert_eq!(side(false).p99_us, None, "500 samples a round are too few");
+        assert!(
+            (9.9..=10.1).contains(&side(true).p50_us),
+            "the median of the rounds"
+        );
+    }
+
+    #[test]
+    fn rounds_behind_bulk_calls_together_reach_the_samples_wanted() {
+        let plan = |rounds| Plan {
+            scenarios: SCENARIOS.to_vec(),
+            rounds,
+            measure: Duration::from_secs(1),
+            tail_samples: 1_000,
+        };
+        for rounds in [3, 5, 7] {
+            let plan = plan(rounds);
+            for scenario in &plan.scenarios {
+                let all = plan.timing(scenario).min_samples * u64::from(rounds);
+                match scenario.load.bulk {
+                    Some(_) => assert!(all >= 1_000, "{rounds} rounds have {all}"),
+                    None => assert_eq!(all, 0, "others are measured for a time"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_chosen_by_a_part_of_their_name_and_a_wrong_part_is_named() {
+        let names = |wanted: &[&str]| {
+            let wanted: Vec<_> = wanted.iter().map(|part| (*part).to_owned()).collect();
+            chosen(&wanted).map(|rows| rows.iter().map(|row| row.name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&[]).expect("all").len(), SCENARIOS.len());
+        assert_eq!(names(&["10 KB"]).expect("one"), ["10 KB, 16 in flight"]);
+        assert_eq!(names(&["500 KB, 8", "64"]).expect("two").len(), 2);
+        let error = names(&["10 KB", "10 MB"]).expect_err("there is none");
+        assert!(error.to_string().contains("\"10 MB\""), "{error}");
+    }
+
+    #[test]
+    fn seconds_out_of_range_are_refused_with_the_range() {
+        assert_eq!(parse_seconds("0.25"), Ok(Duration::from_millis(250)));
+        for wrong in ["0", "-1", "nan", "inf", "3601", "1s", ""] {
+            let error = parse_seconds(wrong).expect_err(wrong);
+            assert!(error.contains("0.01 to 3600"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The load of one row on one stack: closed loops of callers, and what they saw.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use tokio::task::JoinSet;
+use tonic_homa::transport::Channel;
+
+use crate::echo::proto::Payload;
+use crate::echo::proto::echo_client::EchoClient;
+
+/// What is in flight while a row is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    /// Bytes in the payload of a measured call, each way.
+    pub(crate) bytes: usize,
+    /// Measured calls in flight.
+    pub(crate) in_flight: usize,
+    /// Calls that are always in flight beside them, on the same channel, and are not measured.
+    pub(crate) bulk: Option<Bulk>,
+}
+
+/// The calls that short ones have to get past.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bulk {
+    pub(crate) bytes: usize,
+    pub(crate) in_flight: usize,
+}
+
+/// How long a round lasts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timing {
+    /// Calls that start in this time are made but not measured.
+    pub(crate) warm_up: Duration,
+    /// Calls that start in this time are measured.
+    pub(crate) measure: Duration,
+    /// A round goes on until it has this many samples.
+    pub(crate) min_samples: u64,
+    /// The round fails when it has not ended by then.
+    pub(crate) give_up: Duration,
+}
+
+/// What one round saw.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    /// Nanoseconds of each measured call.
+    pub(crate) latencies: Histogram<u64>,
+    /// Measured calls finished per second.
+    pub(crate) rate: f64,
+    /// Payload carried in one direction, bulk included, in Gbit/s.
+    pub(crate) gbps: f64,
+}
+
+/// Why a round gave no result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("a call failed")]
+    Call(#[source] Box<tonic::Status>),
+    #[error("a call of {sent} bytes was answered with {received} bytes that are not the same")]
+    WrongBytes { sent: usize, received: usize },
+    #[error("{samples} of {wanted} calls were measured after {waited:?}; giving up")]
+    TooSlow {
+        samples: u64,
+        wanted: u64,
+        waited: Duration,
+    },
+    #[error("a calling task ended early")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Latencies are kept with this many significant digits.
+const DIGITS: u8 = 3;
+/// Longest latency that is kept exactly; longer ones count as this.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Responses up to this size are compared in full, of longer ones every sixteenth.
+const ALWAYS_COMPARE: usize = 16 * 1024;
+
+/// An empty histogram of nanoseconds.
+pub(crate) fn empty_histogram() -> Histogram<u64> {
+    let longest = u64::try_from(LONGEST.as_nanos()).unwrap_or(u64::MAX);
+    Histogram::new_with_bounds(1, longest, DIGITS).expect("the bounds are constants and in order")
+}
+
+/// What the callers of a round share.
+#[derive(Debug)]
+struct Shared {
+    begin: Instant,
+    end: Instant,
+    min_samples: u64,
+    samples: AtomicU64,
+    stop_bulk: AtomicBool,
+    /// Bytes of bulk calls that have finished since the round began.
+    bulk_bytes: AtomicU64,
+}
+
+/// Puts `load` on `channel` for one round.
+pub(crate) async fn run(
+    channel: &Channel,
+    load: &Load,
+    timing: &Timing,
+) -> Result<Measured, LoadError> {
+    let begin = Instant::now() + timing.warm_up;
+    let shared = Arc::new(Shared {
+        begin,
+        end: begin + timing.measure,
+        min_samples: timing.min_samples,
+        samples: AtomicU64::new(0),
+        stop_bulk: AtomicBool::new(false),
+        bulk_bytes: AtomicU64::new(0),
+    });
+    let round = callers(channel, load, &shared);
+    match tokio::time::timeout(timing.give_up, round).await {
+        Ok(measured) => measured,
+        Err(_) => Err(LoadError::TooSlow {
+            samples: shared.samples.load(Ordering::Relaxed),
+            wanted: timing.min_samples.max(1),
+            waited: timing.give_up,
+        }),
+    }
+}
+
+async fn callers(
+    channel: &Channel,
+    load: &Load,
+    shared: &Arc<Shared>,
+) -> Result<Measured, LoadError> {
+    // Dropping a set aborts its tasks, so nothing outlives a round that fails.
+    let mut bulk = JoinSet::new();
+    if let Some(Bulk { bytes, in_flight }) = load.bulk {
+        for index in 0..in_flight {
+            let caller = Caller::new(channel, bytes, index);
+            bulk.spawn(caller.keep_in_flight(shared.clone()));
+        }
+    }
+    let mut measuring = JoinSet::new();
+    for index in 0..load.in_flight {
+        let caller = Caller::new(channel, load.bytes, index);
+        measuring.spawn(caller.measure(shared.clone()));
+    }
+
+    let mut latencies = empty_histogram();
+    let mut calls = 0;
+    let mut seconds: f64 = 0.0;
+    let mut bulk_bytes = 0;
+    loop {
+        // A bulk call that fails ends the round at once, or it would go on without its load.
+        let joined = tokio::select! {
+            Some(failed) = bulk.join_next() => { failed??; continue }
+            joined = measuring.join_next() => joined,
+        };
+        let Some(tally) = joined else { break };
+        let tally = tally??;
+        latencies += &tally.latencies;
+        calls += tally.calls;
+        seconds = seconds.max(tally.seconds);
+        bulk_bytes = bulk_bytes.max(tally.bulk_bytes);
+    }
+    shared.stop_bulk.store(true, Ordering::Relaxed);
+    while let Some(ended) = bulk.join_next().await {
+        ended??;
+    }
+
+    let rate = calls as f64 / seconds;
+    let payload = rate * load.bytes as f64 + bulk_bytes as f64 / seconds;
+    Ok(Measured {
+        latencies,
+        rate,
+        gbps: payload * 8.0 / 1e9,
+    })
+}
+
+/// What one measuring caller saw.
+#[derive(Debug)]
+struct Tally {
+    latencies: Histogram<u64>,
+    /// Calls that finished inside the measured time.
+    calls: u64,
+    /// The measured time.
+    seconds: f64,
+    /// Bytes of bulk calls that finished inside it.
+    bulk_bytes: u64,
+}
+
+/// One call in flight, over and over.
+struct Caller {
+    client: EchoClient<Channel>,
+    payload: Bytes,
+    calls: usize,
+}
+
+impl Caller {
+    /// The payload differs from those of other callers, so that a response given to the wrong
+    /// caller is noticed.
+    fn new(channel: &Channel, bytes: usize, index: usize) -> Self {
+        let payload = (0..bytes)
+            .map(|at| (at / 251 + at + index * 83) as u8)
+            .collect();
+        Self {
+            client: EchoClient::new(channel.clone()),
+            payload,
+            calls: 0,
+        }
+    }
+
+    async fn call(&mut self) -> Result<(), LoadError> {
+        let request = Payload {
+            data: self.payload.clone(),
+        };
+        let response = self
+            .client
+            .call(request)
+            .await
+            .map_err(|status| LoadError::Call(Box::new(status)))?;
+        let received = response.into_inner().data;
+        let compare = received.len() <= ALWAYS_COMPARE || self.calls.is_multiple_of(16);
+        self.calls += 1;
+        if received.len() != self.payload.len() || compare && received != self.payload {
+            let (sent, received) = (self.payload.len(), received.len());
+            return Err(LoadError::WrongBytes { sent, received });
+        }
+        Ok(())
+    }
+
+    async fn measure(mut self, shared: Arc<Shared>) -> Result<Tally, LoadError> {
+        let mut latencies = empty_histogram();
+        let mut calls = 0;
+        let mut bulk_at_begin = None;
+        loop {
+            let started = Instant::now();
+            let enough = shared.samples.load(Ordering::Relaxed) >= shared.min_samples;
+            if started >= shared.end && enough {
+                // With a minimum of samples the measured time is as long as it took.
+                let end = if shared.min_samples == 0 {
+                    shared.end
+                } else {
+                    started
+                };
+                let bulk_bytes = shared.bulk_bytes.load(Ordering::Relaxed);
+                return Ok(Tally {
+                    latencies,
+                    calls,
+                    seconds: (end - shared.begin).as_secs_f64(),
+                    bulk_bytes: bulk_bytes - bulk_at_begin.unwrap_or(bulk_bytes),
+                });
+            }
+            if started >= shared.begin && bulk_at_begin.is_none() {
+                bulk_at_begin = Some(shared.bulk_bytes.load(Ordering::Relaxed));
+            }
+            self.call().await?;
+            let finished = Instant::now();
+            if started >= shared.begin {
+                let nanos = u64::try_from((finished - started).as_nanos()).unwrap_or(u64::MAX);
+                latencies.saturating_record(nanos.max(1));
+                shared.samples.fetch_add(1, Ordering::Relaxed);
+            }
+            let inside = finished < shared.end || shared.min_samples > 0;
+            if finished >= shared.begin && inside {
+                calls += 1;
+            }
+        }
+    }
+
+    async fn keep_in_flight(mut self, shared: Arc<Shared>) -> Result<(), LoadError> {
+        while !shared.stop_bulk.load(Ordering::Relaxed) {
+            self.call().await?;
+            shared
+                .bulk_bytes
+                .fetch_add(self.payload.len() as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,194 @@
+//! `info`: what this host offers, and what follows from it.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use homa_client::Config;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::report;
+
+/// Prints what this host offers to Homa, and the defaults in force.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  homa-interop info --json info.json")]
+pub(crate) struct Arguments {
+    /// Write the same to this file as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What there is to know about a host.
+#[derive(Clone, Debug, Serialize)]
+struct Info {
+    version: &'static str,
+    kernel: Option<String>,
+    cores: usize,
+    /// Largest receive buffer that a socket may ask for.
+    rmem_max: Option<u64>,
+    /// Why and how to change that, where it is too small.
+    rmem_advice: Option<String>,
+    /// Whether the kernel's own Homa is loaded. Not used yet.
+    kernel_module: bool,
+    /// Settings of an endpoint that is opened with none.
+    defaults: Map<String, Value>,
+}
+
+/// Prints it.
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let info = Info::of_this_host();
+    if let Some(path) = &arguments.json {
+        report::write_json(path, &info)?;
+    }
+    write!(io::stdout(), "{}", info.to_text())?;
+    Ok(())
+}
+
+impl Info {
+    fn of_this_host() -> Self {
+        let config = Config::default();
+        let rmem_max = read("/proc/sys/net/core/rmem_max").and_then(|text| text.parse().ok());
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            kernel: read("/proc/sys/kernel/osrelease"),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            rmem_max,
+            rmem_advice: rmem_max.and_then(|bytes| rmem_advice(bytes, config.recv_buffer_bytes)),
+            kernel_module: fs::exists("/sys/module/homa").unwrap_or(false),
+            defaults: settings(&config),
+        }
+    }
+
+    fn to_text(&self) -> String {
+        let known = |value: Option<String>| value.unwrap_or_else(|| "unknown".to_owned());
+        let module = if self.kernel_module {
+            "loaded (not used yet)"
+        } else {
+            "not loaded"
+        };
+        let mut text = format!(
+            "homa-interop       {}\n\
+             kernel             {}\n\
+             cores              {}\n\
+             kernel module      {module}\n\
+             net.core.rmem_max  {}\n",
+            self.version,
+            known(self.kernel.clone()),
+            self.cores,
+            known(self.rmem_max.map(|bytes| bytes.to_string())),
+        );
+        if let Some(advice) = &self.rmem_advice {
+            text.push_str(advice);
+            text.push('\n');
+        }
+        text.push_str("\ndefaults of an endpoint\n");
+        for (key, value) in &self.defaults {
+            let value = match value {
+                Value::Null => "not set".to_owned(),
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  {key:19} {value}");
+        }
+        text
+    }
+}
+
+/// Every setting and its value; those of the engine and its timers among the others.
+fn settings(config: &Config) -> Map<String, Value> {
+    let protocol = &config.protocol;
+    let timers = &protocol.timers;
+    let time = |time: Duration| json!(format!("{time:?}"));
+    [
+        ("mtu", json!(config.mtu)),
+        ("recv_buffer_bytes", json!(config.recv_buffer_bytes)),
+        ("bulk_port", json!(format!("{:?}", config.bulk_port))),
+        ("max_message_bytes", json!(protocol.max_message_bytes)),
+        ("unsched_bytes", json!(protocol.unsched_bytes)),
+        ("packet_payload", json!(protocol.packet_payload)),
+        ("max_incoming", json!(protocol.max_incoming)),
+        ("max_overcommit", json!(protocol.max_overcommit)),
+        ("num_priorities", json!(protocol.num_priorities)),
+        ("tos", json!(protocol.tos)),
+        ("link_mbps", json!(protocol.link_mbps)),
+        ("max_backlog", time(protocol.max_backlog)),
+        ("pool_bytes", json!(protocol.pool_bytes)),
+        ("send_bytes", json!(protocol.send_bytes)),
+        ("max_rpcs", json!(protocol.max_rpcs)),
+        ("max_rpcs_per_peer", json!(protocol.max_rpcs_per_peer)),
+        ("max_peers", json!(protocol.max_peers)),
+        ("main_buffer_bytes", json!(protocol.main_buffer_bytes)),
+        ("resend", time(timers.resend)),
+        ("timeout", time(timers.timeout)),
+        ("need_ack", time(timers.need_ack)),
+        ("need_ack_max", time(timers.need_ack_max)),
+        ("give_up", time(timers.give_up)),
+        ("remember", time(timers.remember)),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect()
+}
+
+/// What to do about a limit on receive buffers below what the driver asks for.
+fn rmem_advice(rmem_max: u64, wanted: usize) -> Option<String> {
+    (rmem_max < wanted as u64).then(|| {
+        format!(
+            "Receive buffers are limited to {rmem_max} bytes, {wanted} are wanted: bursts of \
+             large messages will lose packets. Raise the limit as root with\n  \
+             sysctl -w net.core.rmem_max={wanted}"
+        )
+    })
+}
+
+/// The text of a small file without the white space around it, if it can be read.
+fn read(path: &str) -> Option<String> {
+    fs::read_to_string(path)
+        .ok()
+        .map(|text| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_low_limit_is_named_with_the_command_that_raises_it() {
+        let advice = rmem_advice(212_992, 4 << 20).expect("too low");
+        assert!(advice.contains("212992") && advice.contains("net.core.rmem_max=4194304"));
+        assert_eq!(rmem_advice(4 << 20, 4 << 20), None);
+    }
+
+    #[test]
+    fn what_a_host_does_not_tell_is_printed_as_unknown() {
+        let info = Info {
+            kernel: None,
+            rmem_max: None,
+            rmem_advice: None,
+            ..Info::of_this_host()
+        };
+        let text = info.to_text();
+        assert_eq!(text.matches(" unknown").count(), 2, "{text}");
+    }
+
+    #[test]
+    fn every_setting_is_listed() {
+        let config = Config::default();
+        let listed = settings(&config);
+        for line in format!("{config:#?}").lines() {
+            let Some((key, _)) = line.trim().split_once(": ") else {
+                continue;
+            };
+            // These two hold the other settings.
+            if !matches!(key, "protocol" | "timers") {
+                assert!(listed.contains_key(key), "{key} is missing");
+            }
+        }
+        assert!(listed.len() > 20);
+    }
+}

@@ -1,0 +1,369 @@
+//! Results: what a row holds, how rounds become one figure, and how it is printed.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// A 99th percentile of fewer samples is not told: it would rest on fewer than ten of them.
+pub(crate) const MIN_SAMPLES_FOR_P99: u64 = 1_000;
+
+/// One round of one stack.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Round {
+    /// Median latency in microseconds.
+    pub(crate) p50_us: f64,
+    /// 99th percentile, where there are enough samples.
+    pub(crate) p99_us: Option<f64>,
+    /// Measured calls finished per second.
+    pub(crate) rate: f64,
+    /// Payload carried in one direction, in Gbit/s.
+    pub(crate) gbps: f64,
+    /// Measured calls.
+    pub(crate) samples: u64,
+}
+
+impl Round {
+    /// Sums a round up.
+    pub(crate) fn of(latencies: &Histogram<u64>, rate: f64, gbps: f64) -> Self {
+        Self {
+            p50_us: quantile_us(latencies, 0.5),
+            p99_us: p99_us(latencies),
+            rate: rounded(rate),
+            gbps: rounded(gbps),
+            samples: latencies.len(),
+        }
+    }
+}
+
+/// Where the 99th percentile of several rounds comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tail {
+    /// From the rounds' own; none if a round has none.
+    MedianOfRounds,
+    /// From the samples of all rounds together.
+    Pooled(Option<f64>),
+}
+
+/// One stack in one row: the medians of its rounds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Side {
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: Option<f64>,
+    pub(crate) rate: f64,
+    pub(crate) gbps: f64,
+    /// Measured calls of all rounds.
+    pub(crate) samples: u64,
+    pub(crate) rounds: Vec<Round>,
+}
+
+impl Side {
+    /// Combines the rounds; there must be at least one.
+    pub(crate) fn of(rounds: &[Round], tail: Tail) -> Self {
+        let over = |figure: fn(&Round) -> f64| median(rounds.iter().map(figure).collect());
+        let p99_us = match tail {
+            Tail::Pooled(p99_us) => p99_us,
+            Tail::MedianOfRounds => rounds
+                .iter()
+                .map(|round| round.p99_us)
+                .collect::<Option<_>>()
+                .map(median),
+        };
+        Self {
+            p50_us: over(|round| round.p50_us),
+            p99_us,
+            rate: over(|round| round.rate),
+            gbps: over(|round| round.gbps),
+            samples: rounds.iter().map(|round| round.samples).sum(),
+            rounds: rounds.to_vec(),
+        }
+    }
+}
+
+/// One row of the comparison. A ratio is Homa divided by TCP.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) tcp: Side,
+    pub(crate) homa: Side,
+    pub(crate) ratio_p50: f64,
+    pub(crate) ratio_p99: Option<f64>,
+    pub(crate) ratio_rate: f64,
+}
+
+impl Row {
+    /// Relates the two sides.
+    pub(crate) fn new(name: &str, tcp: Side, homa: Side) -> Self {
+        let ratio_p99 = homa
+            .p99_us
+            .zip(tcp.p99_us)
+            .map(|(homa, tcp)| rounded(homa / tcp));
+        Self {
+            name: name.to_owned(),
+            ratio_p50: rounded(homa.p50_us / tcp.p50_us),
+            ratio_p99,
+            ratio_rate: rounded(homa.rate / tcp.rate),
+            tcp,
+            homa,
+        }
+    }
+}
+
+/// The 99th percentile in microseconds, where there are enough samples for one.
+pub(crate) fn p99_us(latencies: &Histogram<u64>) -> Option<f64> {
+    (latencies.len() >= MIN_SAMPLES_FOR_P99).then(|| quantile_us(latencies, 0.99))
+}
+
+fn quantile_us(latencies: &Histogram<u64>, quantile: f64) -> f64 {
+    rounded(latencies.value_at_quantile(quantile) as f64 / 1e3)
+}
+
+/// The middle value, or the mean of the two in the middle.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.get(middle) {
+        None => f64::NAN,
+        Some(upper) if values.len() % 2 == 1 => *upper,
+        Some(upper) => rounded(f64::midpoint(values[middle - 1], *upper)),
+    }
+}
+
+/// Three decimals: more than anything here is repeatable to.
+fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
+/// Width of the column of names: the longest one.
+const NAME_WIDTH: usize = 42;
+
+/// The two lines above the rows.
+pub(crate) fn table_head() -> String {
+    let figures = ["p50 us", "p99 us", "calls/s", "Gbit/s"].map(|unit| format!("{unit:^26}"));
+    let stacks = vec![format!(" {:>8} {:>8} {:>7}", "TCP", "Homa", "ratio"); figures.len()];
+    let line = |cells: &[String]| format!("{:NAME_WIDTH$}{}", "", cells.join(" |"));
+    format!("{}\n{}", line(&figures).trim_end(), line(&stacks))
+}
+
+/// One line of the table.
+pub(crate) fn table_line(row: &Row) -> String {
+    let mut line = format!("{:NAME_WIDTH$}", row.name);
+    let mut cell = |tcp: Option<f64>, homa: Option<f64>, ratio: Option<f64>, last: bool| {
+        let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+        let end = if last { "" } else { " |" };
+        // Writing to a string cannot fail.
+        let _ = write!(
+            line,
+            " {:>8} {:>8} {ratio:>7}{end}",
+            figure(tcp),
+            figure(homa)
+        );
+    };
+    let (tcp, homa) = (&row.tcp, &row.homa);
+    cell(
+        Some(tcp.p50_us),
+        Some(homa.p50_us),
+        Some(row.ratio_p50),
+        false,
+    );
+    cell(tcp.p99_us, homa.p99_us, row.ratio_p99, false);
+    cell(Some(tcp.rate), Some(homa.rate), Some(row.ratio_rate), false);
+    cell(
+        Some(tcp.gbps),
+        Some(homa.gbps),
+        Some(homa.gbps / tcp.gbps),
+        true,
+    );
+    line
+}
+
+/// About three significant digits, `-` where there is no value.
+fn figure(value: Option<f64>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(value) if value >= 100.0 => format!("{value:.0}"),
+        Some(value) if value >= 10.0 => format!("{value:.1}"),
+        Some(value) => format!("{value:.2}"),
+    }
+}
+
+/// A result file could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}", path.display())]
+pub(crate) struct WriteError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Finds out before a long run whether its results can be written. Leaves what is there.
+pub(crate) fn check_writable(path: &Path) -> Result<(), WriteError> {
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    opened.map(drop).map_err(|source| WriteError {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Writes `value` as JSON, in place of what the file held.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), WriteError> {
+    let error = |source| WriteError {
+        path: path.to_owned(),
+        source,
+    };
+    let mut json = serde_json::to_vec_pretty(value).map_err(|source| error(source.into()))?;
+    json.push(b'\n');
+    std::fs::write(path, json).map_err(error)
+}
+
+/// An error and everything that led to it, on one line.
+pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a string cannot fail. Some errors repeat their cause in their own text.
+        let this = error.to_string();
+        if !text.contains(&this) {
+            let _ = write!(text, ": {this}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn histogram(nanos: impl IntoIterator<Item = u64>) -> Histogram<u64> {
+        let mut histogram = Histogram::new(3).expect("3 digits are allowed");
+        for value in nanos {
+            histogram.record(value).expect("it grows");
+        }
+        histogram
+    }
+
+    fn round(p50_us: f64, p99_us: Option<f64>) -> Round {
+        Round {
+            p50_us,
+            p99_us,
+            rate: 1e6 / p50_us,
+            gbps: 2.0,
+            samples: 1_500,
+        }
+    }
+
+    #[test]
+    fn the_median_is_the_middle_or_the_mean_of_the_two_around_it() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(vec![7.0]), 7.0);
+        assert!(median(Vec::new()).is_nan());
+    }
+
+    #[test]
+    fn a_round_tells_its_p99_from_a_thousand_samples_on() {
+        let short = Round::of(&histogram((1..=999).map(|us| us * 1_000)), 5.0, 1.0);
+        assert_eq!((short.p99_us, short.samples), (None, 999));
+        let long = Round::of(&histogram((1..=1_000).map(|us| us * 1_000)), 5.0, 1.0);
+        let p99 = long.p99_us.expect("1,000 samples");
+        assert!((989.0..=992.0).contains(&p99), "{p99}");
+        assert!((499.0..=501.0).contains(&long.p50_us), "{}", long.p50_us);
+    }
+
+    #[test]
+    fn a_row_has_medians_of_rounds_and_no_p99_if_a_round_has_none() {
+        let rounds = [
+            round(30.0, Some(90.0)),
+            round(10.0, Some(50.0)),
+            round(20.0, Some(70.0)),
+        ];
+        let side = Side::of(&rounds, Tail::MedianOfRounds);
+        assert_eq!(
+            (side.p50_us, side.p99_us, side.rate),
+            (20.0, Some(70.0), 50_000.0)
+        );
+        assert_eq!(side.samples, 4_500);
+        let rounds = [rounds[0], round(10.0, None), rounds[2]];
+        assert_eq!(Side::of(&rounds, Tail::MedianOfRounds).p99_us, None);
+    }
+
+    #[test]
+    fn a_pooled_p99_replaces_those_of_the_rounds() {
+        let rounds = [round(10.0, None); 3];
+        assert_eq!(
+            Side::of(&rounds, Tail::Pooled(Some(44.0))).p99_us,
+            Some(44.0)
+        );
+    }
+
+    #[test]
+    fn a_row_in_json_has_the_promised_keys_and_homa_over_tcp_ratios() {
+        let tcp = Side::of(&[round(100.0, Some(1_000.0)); 3], Tail::MedianOfRounds);
+        let homa = Side::of(&[round(50.0, Some(100.0)); 3], Tail::MedianOfRounds);
+        let json = serde_json::to_value([Row::new("a row", tcp, homa)]).expect("it is plain data");
+        let row = &json[0];
+        assert_eq!(row["name"], "a row");
+        for side in ["tcp", "homa"] {
+            for key in ["p50_us", "p99_us", "rate", "gbps", "samples"] {
+                assert!(row[side][key].is_number(), "{side}.{key}");
+            }
+        }
+        let ratios = ["ratio_p50", "ratio_p99", "ratio_rate"].map(|key| row[key].as_f64());
+        assert_eq!(ratios, [Some(0.5), Some(0.1), Some(2.0)]);
+    }
+
+    #[test]
+    fn an_unknown_p99_is_null_and_so_is_its_ratio() {
+        let side = |p99_us| Side::of(&[round(10.0, p99_us); 3], Tail::MedianOfRounds);
+        let row = Row::new("a row", side(None), side(Some(5.0)));
+        let json = serde_json::to_value(&row).expect("it is plain data");
+        assert!(json["tcp"]["p99_us"].is_null() && json["ratio_p99"].is_null());
+        assert!(json["ratio_p50"].is_number());
+        assert!(table_line(&row).contains(" - "));
+    }
+
+    #[test]
+    fn lines_of_the_table_align_with_its_head() {
+        let side = Side::of(&[round(123_456.7, Some(0.5)); 3], Tail::MedianOfRounds);
+        let line = table_line(&Row::new("a row", side.clone(), side));
+        let bars = |text: &str| -> Vec<_> { text.match_indices('|').map(|(at, _)| at).collect() };
+        for head in table_head().lines() {
+            assert_eq!(bars(head), bars(&line), "{head}\n{line}");
+        }
+        for scenario in crate::bench::row_names() {
+            assert!(scenario.len() <= NAME_WIDTH, "{scenario}");
+        }
+    }
+
+    #[test]
+    fn a_chain_of_errors_is_told_once_each() {
+        let error = WriteError {
+            path: "/there/out.json".into(),
+            source: io::Error::other("the disk is full"),
+        };
+        assert_eq!(
+            with_causes(&error),
+            "cannot write /there/out.json: the disk is full"
+        );
+    }
+
+    #[test]
+    fn checking_a_file_keeps_what_it_holds_and_names_one_that_cannot_be_written() {
+        let directory = std::env::temp_dir().join(format!("homa-report-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a temporary directory");
+        let file = directory.join("out.json");
+        write_json(&file, &[1, 2]).expect("writable");
+        check_writable(&file).expect("writable");
+        assert_eq!(
+            std::fs::read_to_string(&file).expect("readable"),
+            "[\n  1,\n  2\n]\n"
+        );
+        let error = check_writable(&file.join("below-a-file")).expect_err("not a directory");
+        assert!(with_causes(&error).contains("below-a-file"), "{error}");
+        std::fs::remove_dir_all(&directory).expect("ours");
+    }
+}

@@ -1,0 +1,147 @@
+//! Runs the real binary: two processes, sockets, the whole path.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn homa_interop(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_homa-interop"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs")
+}
+
+/// A file of this test's own, removed at its end.
+struct ResultFile(PathBuf);
+
+impl ResultFile {
+    fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("homa-{}-{name}.json", std::process::id())))
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("a temporary directory with a plain name")
+    }
+}
+
+impl Drop for ResultFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn a_short_comparison_measures_every_row_on_both_stacks() {
+    let file = ResultFile::new("compare");
+    let output = homa_interop(&[
+        "bench",
+        "compare",
+        "--rounds=3",
+        "--seconds=0.05",
+        "--tail-samples=30",
+        "--json",
+        file.path(),
+    ]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert_eq!(stderr, "", "no progress bar where nobody sees it");
+
+    let json = std::fs::read(&file.0).expect("it was written");
+    let rows: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    let rows = rows.as_array().expect("a list");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(rows.len(), 7);
+    for row in rows {
+        let name = row["name"].as_str().expect("a name");
+        assert!(stdout.contains(name), "{name} is missing in\n{stdout}");
+        for side in ["tcp", "homa"] {
+            let side = &row[side];
+            assert!(side["p50_us"].as_f64() > Some(0.0), "{name}: {side}");
+            assert!(side["rate"].as_f64() > Some(0.0), "{name}: {side}");
+            let samples = side["samples"].as_u64().expect("a count");
+            let rounds = side["rounds"].as_array().expect("a list");
+            assert_eq!(rounds.len(), 3, "{name}");
+            assert!(samples > 0, "{name}");
+            let behind_bulk = name.contains("behind");
+            assert!(!behind_bulk || samples >= 30, "{name}: {samples}");
+            if samples < 1_000 {
+                assert!(side["p99_us"].is_null(), "{name}: {samples} samples are too few");
+            }
+        }
+        let ratio = |key: &str, figure: &str| {
+            let expected = row["homa"][figure].as_f64()? / row["tcp"][figure].as_f64()?;
+            Some((row[key].as_f64()? - expected).abs() < 0.001)
+        };
+        assert_eq!(ratio("ratio_p50", "p50_us"), Some(true), "{row}");
+        assert_eq!(ratio("ratio_rate", "rate"), Some(true), "{row}");
+    }
+}
+
+#[test]
+fn a_result_file_that_cannot_be_written_is_named_before_anything_is_measured() {
+    let began = Instant::now();
+    let output = homa_interop(&["bench", "compare", "--json", "/proc/no/such/file"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/proc/no/such/file"));
+    assert!(output.stdout.is_empty(), "nothing was measured");
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_row_that_does_not_exist_is_refused_with_those_that_do() {
+    let output = homa_interop(&["bench", "compare", "--row", "3 MB"]);
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("3 MB") && stderr.contains("10 KB, 16 in flight"), "{stderr}");
+}
+
+#[test]
+fn every_subcommand_has_help_with_an_example() {
+    for command in [&[][..], &["bench"], &["bench", "compare"], &["info"], &["serve"]] {
+        let output = homa_interop(&[command, &["--help"]].concat());
+        let help = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{command:?}");
+        let example = format!("Example:\n  {}", [&["homa-interop"], command].concat().join(" "));
+        assert!(help.contains(&example), "{command:?}: {help}");
+    }
+}
+
+#[test]
+fn info_prints_and_writes_the_version() {
+    let file = ResultFile::new("info");
+    let output = homa_interop(&["info", "--json", file.path()]);
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains(env!("CARGO_PKG_VERSION")));
+    let json = std::fs::read(&file.0).expect("it was written");
+    let info: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn the_serving_process_ends_with_its_standard_input() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_homa-interop"))
+        .arg("serve")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let stdout = child.stdout.take().expect("piped");
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("a line");
+    let uris: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    assert!(uris["homa"].as_str().is_some_and(|uri| uri.starts_with("homa://127.0.0.1:")));
+    drop(child.stdin.take());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(status) = child.try_wait().expect("our child") {
+            assert!(status.success());
+            return;
+        }
+        if Instant::now() > deadline {
+            child.kill().expect("our child");
+            panic!("it still serves 10 s after its standard input was closed");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
