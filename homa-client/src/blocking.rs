@@ -1,0 +1,144 @@
+//! The same handles for programs without a runtime.
+//!
+//! One thread drives the endpoints of all blocking handles of the process. Requests and replies
+//! are sent on the thread that makes them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::runtime;
+
+pub use crate::server::{Request, Responder};
+use crate::stats::EndpointCounters;
+use crate::user::registry::blocking_runtime;
+use crate::{BindError, CallError, Config, Message};
+
+/// Makes RPCs, one at a time per thread; share clones among threads. See [`crate::Client`].
+///
+/// ```
+/// use homa_client::{Config, blocking};
+///
+/// let server = blocking::Server::bind("127.0.0.1:0".parse()?, &Config::default())?;
+/// let addr = server.local_addr();
+/// std::thread::spawn(move || {
+///     while let Some(request) = server.accept() {
+///         let (message, responder) = request.into_parts();
+///         responder.reply(message).unwrap();
+///     }
+/// });
+///
+/// let client = blocking::Client::bind(&Config::default())?;
+/// assert_eq!(client.call(addr, "hello".into())?.into_bytes(), "hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: crate::Client,
+    runtime: runtime::Handle,
+}
+
+impl Client {
+    /// A client with these settings.
+    ///
+    /// # Errors
+    /// [`BindError`]: a setting is out of range, or no socket or thread can be had.
+    pub fn bind(config: &Config) -> Result<Self, BindError> {
+        let runtime = blocking_runtime()?;
+        Ok(Self {
+            inner: crate::Client::on(runtime.clone(), config)?,
+            runtime,
+        })
+    }
+
+    /// One RPC; waits for the response.
+    ///
+    /// # Errors
+    /// [`CallError`], which tells whether the request may have run.
+    ///
+    /// # Panics
+    /// When called inside a tokio runtime: use [`crate::Client`] there.
+    pub fn call(&self, to: SocketAddr, request: Message) -> Result<Message, CallError> {
+        self.runtime.block_on(self.inner.call(to, request))
+    }
+
+    /// The same with a deadline; `Ok(None)` when it passed. The RPC is cancelled then, but may
+    /// have run.
+    ///
+    /// # Errors
+    /// [`CallError`], as [`Client::call`].
+    ///
+    /// # Panics
+    /// When called inside a tokio runtime.
+    pub fn call_timeout(
+        &self,
+        to: SocketAddr,
+        request: Message,
+        timeout: Duration,
+    ) -> Result<Option<Message>, CallError> {
+        let call = self.inner.call(to, request);
+        self.runtime
+            .block_on(async { tokio::time::timeout(timeout, call).await })
+            .map_or(Ok(None), |outcome| outcome.map(Some))
+    }
+
+    /// Sends a request whose response nobody waits for.
+    ///
+    /// # Errors
+    /// [`CallError`] if it cannot even be sent.
+    pub fn call_detached(&self, to: SocketAddr, request: Message) -> Result<(), CallError> {
+        self.inner.call_detached(to, request)
+    }
+
+    /// What the endpoint that calls `to` has counted so far.
+    pub fn counters(&self, to: SocketAddr) -> EndpointCounters {
+        self.inner.counters(to)
+    }
+}
+
+/// Accepts requests, on any number of threads. See [`crate::Server`].
+#[derive(Debug)]
+pub struct Server {
+    inner: crate::Server,
+    runtime: runtime::Handle,
+}
+
+impl Server {
+    /// Opens `addr`; port 0 takes any free port below 32768.
+    ///
+    /// # Errors
+    /// [`BindError`], as [`crate::Server::bind`].
+    pub fn bind(addr: SocketAddr, config: &Config) -> Result<Self, BindError> {
+        let runtime = blocking_runtime()?;
+        Ok(Self {
+            inner: crate::Server::on(&runtime, addr, config)?,
+            runtime,
+        })
+    }
+
+    /// The address it is bound to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.inner.local_addr()
+    }
+
+    /// Waits for the next request; `None` after [`Server::shutdown`].
+    ///
+    /// # Panics
+    /// When called inside a tokio runtime.
+    pub fn accept(&self) -> Option<Request> {
+        self.runtime.block_on(self.inner.accept())
+    }
+
+    /// Refuses new requests from now on and waits up to `grace` for the accepted ones. Returns
+    /// whether all were answered and the answers acknowledged.
+    ///
+    /// # Panics
+    /// When called inside a tokio runtime.
+    pub fn shutdown(&self, grace: Duration) -> bool {
+        self.runtime.block_on(self.inner.shutdown(grace))
+    }
+
+    /// What the endpoint has counted so far.
+    pub fn counters(&self) -> EndpointCounters {
+        self.inner.counters()
+    }
+}

@@ -1,0 +1,105 @@
+//! [`Config`]: what can be set on an endpoint, checked once when it is opened.
+
+use crate::engine::Settings;
+
+/// Settings of an endpoint: those of its sockets, and those of the protocol.
+///
+/// The defaults suit a data center's network and the loopback device; every one can be
+/// overridden, and is checked when the endpoint is opened.
+///
+/// ```
+/// use homa_client::{BulkPort, Config};
+///
+/// let mut config = Config::default();
+/// config.mtu = Some(9000);
+/// config.protocol.max_overcommit = 4;
+/// config.bulk_port = BulkPort::Off;
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Config {
+    /// Largest IP packet in bytes. Default `None`: 1,500. 576 to 9,000. Larger packets cost
+    /// less, but are lost where the path does not take them.
+    pub mtu: Option<u16>,
+    /// Receive buffer asked of the system for each socket, in bytes. Default 4 MiB. The system
+    /// grants at most `net.core.rmem_max` to processes without CAP_NET_ADMIN; with less, many
+    /// senders at once overflow it, which costs retransmissions.
+    pub recv_buffer_bytes: usize,
+    /// The second socket, which keeps long messages from delaying short ones. Default: any free
+    /// port. Peers that cannot reach it use the main port.
+    pub bulk_port: BulkPort,
+    /// Settings of the protocol engine. `packet_payload`, `bulk_port` and `main_buffer_bytes`
+    /// in there are computed from the ones above when an endpoint is opened.
+    pub protocol: Settings,
+}
+
+/// UDP port of an endpoint's second socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum BulkPort {
+    /// Any free port.
+    #[default]
+    Any,
+    /// This one, say because a firewall lets it through.
+    Fixed(u16),
+    /// No second socket: everything comes to the main one.
+    Off,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mtu: None,
+            recv_buffer_bytes: 4 << 20,
+            bulk_port: BulkPort::default(),
+            protocol: Settings::default(),
+        }
+    }
+}
+
+/// Largest packet where nothing is configured: what every Ethernet takes.
+const DEFAULT_MTU: u16 = 1500;
+
+impl Config {
+    /// The largest IP packet in bytes.
+    pub(crate) fn mtu(&self) -> usize {
+        usize::from(self.mtu.unwrap_or(DEFAULT_MTU))
+    }
+
+    /// Whether every value is within its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if !(576..=9000).contains(&self.mtu()) {
+            return Err(ConfigError {
+                key: "mtu",
+                value: self.mtu().to_string(),
+                range: "576 to 9000 bytes, default 1500",
+            });
+        }
+        if !(65_536..=1 << 30).contains(&self.recv_buffer_bytes) {
+            return Err(ConfigError {
+                key: "recv_buffer_bytes",
+                value: self.recv_buffer_bytes.to_string(),
+                range: "65536 bytes to 1 GiB, default 4 MiB",
+            });
+        }
+        if self.bulk_port == BulkPort::Fixed(0) {
+            return Err(ConfigError {
+                key: "bulk_port",
+                value: "0".into(),
+                range: "a port of 1 to 65535, Any or Off",
+            });
+        }
+        self.protocol.check()
+    }
+}
+
+/// A setting that is out of its range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key} = {value} is out of range: {range}")]
+pub struct ConfigError {
+    /// The setting's name.
+    pub key: &'static str,
+    /// The value given.
+    pub value: String,
+    /// What is allowed.
+    pub range: &'static str,
+}

@@ -1,0 +1,125 @@
+//! [`Granter`]: decides which messages may be sent, and how far (`homa-protocol` C.9).
+
+use super::incoming::reserve;
+use super::pool::{Need, Pool};
+use super::rpc::{Rpc, RpcKey, RpcTable};
+use super::srpt::{Rank, SrptQueue};
+
+/// Grants to the messages with the fewest bytes to come, a few at a time.
+#[derive(Debug)]
+pub(super) struct Granter {
+    /// Messages that are not fully granted.
+    waiting: SrptQueue,
+    /// Bytes granted and not received, over all scheduled messages.
+    outstanding: usize,
+    max_incoming: usize,
+    max_overcommit: usize,
+    /// Whether anything has changed since the last round.
+    changed: bool,
+}
+
+/// A grant to be sent: its message, the new limit, and the message's rank among the active ones.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decision {
+    pub(super) key: RpcKey,
+    pub(super) offset: u32,
+    pub(super) rank: usize,
+    pub(super) active: usize,
+}
+
+impl Granter {
+    pub(super) fn new(max_incoming: usize, max_overcommit: usize) -> Self {
+        Self {
+            waiting: SrptQueue::default(),
+            outstanding: 0,
+            max_incoming,
+            max_overcommit,
+            changed: false,
+        }
+    }
+
+    /// Room may have appeared: memory was released, or the limits have changed.
+    pub(super) fn touch(&mut self) {
+        self.changed |= self.waiting.len() > 0;
+    }
+
+    /// The incoming message of `rpc` is new, or more of it has arrived; `before` is what it had
+    /// outstanding until then.
+    pub(super) fn update(&mut self, key: RpcKey, rpc: &mut Rpc, before: usize) {
+        let Some(message) = &rpc.incoming else { return };
+        if !message.needs_grants() {
+            return;
+        }
+        self.outstanding = (self.outstanding + message.outstanding()).saturating_sub(before);
+        self.changed = true;
+        let rank = (message.granted() < message.length()).then_some(Rank {
+            remaining: message.remaining(),
+            age: rpc.age,
+            key,
+        });
+        if rank != rpc.grant_rank {
+            if let Some(old) = rpc.grant_rank {
+                self.waiting.remove(old);
+            }
+            if let Some(new) = rank {
+                self.waiting.insert(new);
+            }
+            rpc.grant_rank = rank;
+        }
+    }
+
+    /// The RPC has ended.
+    pub(super) fn remove(&mut self, rpc: &mut Rpc) {
+        if let Some(message) = &rpc.incoming {
+            self.outstanding = self.outstanding.saturating_sub(message.outstanding());
+            self.changed = true;
+        }
+        if let Some(rank) = rpc.grant_rank.take() {
+            self.waiting.remove(rank);
+        }
+    }
+
+    /// One round of grants, if anything has changed since the last.
+    pub(super) fn decide(&mut self, rpcs: &mut RpcTable, pool: &mut Pool) -> Vec<Decision> {
+        if !std::mem::take(&mut self.changed) || self.waiting.len() == 0 {
+            return Vec::new();
+        }
+        let active: Vec<Rank> = self.waiting.iter().take(self.max_overcommit).collect();
+        let window = self.max_incoming / (active.len() + 1);
+        let mut decisions = Vec::new();
+        for (rank, entry) in active.iter().enumerate() {
+            let Some(rpc) = rpcs.get_mut(entry.key) else {
+                continue;
+            };
+            let Some(message) = &mut rpc.incoming else {
+                continue;
+            };
+            let before = message.outstanding();
+            let headroom = self.max_incoming.saturating_sub(self.outstanding);
+            let target = (message.received() as usize + window)
+                .min(message.granted() as usize + headroom)
+                .min(message.length() as usize) as u32;
+            if target <= message.granted() {
+                continue;
+            }
+            // All of it is reserved before the first grant: messages that hold a part each and
+            // wait for the rest would wait for ever.
+            let missing = reserve(message.length() as usize).saturating_sub(message.charged);
+            if !pool.charge(missing, Need::Long) {
+                continue;
+            }
+            message.charged += missing;
+            message.grant(target);
+            decisions.push(Decision {
+                key: entry.key,
+                offset: message.granted(),
+                rank,
+                active: active.len(),
+            });
+            self.update(entry.key, rpc, before);
+        }
+        // What was granted just now is no news.
+        self.changed = false;
+        decisions
+    }
+}

@@ -1,0 +1,689 @@
+//! The Homa protocol, without IO: bytes and the time go in, bytes and events come out.
+//!
+//! An [`Engine`] is one endpoint: it holds the RPCs of any number of Homa ports towards any
+//! number of peers. It has no clock, no socket and no thread, so that drivers, tests and
+//! simulators run the very same protocol. Five verbs move it:
+//!
+//! * [`Engine::handle_datagram`]: a packet has arrived.
+//! * [`Engine::handle_timeout`]: the time announced by `poll_timeout` has come.
+//! * [`Engine::poll_transmit`]: the next packets to send.
+//! * [`Engine::poll_timeout`]: when to call `handle_timeout`.
+//! * [`Engine::poll_event`]: what the application should know. Polling counts as reading:
+//!   a response is acknowledged once its event was polled.
+//!
+//! After any other call, poll events and transmits until both return `None`; then sleep until
+//! `poll_timeout` or the next datagram. A hostile packet is a counter, never an error.
+//!
+//! ```
+//! use bytes::{Bytes, BytesMut};
+//! use homa_client::engine::{Datagram, Engine, Event, Settings, Socket, Time};
+//!
+//! let client_addr = "10.0.0.1:7000".parse()?;
+//! let server_addr = "10.0.0.2:4000".parse()?;
+//! let mut client = Engine::new(Settings::default(), 1)?;
+//! let mut server = Engine::new(Settings::default(), 2)?;
+//! client.open_port(40_000, false);
+//! server.open_port(4000, true);
+//!
+//! let now = Time::ZERO;
+//! client.send_request(now, 40_000, server_addr, 4000, "ping".into(), 0).unwrap();
+//! // The network: whatever one engine transmits is handed to the other.
+//! while let Some(transmit) = client.poll_transmit(now, 64) {
+//!     for segment in &transmit.segments {
+//!         let mut packet = BytesMut::from(&segment.header[..]);
+//!         packet.extend_from_slice(&segment.payload);
+//!         let datagram = Datagram {
+//!             from: client_addr,
+//!             local: None,
+//!             tos: transmit.tos,
+//!             socket: Socket::Main,
+//!             data: packet.freeze(),
+//!         };
+//!         server.handle_datagram(now, datagram);
+//!     }
+//! }
+//! let Some(Event::Request { message, .. }) = server.poll_event(now) else { panic!() };
+//! assert_eq!(message.into_bytes(), "ping");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod deadlines;
+mod finished;
+mod granter;
+mod incoming;
+mod outgoing;
+mod pacer;
+mod peer;
+mod pool;
+mod priority;
+mod receive;
+mod rpc;
+mod settings;
+mod silence;
+mod srpt;
+pub mod stats;
+#[cfg(test)]
+mod tests;
+mod time;
+mod transmit;
+pub mod wire;
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+
+use self::deadlines::Deadlines;
+use self::finished::Finished;
+use self::granter::Granter;
+use self::outgoing::OutMessage;
+use self::pacer::Pacer;
+use self::peer::{PeerKey, PeerTable};
+use self::pool::Pool;
+use self::priority::Priorities;
+pub use self::rpc::RpcId;
+use self::rpc::{Input, Rpc, RpcKey, RpcState, RpcTable, Silence};
+pub use self::settings::{Settings, Timers};
+use self::srpt::{Rank, SrptQueue};
+pub use self::stats::{Counters, DropReason};
+pub use self::time::{Time, Wake};
+use self::transmit::Control;
+pub use self::transmit::{Segment, Transmit};
+use self::wire::PendingAck;
+use crate::{ConfigError, Message};
+
+/// Deadlines are rounded up to this, so that one wake-up serves many RPCs.
+const TIMER_STEP: Duration = Duration::from_millis(1);
+
+/// One endpoint of the protocol; see the [module](self).
+#[derive(Debug)]
+pub struct Engine {
+    settings: Settings,
+    /// Names this life of the engine to its peers.
+    incarnation: u32,
+    next_id: u64,
+    next_age: u64,
+    ports: FxHashMap<u16, Port>,
+    peers: PeerTable,
+    rpcs: RpcTable,
+    pool: Pool,
+    /// Bytes of outgoing messages held.
+    send_used: usize,
+    granter: Granter,
+    pacer: Pacer,
+    priorities: Priorities,
+    finished: Finished,
+    deadlines: Deadlines,
+    /// How much the silence clock is behind: what its driver was late, all in all.
+    lateness: Duration,
+    control: VecDeque<Control>,
+    resending: VecDeque<RpcKey>,
+    sending: SrptQueue,
+    events: VecDeque<Pending>,
+    counters: Counters,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Port {
+    accepts_requests: bool,
+}
+
+/// An event that waits to be polled, with the ack that is owed from then on.
+#[derive(Debug)]
+struct Pending {
+    event: Event,
+    ack: Option<(SocketAddr, Owed)>,
+}
+
+/// An ack that is owed: the RPC, and the route by which an ACK packet would go.
+#[derive(Clone, Copy, Debug)]
+struct Owed {
+    ack: PendingAck,
+    local_port: u16,
+}
+
+/// A datagram as it came from the network.
+#[derive(Clone, Debug)]
+pub struct Datagram {
+    /// Address and UDP port of its sender.
+    pub from: SocketAddr,
+    /// The local address it was sent to, where known; answers leave from it.
+    pub local: Option<IpAddr>,
+    /// Its IP TOS byte.
+    pub tos: u8,
+    /// Which of the endpoint's sockets it came by.
+    pub socket: Socket,
+    /// The packet.
+    pub data: Bytes,
+}
+
+/// The sockets of a UDP endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Socket {
+    /// Everything goes here, except …
+    Main,
+    /// … scheduled DATA, once the peer has proven that its packets arrive here.
+    Bulk,
+}
+
+/// What the application should know.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A request is there, to be answered with [`Engine::send_reply`].
+    Request {
+        /// Names the RPC.
+        rpc: RpcId,
+        /// The Homa port it was sent to.
+        port: u16,
+        /// Who sent it.
+        peer: SocketAddr,
+        /// The local address it was sent to, where known.
+        local: Option<IpAddr>,
+        /// The request.
+        message: Message,
+        /// What has to be handed to [`Engine::release`] once the message is dropped.
+        charged: usize,
+    },
+    /// The response of a request has arrived; the RPC is over.
+    Response {
+        /// Names the RPC.
+        rpc: RpcId,
+        /// The mark given to [`Engine::send_request`].
+        cookie: u64,
+        /// The response.
+        message: Message,
+        /// What has to be handed to [`Engine::release`] once the message is dropped.
+        charged: usize,
+    },
+    /// A request failed; the RPC is over.
+    Failed {
+        /// Names the RPC.
+        rpc: RpcId,
+        /// The mark given to [`Engine::send_request`].
+        cookie: u64,
+        /// Whom it was sent to.
+        peer: SocketAddr,
+        /// Why.
+        failure: Failure,
+    },
+}
+
+/// Why a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Failure {
+    /// Nothing was heard of the RPC for this long.
+    TimedOut(Duration),
+    /// The network, or the peer's endpoint, says that it cannot be delivered.
+    Unreachable {
+        /// What it says.
+        reason: Unreachable,
+        /// Whether the server had shown any sign of life about this RPC before.
+        answered: bool,
+    },
+    /// The server's engine was replaced by another one meanwhile.
+    PeerRestarted,
+    /// The local port was closed.
+    Closed,
+}
+
+/// Why a peer cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unreachable {
+    /// No process listens on that UDP port.
+    #[error("nothing listens on that port")]
+    Port,
+    /// A Homa endpoint is there, but the Homa port is not open in it.
+    #[error("a Homa endpoint answers there, but that Homa port is not open")]
+    HomaPort,
+    /// There is no way to the host.
+    #[error("no route to the host")]
+    Host,
+    /// There is no way to its network.
+    #[error("no route to the network")]
+    Network,
+    /// A firewall or the local system refuses the packets.
+    #[error("a firewall or the local system refuses it")]
+    Refused,
+}
+
+/// Why a message was not taken for sending. It is handed back.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SendError {
+    /// Empty, or longer than `max_message_bytes`.
+    BadSize {
+        /// The setting.
+        limit: usize,
+        /// The message.
+        message: Message,
+    },
+    /// A table or buffer is full.
+    Busy {
+        /// The setting that is exhausted.
+        what: &'static str,
+        /// Its value.
+        limit: usize,
+        /// The message.
+        message: Message,
+    },
+    /// The local port is not open.
+    Closed {
+        /// The message.
+        message: Message,
+    },
+}
+
+/// One live RPC, for diagnosis (`struct homa_rpc_info` of the kernel's ABI).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RpcInfo {
+    /// The id; odd: we are the server.
+    pub id: u64,
+    /// The other side.
+    pub peer: SocketAddr,
+    /// Length of the outgoing message, and how much of it is sent and granted.
+    pub outgoing: Option<[u32; 3]>,
+    /// Length of the incoming message, and how much of it is received and granted.
+    pub incoming: Option<[u32; 3]>,
+}
+
+impl Engine {
+    /// An engine without ports. `seed` makes its ids and its incarnation; draw it at random, or
+    /// a restarted process may be taken for its predecessor.
+    pub fn new(settings: Settings, seed: u64) -> Result<Self, ConfigError> {
+        settings.check()?;
+        let [first, second] = [1, 2].map(|step| scramble(seed.wrapping_add(step)));
+        Ok(Self {
+            incarnation: (first as u32 & 0x00ff_ffff).max(1),
+            // Even, and far from both ends.
+            next_id: (second >> 2 | 1 << 60) & !1,
+            next_age: 0,
+            ports: FxHashMap::default(),
+            peers: PeerTable::new(settings.max_peers),
+            rpcs: RpcTable::default(),
+            pool: Pool::new(settings.pool_bytes),
+            send_used: 0,
+            granter: Granter::new(settings.max_incoming, settings.max_overcommit),
+            pacer: Pacer::new(settings.link_mbps, settings.max_backlog),
+            priorities: Priorities::new(settings.num_priorities),
+            finished: Finished::new(settings.timers.remember),
+            deadlines: Deadlines::new(TIMER_STEP),
+            lateness: Duration::ZERO,
+            control: VecDeque::new(),
+            resending: VecDeque::new(),
+            sending: SrptQueue::default(),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+            settings,
+        })
+    }
+
+    /// The settings it was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Opens a Homa port, or changes whether an open one accepts requests. One that does not is
+    /// for clients, or finishes what it has accepted.
+    pub fn open_port(&mut self, port: u16, accepts_requests: bool) {
+        self.ports.insert(port, Port { accepts_requests });
+    }
+
+    /// Closes a Homa port. Its RPCs end; outgoing requests fail as closed.
+    pub fn close_port(&mut self, now: Time, port: u16) {
+        self.ports.remove(&port);
+        let keys: Vec<RpcKey> = self
+            .rpcs
+            .iter()
+            .filter(|(_, rpc)| rpc.local_port == port)
+            .map(|(key, _)| key)
+            .collect();
+        for key in keys {
+            self.fail(now, key, Failure::Closed);
+        }
+    }
+
+    /// Starts an RPC: `message` goes from the open port `from_port` to the Homa port `to_port`
+    /// of the endpoint `to`. `cookie` comes back with the event that ends it.
+    pub fn send_request(
+        &mut self,
+        now: Time,
+        from_port: u16,
+        to: SocketAddr,
+        to_port: u16,
+        message: Message,
+        cookie: u64,
+    ) -> Result<RpcId, SendError> {
+        let Settings {
+            max_message_bytes,
+            send_bytes,
+            max_rpcs,
+            max_rpcs_per_peer,
+            ..
+        } = self.settings;
+        if !self.ports.contains_key(&from_port) {
+            return Err(SendError::Closed { message });
+        }
+        if message.is_empty() || message.len() > max_message_bytes {
+            return Err(SendError::BadSize {
+                limit: max_message_bytes,
+                message,
+            });
+        }
+        let busy = |what, limit, message| {
+            Err(SendError::Busy {
+                what,
+                limit,
+                message,
+            })
+        };
+        if self.send_used + message.len() > send_bytes {
+            return busy("send_bytes", send_bytes, message);
+        }
+        if self.rpcs.len() >= max_rpcs {
+            return busy("max_rpcs", max_rpcs, message);
+        }
+        let Some(peer) = self.peers.find_or_insert(to, now) else {
+            return busy("max_peers", self.settings.max_peers, message);
+        };
+        if self.peers.get(peer).rpcs as usize >= max_rpcs_per_peer {
+            return busy("max_rpcs_per_peer", max_rpcs_per_peer, message);
+        }
+        let id = self.next_id;
+        self.next_id += 2;
+        let route = NewRpc {
+            id,
+            peer,
+            local_port: from_port,
+            peer_port: to_port,
+            local_ip: None,
+        };
+        let key = self.insert_rpc(now, route, RpcState::Calling, cookie);
+        self.set_outgoing(now, key, message, self.settings.unsched_bytes);
+        Ok(RpcId { key, id })
+    }
+
+    /// Answers a request. If its RPC is gone (the client has cancelled it, say) the reply is
+    /// dropped, and that is no error.
+    pub fn send_reply(&mut self, now: Time, rpc: RpcId, message: Message) -> Result<(), SendError> {
+        let limit = self.settings.max_message_bytes;
+        if message.is_empty() || message.len() > limit {
+            return Err(SendError::BadSize { limit, message });
+        }
+        let Some(key) = self.rpcs.resolve(rpc) else {
+            return Ok(());
+        };
+        let Some(found) = self.rpcs.get_mut(key) else {
+            return Ok(());
+        };
+        let Some(state) = found.state.next(Input::Reply) else {
+            return Ok(());
+        };
+        found.state = state;
+        let mut unscheduled = self.settings.unsched_bytes;
+        if found.response_unscheduled_kib > 0 {
+            let wanted = usize::from(found.response_unscheduled_kib) * 1024;
+            unscheduled = unscheduled.min(wanted.max(self.settings.packet_payload));
+        }
+        self.set_outgoing(now, key, message, unscheduled);
+        Ok(())
+    }
+
+    /// Ends an RPC without a word to the peer, which finds out by itself.
+    pub fn cancel(&mut self, now: Time, rpc: RpcId) {
+        if let Some(key) = self.rpcs.resolve(rpc) {
+            self.end(now, key, Remember::Yes);
+        }
+    }
+
+    /// Gives back receive memory that an event has announced as charged.
+    pub fn release(&mut self, bytes: usize) {
+        self.pool.release(bytes);
+        self.granter.touch();
+    }
+
+    /// The network says that `peer` cannot be reached (ICMP).
+    pub fn handle_unreachable(&mut self, now: Time, peer: SocketAddr, reason: Unreachable) {
+        let Some(found) = self.peers.find(peer) else {
+            self.forget_bulk_port(peer);
+            return;
+        };
+        let keys: Vec<RpcKey> = self
+            .rpcs
+            .iter()
+            .filter(|(_, rpc)| rpc.peer == found)
+            .map(|(key, _)| key)
+            .collect();
+        for key in keys {
+            let answered = self.rpcs.get(key).is_some_and(|rpc| rpc.answered);
+            self.fail(now, key, Failure::Unreachable { reason, answered });
+        }
+    }
+
+    /// A bulk port that refuses packets must not end the RPCs of its peer.
+    fn forget_bulk_port(&mut self, addr: SocketAddr) {
+        let peers: Vec<PeerKey> = self
+            .rpcs
+            .iter()
+            .map(|(_, rpc)| rpc.peer)
+            .filter(|peer| self.peers.get(*peer).bulk_addr() == addr)
+            .collect();
+        for peer in peers {
+            self.peers.get_mut(peer).bulk_port = 0;
+        }
+    }
+
+    /// The next thing the application should know.
+    pub fn poll_event(&mut self, now: Time) -> Option<Event> {
+        let Pending { event, ack } = self.events.pop_front()?;
+        match &event {
+            Event::Request { .. } => self.counters.requests_delivered += 1,
+            Event::Response { .. } => self.counters.responses_delivered += 1,
+            Event::Failed { .. } => {}
+        }
+        if let Some((peer, owed)) = ack {
+            self.owe_ack(now, peer, owed);
+        }
+        Some(event)
+    }
+
+    /// When to call [`Engine::handle_timeout`], and why. The time may have passed already.
+    pub fn poll_timeout(&self, now: Time) -> Option<(Time, Wake)> {
+        let silence = self
+            .deadlines
+            .first()
+            .map(|at| (at + self.lateness, Wake::Silence));
+        let pace = (self.sending.len() > 0)
+            .then(|| self.pacer.wait_until(now))
+            .flatten()
+            .map(|at| (at, Wake::Pace));
+        match (silence, pace) {
+            (Some(silence), Some(pace)) => Some(if pace.0 < silence.0 { pace } else { silence }),
+            (silence, pace) => silence.or(pace),
+        }
+    }
+
+    /// What has been counted.
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.counters.clone();
+        counters.pool_used = self.pool.used() as u64;
+        counters.live_rpcs = self.rpcs.len() as u64;
+        counters.live_peers = self.peers.len() as u64;
+        counters.finished_forgotten = self.finished.forgotten;
+        counters
+    }
+
+    /// RPCs that are live as a server on `port`: still arriving, being answered, or answered and
+    /// not yet acknowledged.
+    pub fn live_server_rpcs(&self, port: u16) -> usize {
+        self.rpcs
+            .iter()
+            .filter(|(_, rpc)| !rpc.is_client() && rpc.local_port == port)
+            .count()
+    }
+
+    /// All live RPCs.
+    pub fn snapshot(&self) -> Vec<RpcInfo> {
+        self.rpcs
+            .iter()
+            .map(|(_, rpc)| RpcInfo {
+                id: rpc.id,
+                peer: self.peers.get(rpc.peer).addr,
+                outgoing: rpc
+                    .outgoing
+                    .as_ref()
+                    .map(|message| [message.length(), message.sent(), message.granted()]),
+                incoming: rpc
+                    .incoming
+                    .as_ref()
+                    .map(|message| [message.length(), message.received(), message.granted()]),
+            })
+            .collect()
+    }
+
+    /// The silence clock: `now` less all the time by which the driver was late.
+    fn silence_clock(&self, now: Time) -> Time {
+        now.minus(self.lateness)
+    }
+
+    fn insert_rpc(&mut self, now: Time, new: NewRpc, state: RpcState, cookie: u64) -> RpcKey {
+        let peer = self.peers.get_mut(new.peer);
+        peer.rpcs += 1;
+        peer.used = now;
+        let incarnation = peer.incarnation;
+        let age = self.next_age;
+        self.next_age += 1;
+        let clock = self.silence_clock(now);
+        self.rpcs.insert(Rpc {
+            id: new.id,
+            peer: new.peer,
+            local_port: new.local_port,
+            peer_port: new.peer_port,
+            local_ip: new.local_ip,
+            state,
+            age,
+            cookie,
+            incarnation,
+            answered: false,
+            response_unscheduled_kib: 0,
+            outgoing: None,
+            incoming: None,
+            send_rank: None,
+            grant_rank: None,
+            resending: false,
+            silence: Silence {
+                heard: clock,
+                ..Silence::default()
+            },
+        })
+    }
+
+    fn set_outgoing(&mut self, now: Time, key: RpcKey, message: Message, unscheduled: usize) {
+        self.send_used += message.len();
+        let payload = self.settings.packet_payload as u32;
+        let unscheduled = u32::try_from(unscheduled).unwrap_or(u32::MAX);
+        if let Some(rpc) = self.rpcs.get_mut(key) {
+            rpc.outgoing = Some(OutMessage::new(message, payload, unscheduled));
+        }
+        self.our_turn(now, key);
+        self.enqueue(key);
+    }
+
+    /// Puts the RPC among those that have something to send, or takes it out.
+    fn enqueue(&mut self, key: RpcKey) {
+        let Some(rpc) = self.rpcs.get_mut(key) else {
+            return;
+        };
+        let rank = rpc
+            .outgoing
+            .as_ref()
+            .filter(|message| message.ready())
+            .map(|message| Rank {
+                remaining: message.remaining(),
+                age: rpc.age,
+                key,
+            });
+        if rank != rpc.send_rank {
+            if let Some(old) = rpc.send_rank {
+                self.sending.remove(old);
+            }
+            if let Some(new) = rank {
+                self.sending.insert(new);
+            }
+            rpc.send_rank = rank;
+        }
+    }
+
+    /// Ends an RPC; the application is told if it is a request of ours.
+    fn fail(&mut self, now: Time, key: RpcKey, failure: Failure) {
+        if matches!(failure, Failure::TimedOut(_)) {
+            self.counters.timeouts += 1;
+        }
+        let Some(rpc) = self.end(now, key, Remember::No) else {
+            return;
+        };
+        if rpc.is_client() {
+            let event = Event::Failed {
+                rpc: RpcId { key, id: rpc.id },
+                cookie: rpc.cookie,
+                peer: self.peers.get(rpc.peer).addr,
+                failure,
+            };
+            self.events.push_back(Pending { event, ack: None });
+        }
+    }
+
+    /// Takes an RPC out of every table.
+    fn end(&mut self, now: Time, key: RpcKey, remember: Remember) -> Option<Rpc> {
+        let mut rpc = self.rpcs.remove(key)?;
+        self.granter.remove(&mut rpc);
+        if let Some(rank) = rpc.send_rank.take() {
+            self.sending.remove(rank);
+        }
+        if let Some(message) = &rpc.incoming {
+            self.pool.release(message.charged);
+        }
+        if let Some(message) = &rpc.outgoing {
+            self.send_used -= message.length() as usize;
+        }
+        self.peers.get_mut(rpc.peer).rpcs -= 1;
+        // A request that was never handed over may come again and run; one that was, may not.
+        let ran = matches!(rpc.state, RpcState::InService | RpcState::Replying);
+        if !rpc.is_client() && (ran || remember == Remember::Yes) {
+            self.finished.insert(rpc.peer, rpc.peer_port, rpc.id, now);
+        }
+        Some(rpc)
+    }
+}
+
+/// Identity of an RPC that is about to be made.
+#[derive(Clone, Copy, Debug)]
+struct NewRpc {
+    id: u64,
+    peer: PeerKey,
+    local_port: u16,
+    peer_port: u16,
+    local_ip: Option<IpAddr>,
+}
+
+/// Whether the id of a server RPC is remembered although its request was never handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remember {
+    Yes,
+    No,
+}
+
+/// SplitMix64's output function: spreads a seed over all bits.
+fn scramble(seed: u64) -> u64 {
+    let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

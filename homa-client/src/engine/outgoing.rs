@@ -1,0 +1,260 @@
+//! [`OutMessage`]: a message that is being sent.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::Message;
+
+/// Ranges that wait to be sent again, per message. More are merged into one.
+const MAX_RESEND_RANGES: usize = 64;
+
+/// A message that is being sent, kept whole until its RPC ends.
+///
+/// It is cut at multiples of `payload`, counted from 0 below `unscheduled` and from there
+/// beyond it, with a cut exactly at `unscheduled`. A retransmission uses the same cuts, since
+/// a kernel drops what overlaps partly with what it has (statement 19).
+#[derive(Debug)]
+pub(super) struct OutMessage {
+    /// Parts with the offset at which each starts.
+    parts: Vec<(u32, Bytes)>,
+    length: u32,
+    payload: u32,
+    unscheduled: u32,
+    granted: u32,
+    sent: u32,
+    /// Level from the latest GRANT.
+    pub(super) priority: u8,
+    /// Ranges to send again: disjoint, ascending, ending at or below `sent`.
+    resend: Vec<Range<u32>>,
+    /// Level from the RESEND that asked for them.
+    pub(super) resend_priority: u8,
+}
+
+impl OutMessage {
+    /// The caller has checked that the length fits.
+    pub(super) fn new(mut message: Message, payload: u32, unscheduled: u32) -> Self {
+        let length = message.len() as u32;
+        let mut parts = Vec::with_capacity(message.parts().len());
+        let mut start = 0;
+        while let Some(part) = message.pop_part() {
+            let len = part.len() as u32;
+            parts.push((start, part));
+            start += len;
+        }
+        let unscheduled = unscheduled.min(length);
+        Self {
+            parts,
+            length,
+            payload,
+            unscheduled,
+            granted: unscheduled,
+            sent: 0,
+            priority: 0,
+            resend: Vec::new(),
+            resend_priority: 0,
+        }
+    }
+
+    pub(super) fn length(&self) -> u32 {
+        self.length
+    }
+
+    pub(super) fn unscheduled(&self) -> u32 {
+        self.unscheduled
+    }
+
+    /// First byte not yet handed out.
+    pub(super) fn sent(&self) -> u32 {
+        self.sent
+    }
+
+    pub(super) fn granted(&self) -> u32 {
+        self.granted
+    }
+
+    pub(super) fn remaining(&self) -> u32 {
+        self.length - self.sent
+    }
+
+    /// Whether the next packet may go.
+    pub(super) fn ready(&self) -> bool {
+        self.sent < self.granted
+    }
+
+    pub(super) fn all_sent(&self) -> bool {
+        self.sent == self.length
+    }
+
+    /// Raises what may be sent; a smaller offset changes nothing (statement 34).
+    pub(super) fn grant(&mut self, offset: u32) {
+        self.granted = self.granted.max(offset.min(self.length));
+    }
+
+    /// The packet that starts at `offset`, which is a cut or lies within a packet.
+    pub(super) fn packet_at(&self, offset: u32) -> Range<u32> {
+        let (base, limit) = if offset < self.unscheduled {
+            (0, self.unscheduled)
+        } else {
+            (self.unscheduled, self.length)
+        };
+        let start = offset - (offset - base) % self.payload;
+        start..(start + self.payload).min(limit)
+    }
+
+    /// The next packet, marked as sent. A packet that starts below the grant goes whole.
+    pub(super) fn next_packet(&mut self) -> Option<Range<u32>> {
+        if !self.ready() {
+            return None;
+        }
+        let range = self.packet_at(self.sent);
+        self.sent = range.end;
+        Some(range)
+    }
+
+    /// Puts every packet that intersects `range` and was sent into the queue for resending.
+    pub(super) fn resend(&mut self, range: Range<u32>, priority: u8) {
+        let end = range.end.min(self.sent);
+        if range.start >= end {
+            return;
+        }
+        self.resend_priority = priority;
+        let mut merged = self.packet_at(range.start).start..self.packet_at(end - 1).end;
+        self.resend.retain(|other| {
+            let apart = other.end < merged.start || merged.end < other.start;
+            if !apart {
+                merged = merged.start.min(other.start)..merged.end.max(other.end);
+            }
+            apart
+        });
+        let at = self
+            .resend
+            .partition_point(|other| other.start < merged.start);
+        self.resend.insert(at, merged);
+        if let ([first, .., last], true) = (&self.resend[..], self.resend.len() > MAX_RESEND_RANGES)
+        {
+            self.resend = vec![first.start..last.end];
+        }
+    }
+
+    /// The next packet to be sent again.
+    pub(super) fn next_resend(&mut self) -> Option<Range<u32>> {
+        let packet = self.packet_at(self.resend.first()?.start);
+        let first = self.resend.first_mut()?;
+        first.start = packet.end;
+        if first.start >= first.end {
+            self.resend.remove(0);
+        }
+        Some(packet)
+    }
+
+    /// End of the range that is being sent again, for `incoming` of its packets.
+    pub(super) fn resend_end(&self) -> Option<u32> {
+        self.resend.first().map(|range| range.end)
+    }
+
+    /// The bytes of one packet: shared if they lie in one part of the rope, else copied.
+    pub(super) fn bytes(&self, range: Range<u32>) -> Bytes {
+        let mut at = self
+            .parts
+            .partition_point(|(start, _)| *start <= range.start)
+            - 1;
+        let (start, part) = &self.parts[at];
+        let from = (range.start - start) as usize;
+        let len = range.len();
+        if from + len <= part.len() {
+            return part.slice(from..from + len);
+        }
+        let mut copy = BytesMut::with_capacity(len);
+        copy.extend_from_slice(&part[from..]);
+        while copy.len() < len {
+            at += 1;
+            let (_, part) = &self.parts[at];
+            copy.extend_from_slice(&part[..part.len().min(len - copy.len())]);
+        }
+        copy.freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(parts: &[usize]) -> OutMessage {
+        let mut byte = 0u8;
+        let message: Message = parts
+            .iter()
+            .map(|len| {
+                (0..*len)
+                    .map(|_| {
+                        byte = byte.wrapping_add(1);
+                        byte - 1
+                    })
+                    .collect::<Bytes>()
+            })
+            .collect();
+        OutMessage::new(message, 10, 25)
+    }
+
+    #[test]
+    fn cuts_are_at_packets_and_at_the_unscheduled_limit() {
+        let mut out = message(&[3, 50]);
+        assert_eq!((out.length(), out.granted()), (53, 25));
+        let packets: Vec<_> = std::iter::from_fn(|| out.next_packet()).collect();
+        assert_eq!(packets, [0..10, 10..20, 20..25]);
+        out.grant(20);
+        assert_eq!(out.next_packet(), None);
+        // A packet that starts below the grant is sent whole.
+        out.grant(26);
+        assert_eq!((out.next_packet(), out.next_packet()), (Some(25..35), None));
+        out.grant(1000);
+        assert_eq!(out.granted(), 53);
+        let packets: Vec<_> = std::iter::from_fn(|| out.next_packet()).collect();
+        assert_eq!(packets, [35..45, 45..53]);
+        assert!(out.all_sent());
+    }
+
+    #[test]
+    fn resends_use_the_original_cuts_and_stay_within_what_was_sent() {
+        let mut out = message(&[53]);
+        out.resend(0..u32::MAX, 7);
+        assert_eq!(out.next_resend(), None);
+        while out.next_packet().is_some() {}
+        out.resend(21..22, 7);
+        out.resend(3..11, 5);
+        out.resend(24..u32::MAX, 6);
+        assert_eq!(out.resend_end(), Some(25));
+        let packets: Vec<_> = std::iter::from_fn(|| out.next_resend()).collect();
+        assert_eq!(packets, [0..10, 10..20, 20..25]);
+        out.grant(53);
+        while out.next_packet().is_some() {}
+        out.resend(5..6, 1);
+        out.resend(50..51, 1);
+        let packets: Vec<_> = std::iter::from_fn(|| out.next_resend()).collect();
+        assert_eq!(packets, [0..10, 45..53]);
+    }
+
+    #[test]
+    fn a_flood_of_resends_keeps_few_ranges() {
+        let mut out = OutMessage::new(vec![0; 100_000].into(), 10, 100_000);
+        while out.next_packet().is_some() {}
+        for offset in (0..100_000).step_by(30) {
+            out.resend(offset..offset + 1, 0);
+            assert!(out.resend.len() <= MAX_RESEND_RANGES);
+        }
+    }
+
+    #[test]
+    fn bytes_of_a_packet_may_span_parts() {
+        let out = message(&[3, 4, 1, 50]);
+        let expect: Vec<u8> = (0..58).collect();
+        for range in [0..3u32, 0..10, 2..4, 3..7, 5..9, 57..58, 8..58] {
+            let bytes = out.bytes(range.clone());
+            assert_eq!(
+                bytes,
+                expect[range.start as usize..range.end as usize],
+                "{range:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Peers: what is known of each remote endpoint.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use slab::Slab;
+
+use super::priority::UNKNOWN_CUTOFFS;
+use super::time::Time;
+use super::wire::{MAX_ACKS, PendingAck};
+
+/// Place in the table of peers.
+pub(super) type PeerKey = u32;
+
+/// A peer idle for less than this is never evicted (`homa-protocol` C.11).
+const MIN_IDLE: Duration = Duration::from_secs(10);
+
+/// A bulk port that lost packets is not used for this long.
+const BULK_WITHDRAWN: Duration = Duration::from_secs(600);
+
+/// One remote endpoint.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) addr: SocketAddr,
+    /// Latest incarnation heard of; 0: none yet.
+    pub(super) incarnation: u32,
+    /// Responses read and not yet acknowledged, oldest first.
+    pub(super) acks: ArrayVec<PendingAck, MAX_ACKS>,
+    /// The peer's own table of priorities, for unscheduled packets sent to it.
+    pub(super) cutoffs: [u32; 8],
+    /// Its version; 0: never received.
+    pub(super) cutoff_version: u16,
+    /// When our table was sent to it last.
+    pub(super) cutoffs_sent: Option<Time>,
+    /// RPCs with it, on either side.
+    pub(super) rpcs: u32,
+    pub(super) used: Time,
+    /// Our bulk socket as this peer reaches it.
+    pub(super) bulk: Bulk,
+    /// When we last sent a BUSY to prove the peer's bulk port.
+    pub(super) proof_sent: Option<Time>,
+    /// The peer's bulk port, for scheduled DATA to it; 0: its main port.
+    pub(super) bulk_port: u16,
+}
+
+/// Whether a peer's packets reach our bulk socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bulk {
+    /// Not known: grants ask for a proof.
+    Unproven,
+    /// One packet has arrived there: grants direct DATA to it.
+    Proven,
+    /// Packets sent there were lost: not asked again before this time.
+    Withdrawn(Time),
+}
+
+impl Peer {
+    fn new(addr: SocketAddr, now: Time) -> Self {
+        Self {
+            addr,
+            incarnation: 0,
+            acks: ArrayVec::new(),
+            cutoffs: UNKNOWN_CUTOFFS,
+            cutoff_version: 0,
+            cutoffs_sent: None,
+            rpcs: 0,
+            used: now,
+            bulk: Bulk::Unproven,
+            proof_sent: None,
+            bulk_port: 0,
+        }
+    }
+
+    pub(super) fn bulk_addr(&self) -> SocketAddr {
+        let mut addr = self.addr;
+        if self.bulk_port != 0 {
+            addr.set_port(self.bulk_port);
+        }
+        addr
+    }
+
+    /// Ports for a GRANT to this peer: the one to prove, and the one to use.
+    pub(super) fn bulk_ports(&mut self, ours: Option<u16>, now: Time) -> (u16, u16) {
+        if let Bulk::Withdrawn(until) = self.bulk
+            && now >= until
+        {
+            self.bulk = Bulk::Unproven;
+        }
+        match (ours, self.bulk) {
+            (Some(port), Bulk::Unproven) => (port, 0),
+            (Some(port), Bulk::Proven) => (0, port),
+            (Some(_), Bulk::Withdrawn(_)) | (None, _) => (0, 0),
+        }
+    }
+
+    pub(super) fn withdraw_bulk(&mut self, now: Time) {
+        if self.bulk == Bulk::Proven {
+            self.bulk = Bulk::Withdrawn(now + BULK_WITHDRAWN);
+        }
+    }
+}
+
+/// All peers of an engine, up to a limit.
+#[derive(Debug)]
+pub(super) struct PeerTable {
+    peers: Slab<Peer>,
+    by_addr: HashMap<SocketAddr, PeerKey>,
+    limit: usize,
+    /// Where the search for an idle peer goes on.
+    hand: usize,
+}
+
+impl PeerTable {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            peers: Slab::new(),
+            by_addr: HashMap::new(),
+            limit,
+            hand: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    pub(super) fn find(&self, addr: SocketAddr) -> Option<PeerKey> {
+        self.by_addr.get(&addr).copied()
+    }
+
+    /// Finds or creates the peer. `None`: the table is full of peers in use.
+    pub(super) fn find_or_insert(&mut self, addr: SocketAddr, now: Time) -> Option<PeerKey> {
+        if let Some(key) = self.find(addr) {
+            return Some(key);
+        }
+        if self.peers.len() >= self.limit && !self.evict(now) {
+            return None;
+        }
+        let key = self.peers.insert(Peer::new(addr, now)) as PeerKey;
+        self.by_addr.insert(addr, key);
+        Some(key)
+    }
+
+    /// Makes room by forgetting an idle peer: its acks and cutoffs, which recover by themselves.
+    fn evict(&mut self, now: Time) -> bool {
+        // A bounded search: the table may be full of busy peers.
+        for _ in 0..32 {
+            self.hand = (self.hand + 1) % self.peers.capacity().max(1);
+            if let Some(peer) = self.peers.get(self.hand)
+                && peer.rpcs == 0
+                && now.since(peer.used) >= MIN_IDLE
+            {
+                let peer = self.peers.remove(self.hand);
+                self.by_addr.remove(&peer.addr);
+                return true;
+            }
+        }
+        false
+    }
+
+    pub(super) fn get(&self, key: PeerKey) -> &Peer {
+        &self.peers[key as usize]
+    }
+
+    pub(super) fn get_mut(&mut self, key: PeerKey) -> &mut Peer {
+        &mut self.peers[key as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
+
+    #[test]
+    fn a_full_table_forgets_idle_peers_only() {
+        let mut table = PeerTable::new(2);
+        let busy = table.find_or_insert(addr(1), Time::ZERO).unwrap();
+        table.get_mut(busy).rpcs = 1;
+        table.find_or_insert(addr(2), Time::ZERO).unwrap();
+        assert_eq!(table.find_or_insert(addr(3), Time::ZERO), None);
+        let later = Time::ZERO + MIN_IDLE;
+        assert!(table.find_or_insert(addr(3), later).is_some());
+        assert_eq!(
+            (table.find(addr(1)), table.find(addr(2))),
+            (Some(busy), None)
+        );
+    }
+}

@@ -1,0 +1,46 @@
+//! [`Pool`]: the account of receive memory.
+
+/// Receive memory, as an account: whoever stores bytes charges them first.
+#[derive(Debug)]
+pub(super) struct Pool {
+    limit: usize,
+    used: usize,
+}
+
+/// Who wants memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// A message of one packet. A sixteenth of the pool is kept for these, so that short calls
+    /// get through when long messages have filled the rest.
+    OnePacket,
+    /// Any other message.
+    Long,
+}
+
+impl Pool {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, used: 0 }
+    }
+
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Charges `bytes`, or nothing and returns false if there is no room.
+    pub(super) fn charge(&mut self, bytes: usize, need: Need) -> bool {
+        let limit = match need {
+            Need::OnePacket => self.limit,
+            Need::Long => self.limit - self.limit / 16,
+        };
+        let fits = self.used.saturating_add(bytes) <= limit;
+        if fits {
+            self.used += bytes;
+        }
+        fits
+    }
+
+    pub(super) fn release(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.used);
+        self.used = self.used.saturating_sub(bytes);
+    }
+}

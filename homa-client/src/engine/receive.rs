@@ -1,0 +1,608 @@
+//! What happens when a packet arrives (`homa-protocol` C.2 to C.8).
+
+use std::time::Duration;
+
+use super::incoming::{InMessage, reserve};
+use super::peer::{Bulk, PeerKey};
+use super::pool::Need;
+use super::rpc::{Input, RpcKey, RpcState};
+use super::wire::{
+    Ack, Common, Cutoffs, DATA_HEADER_LEN, Data, Grant, Kind, Packet, PendingAck, Resend, Route,
+};
+use super::{
+    Datagram, DropReason, Engine, Event, Failure, NewRpc, Owed, Pending, Remember, RpcId, Socket,
+    Time, Unreachable, priority,
+};
+
+/// CUTOFFS to one peer, and proofs of its bulk port, are sent at most this often.
+const REPEAT_AFTER: Duration = Duration::from_millis(5);
+
+/// RESENDs sent at once for the gaps of one message.
+pub(super) const MAX_RESENDS: usize = 32;
+
+impl Engine {
+    /// Takes one datagram. Whatever is wrong with it ends in [`Counters`](super::Counters).
+    pub fn handle_datagram(&mut self, now: Time, datagram: Datagram) {
+        if let Err(reason) = self.receive(now, datagram) {
+            self.counters.count_drop(reason);
+        }
+    }
+
+    /// Counts a datagram that the driver could not hand over, being cut or unreadable.
+    pub fn count_truncated(&mut self) {
+        self.counters.count_drop(DropReason::Truncated);
+    }
+
+    fn receive(&mut self, now: Time, datagram: Datagram) -> Result<(), DropReason> {
+        let (common, packet) = Packet::parse(&datagram.data)?;
+        self.counters.count_received(common.kind);
+        if common.kind == Kind::Freeze {
+            return Err(DropReason::Freeze);
+        }
+        if common.sender_id <= 1 {
+            return Err(DropReason::Id);
+        }
+        if !self.ports.contains_key(&common.dest_port) {
+            return Err(self.refuse_port(&datagram, &common));
+        }
+        let peer = self.peers.find(datagram.from);
+        if let Some(peer) = peer {
+            let peer = self.peers.get_mut(peer);
+            peer.used = now;
+            if common.incarnation != 0 {
+                peer.incarnation = common.incarnation;
+            }
+        }
+        let key = if common.from_client() {
+            peer.and_then(|peer| self.rpcs.find_server(peer, common.local_id()))
+        } else {
+            self.rpcs.find_client(common.local_id())
+        };
+        match key {
+            Some(key) => self.receive_known(now, peer, key, &datagram, &common, packet),
+            None => self.receive_unknown(now, peer, &datagram, &common, packet),
+        }
+    }
+
+    /// A packet of an RPC that we have.
+    fn receive_known(
+        &mut self,
+        now: Time,
+        peer: Option<PeerKey>,
+        key: RpcKey,
+        datagram: &Datagram,
+        common: &Common,
+        packet: Packet,
+    ) -> Result<(), DropReason> {
+        let clock = self.silence_clock(now);
+        let timers = self.settings.timers;
+        let Some(rpc) = self.rpcs.get_mut(key) else {
+            return Err(DropReason::UnknownRpc);
+        };
+        // Clients accept packets only from the endpoint they sent to.
+        let Some(peer) = peer.filter(|peer| *peer == rpc.peer) else {
+            return Err(DropReason::Source);
+        };
+        if (rpc.peer_port, rpc.local_port) != (common.source_port, common.dest_port) {
+            return Err(DropReason::Source);
+        }
+        rpc.answered = true;
+        match common.kind {
+            // Statement 55: these, and no others, show that the sender is at work.
+            Kind::Data | Kind::Grant => {
+                rpc.silence.heard = clock;
+                rpc.silence.wait = timers.resend;
+                if rpc.state != RpcState::Replying {
+                    rpc.silence.next = clock + timers.resend;
+                }
+            }
+            Kind::Busy => {
+                rpc.silence.heard = clock;
+                if rpc.state != RpcState::Replying {
+                    // A peer that says so need not be asked again so soon.
+                    rpc.silence.wait = (rpc.silence.wait * 2).min(timers.timeout / 3);
+                    rpc.silence.next = clock + rpc.silence.wait;
+                }
+            }
+            // A client that asks for its response is alive.
+            Kind::Resend if rpc.state == RpcState::Replying => rpc.silence.heard = clock,
+            _ => {}
+        }
+        match packet {
+            Packet::Data(data) => {
+                self.receive_data(now, peer, key, datagram, &data)?;
+                self.process_piggyback(now, peer, &data);
+                Ok(())
+            }
+            Packet::Grant(grant) => self.receive_grant(now, peer, key, grant),
+            Packet::Resend(resend) => self.receive_resend(now, key, resend),
+            Packet::RpcUnknown => self.receive_rpc_unknown(now, peer, key, common),
+            Packet::Busy => {
+                let bulk = &mut self.peers.get_mut(peer).bulk;
+                if datagram.socket == Socket::Bulk && *bulk == Bulk::Unproven {
+                    *bulk = Bulk::Proven;
+                }
+                Ok(())
+            }
+            Packet::Cutoffs(cutoffs) => {
+                self.apply_cutoffs(peer, &cutoffs);
+                Ok(())
+            }
+            Packet::NeedAck => self.receive_need_ack(now, key),
+            Packet::Ack(ack) => {
+                if !common.from_client() {
+                    return Err(DropReason::State);
+                }
+                self.forget_server_rpc(now, key);
+                self.process_ack(now, peer, &ack);
+                Ok(())
+            }
+            Packet::NoSuchPort => {
+                let answered = false;
+                let reason = Unreachable::HomaPort;
+                self.fail(now, key, Failure::Unreachable { reason, answered });
+                Ok(())
+            }
+            // Only an endpoint that we really talk to gets its cookie back.
+            Packet::Cookie(cookie) => {
+                self.send_control(key, &Packet::CookieEcho(cookie), None);
+                Ok(())
+            }
+            Packet::CookieEcho(_) => Err(DropReason::State),
+            Packet::Freeze => Err(DropReason::Freeze),
+        }
+    }
+
+    /// A packet of an RPC that we do not have (`homa-protocol` C.8).
+    fn receive_unknown(
+        &mut self,
+        now: Time,
+        peer: Option<PeerKey>,
+        datagram: &Datagram,
+        common: &Common,
+        packet: Packet,
+    ) -> Result<(), DropReason> {
+        match packet {
+            Packet::Data(data) => {
+                let created = if common.from_client() {
+                    self.receive_new_request(now, datagram, common, &data)
+                } else {
+                    Err(DropReason::UnknownRpc)
+                };
+                if let Some(peer) = peer {
+                    self.process_piggyback(now, peer, &data);
+                }
+                created
+            }
+            Packet::Resend(_) => {
+                // Without room for the request there is no use in asking for it again.
+                let full = common.from_client() && self.rpcs.len() >= self.settings.max_rpcs;
+                let answer = if full {
+                    Packet::Busy
+                } else {
+                    Packet::RpcUnknown
+                };
+                self.answer(datagram, common, &answer);
+                Ok(())
+            }
+            Packet::NeedAck if !common.from_client() => {
+                let acks = peer.map(|peer| std::mem::take(&mut self.peers.get_mut(peer).acks));
+                let ack = Ack {
+                    entries: acks.unwrap_or_default(),
+                };
+                self.answer(datagram, common, &Packet::Ack(ack));
+                Ok(())
+            }
+            Packet::Ack(ack) if common.from_client() => {
+                let peer = peer.ok_or(DropReason::UnknownRpc)?;
+                self.process_ack(now, peer, &ack);
+                Ok(())
+            }
+            Packet::Cutoffs(cutoffs) => {
+                self.apply_cutoffs(peer.ok_or(DropReason::UnknownRpc)?, &cutoffs);
+                Ok(())
+            }
+            _ => Err(DropReason::UnknownRpc),
+        }
+    }
+
+    /// Nobody here has that Homa port, or it accepts no requests.
+    fn refuse_port(&mut self, datagram: &Datagram, common: &Common) -> DropReason {
+        // Never an answer to such an answer.
+        if common.kind != Kind::NoSuchPort {
+            self.answer(datagram, common, &Packet::NoSuchPort);
+        }
+        DropReason::Port
+    }
+
+    fn receive_new_request(
+        &mut self,
+        now: Time,
+        datagram: &Datagram,
+        common: &Common,
+        data: &Data,
+    ) -> Result<(), DropReason> {
+        if !self
+            .ports
+            .get(&common.dest_port)
+            .is_some_and(|port| port.accepts_requests)
+        {
+            return Err(self.refuse_port(datagram, common));
+        }
+        self.check_range(datagram, data, data.message_length)?;
+        if self.rpcs.len() >= self.settings.max_rpcs {
+            return Err(DropReason::RpcLimit);
+        }
+        let peer = self
+            .peers
+            .find_or_insert(datagram.from, now)
+            .ok_or(DropReason::PeerLimit)?;
+        if self
+            .finished
+            .contains(peer, common.source_port, common.local_id())
+        {
+            return Err(DropReason::Finished);
+        }
+        let known = self.peers.get_mut(peer);
+        known.incarnation = common.incarnation;
+        if known.rpcs as usize >= self.settings.max_rpcs_per_peer {
+            return Err(DropReason::RpcLimit);
+        }
+        let new = NewRpc {
+            id: common.local_id(),
+            peer,
+            local_port: common.dest_port,
+            peer_port: common.source_port,
+            local_ip: datagram.local,
+        };
+        let key = self.insert_rpc(now, new, RpcState::Arriving, 0);
+        if let Some(rpc) = self.rpcs.get_mut(key) {
+            rpc.response_unscheduled_kib = data.response_unscheduled_kib;
+        }
+        let result = self.receive_data(now, peer, key, datagram, data);
+        if result.is_err() {
+            self.end(now, key, Remember::No);
+        }
+        result
+    }
+
+    /// Whether the payload lies within its message, and the message within the limit.
+    fn check_range(
+        &self,
+        datagram: &Datagram,
+        data: &Data,
+        message_length: u32,
+    ) -> Result<(), DropReason> {
+        if data.message_length as usize > self.settings.max_message_bytes {
+            return Err(DropReason::Length);
+        }
+        let payload = datagram.data.len() - DATA_HEADER_LEN;
+        let end = data.offset() as usize + payload;
+        // An empty packet announces a message; it may do so at any offset within it.
+        if data.offset() >= message_length || end > message_length as usize {
+            return Err(DropReason::Offset);
+        }
+        Ok(())
+    }
+
+    fn receive_data(
+        &mut self,
+        now: Time,
+        peer: PeerKey,
+        key: RpcKey,
+        datagram: &Datagram,
+        data: &Data,
+    ) -> Result<(), DropReason> {
+        self.announce_cutoffs(now, peer, key, data.cutoff_version);
+        let clock = self.silence_clock(now);
+        let Some(rpc) = self.rpcs.get(key) else {
+            return Err(DropReason::UnknownRpc);
+        };
+        // A request that was handed over already has come again.
+        let state = rpc.state.next(Input::Data).ok_or(DropReason::Duplicate)?;
+        let length = rpc
+            .incoming
+            .as_ref()
+            .map_or(data.message_length, InMessage::length);
+        self.check_range(datagram, data, length)?;
+
+        let payload = datagram.data.slice(DATA_HEADER_LEN..);
+        let need = if payload.len() == length as usize {
+            Need::OnePacket
+        } else {
+            Need::Long
+        };
+        let Some(rpc) = self.rpcs.get_mut(key) else {
+            return Err(DropReason::UnknownRpc);
+        };
+        rpc.state = state;
+        if rpc.incoming.is_none() {
+            let mut message = InMessage::new(length, data.incoming);
+            let charge = reserve(message.granted() as usize);
+            if !self.pool.charge(charge, need) {
+                return Err(DropReason::Pool);
+            }
+            message.charged = charge;
+            rpc.incoming = Some(message);
+            rpc.silence.next = clock + self.settings.timers.resend;
+        }
+        let Some(message) = &mut rpc.incoming else {
+            return Err(DropReason::State);
+        };
+        let before = message.outstanding();
+        let more = message.uncharged_with(payload.len());
+        if more > 0 {
+            if !self.pool.charge(more, need) {
+                return Err(DropReason::Pool);
+            }
+            message.charged += more;
+        }
+        let first = message.received() == 0;
+        let empty = payload.is_empty();
+        let fresh = message.insert(data.offset(), payload);
+        // What was sent twice and arrives only now was lost on its first way.
+        let lost_bulk = data.retransmit && fresh > 0 && message.is_scheduled(data.offset());
+        let complete = message.complete();
+        self.granter
+            .update(key, rpc, if first { 0 } else { before });
+        self.arm(key);
+        if lost_bulk {
+            self.peers.get_mut(peer).withdraw_bulk(now);
+        }
+        if fresh == 0 && !empty {
+            return Err(DropReason::Duplicate);
+        }
+        if complete {
+            self.complete(now, key);
+        }
+        Ok(())
+    }
+
+    /// The incoming message is whole.
+    fn complete(&mut self, now: Time, key: RpcKey) {
+        let Some(rpc) = self.rpcs.get_mut(key) else {
+            return;
+        };
+        let Some(state) = rpc.state.next(Input::Complete) else {
+            return;
+        };
+        rpc.state = state;
+        self.granter.remove(rpc);
+        let Some(message) = rpc.incoming.take() else {
+            return;
+        };
+        let charged = message.charged;
+        let message = message.into_message();
+        let id = RpcId { key, id: rpc.id };
+        let peer = self.peers.get(rpc.peer).addr;
+        if state == RpcState::Ended {
+            let owed = Owed {
+                ack: PendingAck {
+                    client_id: rpc.id,
+                    server_port: rpc.peer_port,
+                },
+                local_port: rpc.local_port,
+            };
+            let event = Event::Response {
+                rpc: id,
+                cookie: rpc.cookie,
+                message,
+                charged,
+            };
+            self.events.push_back(Pending {
+                event,
+                ack: Some((peer, owed)),
+            });
+            self.end(now, key, Remember::No);
+        } else {
+            let (port, local) = (rpc.local_port, rpc.local_ip);
+            let event = Event::Request {
+                rpc: id,
+                port,
+                peer,
+                local,
+                message,
+                charged,
+            };
+            self.events.push_back(Pending { event, ack: None });
+        }
+    }
+
+    fn receive_grant(
+        &mut self,
+        now: Time,
+        peer: PeerKey,
+        key: RpcKey,
+        grant: Grant,
+    ) -> Result<(), DropReason> {
+        let levels = self.settings.num_priorities;
+        let Some(rpc) = self.rpcs.get_mut(key) else {
+            return Err(DropReason::UnknownRpc);
+        };
+        if !matches!(rpc.state, RpcState::Calling | RpcState::Replying) {
+            return Err(DropReason::State);
+        }
+        let Some(message) = &mut rpc.outgoing else {
+            return Err(DropReason::State);
+        };
+        message.grant(grant.offset);
+        // The latest GRANT decides, whatever its offset (statement 36).
+        message.priority = grant.priority.min(levels - 1);
+        let sender = self.peers.get_mut(peer);
+        sender.bulk_port = grant.bulk_port;
+        let proof_due = sender
+            .proof_sent
+            .is_none_or(|at| now.since(at) >= REPEAT_AFTER);
+        if grant.prove_port != 0 && proof_due {
+            sender.proof_sent = Some(now);
+            self.send_control(key, &Packet::Busy, Some(grant.prove_port));
+        }
+        self.enqueue(key);
+        Ok(())
+    }
+
+    /// Answers a RESEND (`homa-protocol` C.7). Its numbers are an attacker's.
+    fn receive_resend(&mut self, now: Time, key: RpcKey, resend: Resend) -> Result<(), DropReason> {
+        let priority = resend.priority.min(self.settings.num_priorities - 1);
+        let Some(rpc) = self.rpcs.get_mut(key) else {
+            return Err(DropReason::UnknownRpc);
+        };
+        if matches!(rpc.state, RpcState::Arriving | RpcState::InService) {
+            self.send_control(key, &Packet::Busy, None);
+            return Ok(());
+        }
+        let Some(message) = &mut rpc.outgoing else {
+            return Err(DropReason::State);
+        };
+        let sent = message.sent();
+        let end = match resend.length {
+            Resend::ALL => sent,
+            length => resend.offset.saturating_add(length).min(message.length()),
+        };
+        message.resend(resend.offset..end, priority);
+        // Asking beyond the grant tells that a GRANT was lost.
+        message.grant(end);
+        if resend.offset >= sent {
+            self.send_control(key, &Packet::Busy, None);
+        }
+        self.enqueue_resend(key);
+        self.enqueue(key);
+        self.our_turn(now, key);
+        Ok(())
+    }
+
+    fn receive_rpc_unknown(
+        &mut self,
+        now: Time,
+        peer: PeerKey,
+        key: RpcKey,
+        common: &Common,
+    ) -> Result<(), DropReason> {
+        if common.from_client() {
+            self.forget_server_rpc(now, key);
+            return Ok(());
+        }
+        let Some(rpc) = self.rpcs.get_mut(key) else {
+            return Err(DropReason::UnknownRpc);
+        };
+        if rpc.state != RpcState::Calling {
+            return Err(DropReason::State);
+        }
+        if rpc.incarnation == 0 {
+            rpc.incarnation = common.incarnation;
+        } else if common.incarnation != 0 && rpc.incarnation != common.incarnation {
+            // Another life of the server answers: what the first did with it, nobody knows.
+            self.fail(now, key, Failure::PeerRestarted);
+            return Ok(());
+        }
+        let Some(message) = &mut rpc.outgoing else {
+            return Err(DropReason::State);
+        };
+        let cutoffs = &self.peers.get(peer).cutoffs;
+        let priority =
+            priority::unscheduled(cutoffs, self.settings.num_priorities, message.length());
+        message.resend(0..message.sent(), priority);
+        self.enqueue_resend(key);
+        Ok(())
+    }
+
+    fn receive_need_ack(&mut self, now: Time, key: RpcKey) -> Result<(), DropReason> {
+        let Some(rpc) = self.rpcs.get(key) else {
+            return Err(DropReason::UnknownRpc);
+        };
+        if !rpc.is_client() {
+            return Err(DropReason::State);
+        }
+        // The response is not complete: it may be waiting for a grant that was lost, and what
+        // is missing is asked for.
+        if let Some(message) = &rpc.incoming
+            && message.granted() < message.length()
+        {
+            let offset = message.granted();
+            self.send_grant(now, key, offset, 0);
+        }
+        self.request_missing(key);
+        Ok(())
+    }
+
+    fn apply_cutoffs(&mut self, peer: PeerKey, cutoffs: &Cutoffs) {
+        let peer = self.peers.get_mut(peer);
+        peer.cutoffs = cutoffs.lengths;
+        peer.cutoffs[0] = u32::MAX;
+        peer.cutoff_version = cutoffs.version;
+    }
+
+    /// Sends our cutoffs to a peer that uses others.
+    fn announce_cutoffs(&mut self, now: Time, peer: PeerKey, key: RpcKey, version: u16) {
+        let cutoffs = self.priorities.cutoffs();
+        let sender = self.peers.get_mut(peer);
+        let due = sender
+            .cutoffs_sent
+            .is_none_or(|at| now.since(at) >= REPEAT_AFTER);
+        if version != cutoffs.version && due {
+            sender.cutoffs_sent = Some(now);
+            self.send_control(key, &Packet::Cutoffs(cutoffs), None);
+        }
+    }
+
+    fn process_piggyback(&mut self, now: Time, peer: PeerKey, data: &Data) {
+        if let Some(ack) = data.ack {
+            self.process_entry(now, peer, ack);
+        }
+    }
+
+    fn process_ack(&mut self, now: Time, peer: PeerKey, ack: &Ack) {
+        for entry in &ack.entries {
+            self.process_entry(now, peer, *entry);
+        }
+    }
+
+    /// The client at `peer` has read the response of this RPC. Repeats are harmless.
+    fn process_entry(&mut self, now: Time, peer: PeerKey, entry: PendingAck) {
+        if let Some(key) = self.rpcs.find_server(peer, entry.client_id | 1) {
+            self.forget_server_rpc(now, key);
+        }
+    }
+
+    fn forget_server_rpc(&mut self, now: Time, key: RpcKey) {
+        if self
+            .rpcs
+            .get(key)
+            .is_some_and(|rpc| rpc.state.next(Input::Forget).is_some())
+        {
+            self.end(now, key, Remember::Yes);
+        }
+    }
+
+    /// The application has read a response: its server is owed an ack.
+    pub(super) fn owe_ack(&mut self, now: Time, addr: std::net::SocketAddr, owed: Owed) {
+        let Some(peer) = self.peers.find(addr) else {
+            return;
+        };
+        let peer = self.peers.get_mut(peer);
+        peer.used = now;
+        if peer.acks.try_push(owed.ack).is_ok() {
+            return;
+        }
+        // Full: this one goes in the header, the five that wait as entries (statement 71).
+        let entries = std::mem::take(&mut peer.acks);
+        let route = Route {
+            source_port: owed.local_port,
+            dest_port: owed.ack.server_port,
+            sender_id: owed.ack.client_id,
+            incarnation: self.incarnation,
+        };
+        self.push_control(addr, None, &route, &Packet::Ack(Ack { entries }));
+    }
+
+    /// Answers a packet of an RPC that is not in the table.
+    fn answer(&mut self, datagram: &Datagram, common: &Common, packet: &Packet) {
+        let route = Route {
+            source_port: common.dest_port,
+            dest_port: common.source_port,
+            sender_id: common.local_id(),
+            incarnation: self.incarnation,
+        };
+        self.push_control(datagram.from, datagram.local, &route, packet);
+    }
+}

@@ -1,0 +1,209 @@
+//! What can be set on an engine.
+
+use std::time::Duration;
+
+use crate::ConfigError;
+
+/// Settings of an engine. [`Settings::default`] is what the UDP carrier uses.
+///
+/// The numbers are those of HomaModule where it has them (`homa-protocol` C.13); each field says
+/// where we differ.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Longest message, in bytes, that is sent or accepted. Default 1,000,000, the protocol's
+    /// limit; 1 to 32,000,000. More than the peers' limit makes them drop such messages.
+    pub max_message_bytes: usize,
+    /// Bytes of a message that are sent without waiting for a grant. Default 40,000; 1 to
+    /// `max_message_bytes`. More saves a round trip for longer messages, and lets more senders
+    /// overflow a receiver's socket buffer at once.
+    pub unsched_bytes: usize,
+    /// Payload bytes per packet. Default 1,416: a 1,500 byte IPv4 packet; 64 to 65,000.
+    pub packet_payload: usize,
+    /// Bytes that all senders together may be granted ahead of what has arrived. Default
+    /// 262,144; at least two packets.
+    pub max_incoming: usize,
+    /// Messages that are granted to at the same time. Default 8; 1 to 8.
+    pub max_overcommit: usize,
+    /// Priority levels in use. Default 8; 1 to 8.
+    pub num_priorities: u8,
+    /// The IP TOS byte of each priority level. Default level × 32 (DSCP CS0 to CS7); all zero
+    /// switches marking off.
+    pub tos: [u8; 8],
+    /// Speed of the uplink in Mbit/s, by which packets are paced. Default `None`: not paced.
+    pub link_mbps: Option<u32>,
+    /// How much the pacer lets pile up in front of the link. Default 5 µs of the link's time, or
+    /// one packet if that is more.
+    pub max_backlog: Duration,
+    /// Bytes of incoming messages held at once, incomplete and not yet dropped by the
+    /// application. Default 64 MiB; at least one message. A sixteenth is kept for messages of
+    /// one packet. When it is full, DATA is dropped and asked for again later.
+    pub pool_bytes: usize,
+    /// Bytes of outgoing messages held at once, sent and not yet acknowledged. Default 256 MiB;
+    /// at least one message. When it is full, requests are refused as busy.
+    pub send_bytes: usize,
+    /// RPCs in the table, both roles. Default 65,536; 1 to 1,048,576.
+    pub max_rpcs: usize,
+    /// RPCs in the table of one peer. Default 16,384; 1 to `max_rpcs`.
+    pub max_rpcs_per_peer: usize,
+    /// Peers in the table. Default 65,536; 1 to 1,048,576.
+    pub max_peers: usize,
+    /// Bytes that the main socket's buffer holds, by which a client with many RPCs outstanding
+    /// limits the unscheduled part of their responses. Default 4 MiB.
+    pub main_buffer_bytes: usize,
+    /// UDP port of the endpoint's second socket, to which scheduled DATA is directed. Default
+    /// `None`: everything comes to the main socket.
+    pub bulk_port: Option<u16>,
+    /// Intervals of the silence timers.
+    pub timers: Timers,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_message_bytes: 1_000_000,
+            unsched_bytes: 40_000,
+            packet_payload: 1416,
+            max_incoming: 256 * 1024,
+            max_overcommit: 8,
+            num_priorities: 8,
+            tos: [0x00, 0x20, 0x40, 0x60, 0x80, 0xa0, 0xc0, 0xe0],
+            link_mbps: None,
+            max_backlog: Duration::from_micros(5),
+            pool_bytes: 64 << 20,
+            send_bytes: 256 << 20,
+            max_rpcs: 65_536,
+            max_rpcs_per_peer: 16_384,
+            max_peers: 65_536,
+            main_buffer_bytes: 4 << 20,
+            bulk_port: None,
+            timers: Timers::UDP,
+        }
+    }
+}
+
+impl Settings {
+    /// Whether every value is within its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        fn within(
+            key: &'static str,
+            value: usize,
+            (low, high): (usize, usize),
+            range: &'static str,
+        ) -> Result<(), ConfigError> {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err(ConfigError {
+                    key,
+                    value: value.to_string(),
+                    range,
+                })
+            }
+        }
+        within(
+            "max_message_bytes",
+            self.max_message_bytes,
+            (1, 32_000_000),
+            "1 to 32000000 bytes, default 1000000",
+        )?;
+        within(
+            "unsched_bytes",
+            self.unsched_bytes,
+            (1, self.max_message_bytes),
+            "1 to max_message_bytes, default 40000",
+        )?;
+        within(
+            "packet_payload",
+            self.packet_payload,
+            (64, 65_000),
+            "64 to 65000 bytes, default 1416",
+        )?;
+        within(
+            "max_incoming",
+            self.max_incoming,
+            (2 * self.packet_payload, 1 << 30),
+            "two packets to 1 GiB, default 262144 bytes",
+        )?;
+        within(
+            "max_overcommit",
+            self.max_overcommit,
+            (1, 8),
+            "1 to 8 messages, default 8",
+        )?;
+        within(
+            "num_priorities",
+            usize::from(self.num_priorities),
+            (1, 8),
+            "1 to 8 levels, default 8",
+        )?;
+        within(
+            "link_mbps",
+            self.link_mbps.map_or(1, |mbps| mbps as usize),
+            (1, 10_000_000),
+            "1 to 10000000 Mbit/s, default off",
+        )?;
+        let message = self.max_message_bytes;
+        within(
+            "pool_bytes",
+            self.pool_bytes,
+            (message * 2, usize::MAX),
+            "at least two messages, default 64 MiB",
+        )?;
+        within(
+            "send_bytes",
+            self.send_bytes,
+            (message, usize::MAX),
+            "at least one message, default 256 MiB",
+        )?;
+        within(
+            "max_rpcs",
+            self.max_rpcs,
+            (1, 1 << 20),
+            "1 to 1048576, default 65536",
+        )?;
+        within(
+            "max_rpcs_per_peer",
+            self.max_rpcs_per_peer,
+            (1, self.max_rpcs),
+            "1 to max_rpcs, default 16384",
+        )?;
+        within(
+            "max_peers",
+            self.max_peers,
+            (1, 1 << 20),
+            "1 to 1048576, default 65536",
+        )
+    }
+}
+
+/// Intervals of the timers that watch for silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Timers {
+    /// Silence before the first RESEND, and between unanswered ones.
+    pub resend: Duration,
+    /// Silence after which an RPC fails.
+    pub timeout: Duration,
+    /// From the last byte of a response to the first NEED_ACK; the interval doubles from there.
+    pub need_ack: Duration,
+    /// Longest interval between NEED_ACKs, and the wait of a partly sent response.
+    pub need_ack_max: Duration,
+    /// Silence after which a server gives up on a client that does not acknowledge.
+    pub give_up: Duration,
+    /// How long a finished RPC's id is remembered, so that a late packet cannot run it again.
+    pub remember: Duration,
+}
+
+impl Timers {
+    /// Over UDP. User space wakes late: 1 ms sleeps beside busy threads were late by up to
+    /// 52 ms, so the intervals are longer than the kernel's.
+    pub const UDP: Self = Self {
+        resend: Duration::from_millis(10),
+        timeout: Duration::from_secs(1),
+        need_ack: Duration::from_millis(20),
+        need_ack_max: Duration::from_secs(1),
+        give_up: Duration::from_secs(10),
+        remember: Duration::from_secs(10),
+    };
+}

@@ -1,0 +1,123 @@
+//! Counters: what the engine has done, and why it dropped what it dropped.
+
+use super::wire::Kind;
+
+/// Why a packet was dropped. A hostile packet is a counter, never an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// Shorter than the header of its type.
+    Short,
+    /// Unknown packet type.
+    Kind,
+    /// Not marked as Homa: wrong flags or urgent pointer.
+    Marker,
+    /// Another version of the UDP carrier.
+    Version,
+    /// Longer than a receive buffer, cut by the socket.
+    Truncated,
+    /// `message_length` is 0 or over the limit.
+    Length,
+    /// The payload does not fit into its message.
+    Offset,
+    /// The destination port is not open here.
+    Port,
+    /// Names an RPC that is not known here.
+    UnknownRpc,
+    /// Comes from another endpoint than the one the RPC belongs to.
+    Source,
+    /// Does not fit the state of its RPC.
+    State,
+    /// Repeats bytes that have arrived already.
+    Duplicate,
+    /// Belongs to an RPC that has ended here.
+    Finished,
+    /// The table of RPCs, or the share of one peer, is full.
+    RpcLimit,
+    /// The table of peers is full.
+    PeerLimit,
+    /// The pool of receive memory is full.
+    Pool,
+    /// FREEZE: only stops debug traces, and those of a kernel.
+    Freeze,
+    /// An RPC id that can never be: 0 or 1.
+    Id,
+}
+
+impl DropReason {
+    /// All reasons, in the order of the counters.
+    pub const ALL: [Self; 18] = [
+        Self::Short,
+        Self::Kind,
+        Self::Marker,
+        Self::Version,
+        Self::Truncated,
+        Self::Length,
+        Self::Offset,
+        Self::Port,
+        Self::UnknownRpc,
+        Self::Source,
+        Self::State,
+        Self::Duplicate,
+        Self::Finished,
+        Self::RpcLimit,
+        Self::PeerLimit,
+        Self::Pool,
+        Self::Freeze,
+        Self::Id,
+    ];
+}
+
+/// What an engine has counted since it was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    sent: [u64; Kind::ALL.len()],
+    received: [u64; Kind::ALL.len()],
+    dropped: [u64; DropReason::ALL.len()],
+    /// DATA packets sent again because of a RESEND or RPC_UNKNOWN.
+    pub retransmitted: u64,
+    /// RPCs that ended because the peer was silent for too long.
+    pub timeouts: u64,
+    /// Requests handed to the application.
+    pub requests_delivered: u64,
+    /// Responses handed to the application.
+    pub responses_delivered: u64,
+    /// Bitmaps of finished RPCs given up early for lack of room.
+    pub finished_forgotten: u64,
+    /// Bytes of receive memory in use now.
+    pub pool_used: u64,
+    /// RPCs in the table now.
+    pub live_rpcs: u64,
+    /// Peers in the table now.
+    pub live_peers: u64,
+}
+
+impl Counters {
+    /// Packets of this kind handed out for sending.
+    pub fn sent(&self, kind: Kind) -> u64 {
+        self.sent[kind.index()]
+    }
+
+    /// Packets of this kind that arrived and could be parsed.
+    pub fn received(&self, kind: Kind) -> u64 {
+        self.received[kind.index()]
+    }
+
+    /// Packets dropped for this reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.dropped[reason as usize]
+    }
+
+    pub(super) fn count_sent(&mut self, kind: Kind) {
+        self.sent[kind.index()] += 1;
+    }
+
+    pub(super) fn count_received(&mut self, kind: Kind) {
+        self.received[kind.index()] += 1;
+    }
+
+    pub(super) fn count_drop(&mut self, reason: DropReason) {
+        self.dropped[reason as usize] += 1;
+    }
+}

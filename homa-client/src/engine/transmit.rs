@@ -1,0 +1,310 @@
+//! What leaves: control packets first, then what was asked for again, then messages in the order
+//! of shortest remaining processing time (`homa-protocol` C.3).
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+
+use super::outgoing::OutMessage;
+use super::priority;
+use super::rpc::{Rpc, RpcKey, RpcState};
+use super::wire::{DATA_HEADER_LEN, Data, Grant, Header, Kind, Packet, Route};
+use super::{Engine, Time};
+
+/// Control packets that wait for the driver, at most. All of them are repeated when lost.
+const MAX_CONTROL: usize = 8192;
+
+/// Segments and bytes of one send with segmentation offload (Linux's `UDP_MAX_SEGMENTS` is 64 in
+/// older kernels).
+const MAX_SEGMENTS: usize = 64;
+const MAX_SEND_BYTES: usize = 65_000;
+
+/// Packets to one destination that may leave in one system call: all but the last have the same
+/// length.
+#[derive(Clone, Debug)]
+pub struct Transmit {
+    /// Where they go.
+    pub to: SocketAddr,
+    /// The local address they leave from; `None`: the system's choice.
+    pub local: Option<IpAddr>,
+    /// Their IP TOS byte.
+    pub tos: u8,
+    /// The packets.
+    pub segments: Vec<Segment>,
+}
+
+/// One packet.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Its header.
+    pub header: Header,
+    /// The bytes that follow; shared with the message, not copied.
+    pub payload: Bytes,
+}
+
+impl Segment {
+    /// Bytes of the whole packet.
+    #[allow(clippy::len_without_is_empty, reason = "a packet is never empty")]
+    pub fn len(&self) -> usize {
+        self.header.len() + self.payload.len()
+    }
+}
+
+/// A control packet that waits to be sent.
+#[derive(Debug)]
+pub(super) struct Control {
+    to: SocketAddr,
+    local: Option<IpAddr>,
+    kind: Kind,
+    header: Header,
+}
+
+impl Engine {
+    /// The next packets to send, at most `max_segments`; `None` when nothing may leave now.
+    pub fn poll_transmit(&mut self, now: Time, max_segments: usize) -> Option<Transmit> {
+        self.send_grants(now);
+        let most = max_segments.clamp(1, MAX_SEGMENTS);
+        self.next_control()
+            .or_else(|| self.next_resend(now, most))
+            .or_else(|| self.next_data(now, most))
+    }
+
+    fn next_control(&mut self) -> Option<Transmit> {
+        let Control {
+            to,
+            local,
+            kind,
+            header,
+        } = self.control.pop_front()?;
+        self.counters.count_sent(kind);
+        let tos = self.settings.tos[usize::from(self.priorities.control())];
+        let payload = Bytes::new();
+        Some(Transmit {
+            to,
+            local,
+            tos,
+            segments: vec![Segment { header, payload }],
+        })
+    }
+
+    /// Packets that a peer has asked for again. They are not paced, and go to the main port.
+    fn next_resend(&mut self, now: Time, most: usize) -> Option<Transmit> {
+        loop {
+            let key = *self.resending.front()?;
+            let transmit = self.resend_run(now, key, most);
+            let more = self.rpcs.get(key).and_then(|rpc| rpc.outgoing.as_ref());
+            if more.is_none_or(|message| message.resend_end().is_none()) {
+                self.resending.pop_front();
+                if let Some(rpc) = self.rpcs.get_mut(key) {
+                    rpc.resending = false;
+                }
+            }
+            if transmit.is_some() {
+                return transmit;
+            }
+        }
+    }
+
+    fn resend_run(&mut self, now: Time, key: RpcKey, most: usize) -> Option<Transmit> {
+        let rpc = self.rpcs.get_mut(key)?;
+        let route = route(rpc, self.incarnation);
+        let peer = self.peers.get(rpc.peer);
+        let message = rpc.outgoing.as_mut()?;
+        let tos = self.settings.tos[usize::from(message.resend_priority)];
+        let mut transmit = Transmit {
+            to: peer.addr,
+            local: rpc.local_ip,
+            tos,
+            segments: Vec::new(),
+        };
+        let full = self.settings.packet_payload;
+        while transmit.segments.len() < most_packets(most, full) {
+            let end = message.resend_end();
+            let Some(range) = message.next_resend() else {
+                break;
+            };
+            let data = Data {
+                incoming: end.unwrap_or(range.end),
+                cutoff_version: peer.cutoff_version,
+                retransmit: true,
+                ..Data::new(range.start, message.length())
+            };
+            let short = range.len() < full;
+            let segment = Segment {
+                header: Header::emit(&route, &Packet::Data(data)),
+                payload: message.bytes(range),
+            };
+            self.pacer.sent(now, segment.len());
+            self.counters.count_sent(Kind::Data);
+            self.counters.retransmitted += 1;
+            transmit.segments.push(segment);
+            if short {
+                break;
+            }
+        }
+        (!transmit.segments.is_empty()).then_some(transmit)
+    }
+
+    /// First transmissions: the message with the fewest bytes left goes first.
+    fn next_data(&mut self, now: Time, most: usize) -> Option<Transmit> {
+        let key = self.sending.first()?.key;
+        if self.pacer.wait_until(now).is_some() {
+            return None;
+        }
+        let kib = self.response_limit();
+        let rpc = self.rpcs.get_mut(key)?;
+        let route = route(rpc, self.incarnation);
+        let is_client = rpc.is_client();
+        let peer = self.peers.get_mut(rpc.peer);
+        let message = rpc.outgoing.as_mut()?;
+        let scheduled = message.sent() >= message.unscheduled();
+        let levels = self.settings.num_priorities;
+        let level = if scheduled {
+            message.priority
+        } else {
+            priority::unscheduled(&peer.cutoffs, levels, message.length())
+        };
+        let full = self.settings.packet_payload;
+        let most = self
+            .pacer
+            .burst(now, full + DATA_HEADER_LEN, most_packets(most, full));
+        let mut transmit = Transmit {
+            to: if scheduled {
+                peer.bulk_addr()
+            } else {
+                peer.addr
+            },
+            local: rpc.local_ip,
+            tos: self.settings.tos[usize::from(level)],
+            segments: Vec::with_capacity(most.min(packets_left(message, full))),
+        };
+        while transmit.segments.len() < most {
+            let Some(range) = message.next_packet() else {
+                break;
+            };
+            let data = Data {
+                incoming: message.unscheduled(),
+                // Newest first: older ones are the likelier to be asked for anyway.
+                ack: peer.acks.pop(),
+                cutoff_version: peer.cutoff_version,
+                response_unscheduled_kib: if is_client { kib } else { 0 },
+                ..Data::new(range.start, message.length())
+            };
+            let last = range.len() < full || range.end == message.unscheduled();
+            let segment = Segment {
+                header: Header::emit(&route, &Packet::Data(data)),
+                payload: message.bytes(range),
+            };
+            self.pacer.sent(now, segment.len());
+            self.counters.count_sent(Kind::Data);
+            transmit.segments.push(segment);
+            if last {
+                break;
+            }
+        }
+        self.enqueue(key);
+        self.our_turn(now, key);
+        (!transmit.segments.is_empty()).then_some(transmit)
+    }
+
+    /// Incast control, from the client's side: with so many RPCs outstanding that the unscheduled
+    /// parts of their responses could overflow the socket, each request limits its response's
+    /// part, in KiB; 0 sets no limit.
+    fn response_limit(&self) -> u8 {
+        let budget = self.settings.main_buffer_bytes / 2;
+        let outstanding = self.rpcs.client_count();
+        if outstanding * self.settings.unsched_bytes <= budget {
+            return 0;
+        }
+        (budget / outstanding / 1024).clamp(1, 255) as u8
+    }
+
+    fn send_grants(&mut self, now: Time) {
+        for decision in self.granter.decide(&mut self.rpcs, &mut self.pool) {
+            let priority = self.priorities.scheduled(decision.rank, decision.active);
+            self.send_grant(now, decision.key, decision.offset, priority);
+            self.expect(now, decision.key);
+        }
+    }
+
+    pub(super) fn send_grant(&mut self, now: Time, key: RpcKey, offset: u32, priority: u8) {
+        let Some(rpc) = self.rpcs.get(key) else {
+            return;
+        };
+        let peer = self.peers.get_mut(rpc.peer);
+        let (prove_port, bulk_port) = peer.bulk_ports(self.settings.bulk_port, now);
+        let grant = Grant {
+            offset,
+            priority,
+            prove_port,
+            bulk_port,
+        };
+        self.send_control(key, &Packet::Grant(grant), None);
+    }
+
+    /// Queues a control packet of this RPC, to the peer's main port or to `port`.
+    pub(super) fn send_control(&mut self, key: RpcKey, packet: &Packet, port: Option<u16>) {
+        let Some(rpc) = self.rpcs.get(key) else {
+            return;
+        };
+        let route = route(rpc, self.incarnation);
+        let mut to = self.peers.get(rpc.peer).addr;
+        if let Some(port) = port {
+            to.set_port(port);
+        }
+        self.push_control(to, rpc.local_ip, &route, packet);
+    }
+
+    pub(super) fn push_control(
+        &mut self,
+        to: SocketAddr,
+        local: Option<IpAddr>,
+        route: &Route,
+        packet: &Packet,
+    ) {
+        if self.control.len() >= MAX_CONTROL {
+            return;
+        }
+        let header = Header::emit(route, packet);
+        self.control.push_back(Control {
+            to,
+            local,
+            kind: packet.kind(),
+            header,
+        });
+    }
+
+    pub(super) fn enqueue_resend(&mut self, key: RpcKey) {
+        let Some(rpc) = self.rpcs.get_mut(key) else {
+            return;
+        };
+        let wanted = rpc
+            .outgoing
+            .as_ref()
+            .is_some_and(|message| message.resend_end().is_some());
+        if wanted && !rpc.resending {
+            rpc.resending = true;
+            self.resending.push_back(key);
+        }
+    }
+}
+
+fn route(rpc: &Rpc, incarnation: u32) -> Route {
+    debug_assert!(rpc.state != RpcState::Ended);
+    Route {
+        source_port: rpc.local_port,
+        dest_port: rpc.peer_port,
+        sender_id: rpc.id,
+        incarnation,
+    }
+}
+
+/// How many packets with `payload` bytes each one send may hold.
+fn most_packets(most: usize, payload: usize) -> usize {
+    most.min(MAX_SEND_BYTES / (payload + DATA_HEADER_LEN))
+        .max(1)
+}
+
+fn packets_left(message: &OutMessage, payload: usize) -> usize {
+    (message.granted().saturating_sub(message.sent()) as usize).div_ceil(payload)
+}

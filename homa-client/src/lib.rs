@@ -1,0 +1,44 @@
+//! Homa: a message transport for data centers.
+//!
+//! An RPC is one request and one response of 1 to 1,000,000 bytes. There are no connections. The
+//! receiver of long messages schedules their senders with grants, the shortest remaining message
+//! goes first, so short calls do not wait behind long ones.
+//!
+//! * [`Client`] and [`Server`] work inside a tokio runtime, [`blocking`] has the same for
+//!   threads. They carry Homa over UDP and need neither a kernel module nor privileges.
+//! * [`engine`] is the protocol alone, without IO, for other drivers and simulators. It is all
+//!   that is left without the feature `user`.
+//!
+//! Nothing is encrypted or authenticated: use it where you trust the network.
+//!
+//! The protocol is that of HomaModule (commit `9edb958`); the papers are *Homa: A
+//! Receiver-Driven Low-Latency Transport Protocol Using Network Priorities* (SIGCOMM 2018) and
+//! *A Linux Kernel Implementation of the Homa Transport Protocol* (USENIX ATC 2021).
+
+#[cfg(feature = "user")]
+pub mod blocking;
+#[cfg(feature = "user")]
+mod client;
+mod config;
+pub mod engine;
+#[cfg(feature = "user")]
+mod error;
+mod message;
+#[cfg(feature = "user")]
+mod server;
+#[cfg(feature = "user")]
+mod stats;
+#[cfg(feature = "user")]
+mod user;
+
+#[cfg(feature = "user")]
+pub use client::{Call, Client};
+pub use config::{BulkPort, Config, ConfigError};
+pub use engine::Unreachable;
+#[cfg(feature = "user")]
+pub use error::{BindError, CallError, Executed, ReplyError};
+pub use message::Message;
+#[cfg(feature = "user")]
+pub use server::{Request, Responder, Server};
+#[cfg(feature = "user")]
+pub use stats::EndpointCounters;

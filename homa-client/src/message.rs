@@ -1,0 +1,267 @@
+//! [`Message`]: the bytes of one request or response.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// One request or response: a rope of [`Bytes`], so that neither sending nor receiving has to
+/// make it contiguous.
+///
+/// A message is 1 to 1,000,000 bytes long by default; the limit is checked where it is sent.
+/// It implements [`Buf`], and clones share their bytes.
+///
+/// ```
+/// use bytes::{Buf, Bytes};
+/// use homa_client::Message;
+///
+/// let mut message = Message::from("head");
+/// message.push(Bytes::from_static(b" and body"));
+/// assert_eq!(message.len(), 13);
+/// assert_eq!(message.parts().count(), 2);
+/// message.advance(9);
+/// assert_eq!(message.into_bytes(), "body");
+/// ```
+#[derive(Clone, Default)]
+pub struct Message {
+    /// Never holds an empty part, so that `chunk()` is empty only at the end.
+    parts: VecDeque<Bytes>,
+    len: usize,
+    /// What the receiving endpoint has charged for these bytes; returned when the last clone
+    /// is dropped.
+    charge: Option<Arc<Charge>>,
+}
+
+impl Message {
+    /// An empty message. It has to get at least one byte before it can be sent.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends `part` without copying it.
+    pub fn push(&mut self, part: Bytes) {
+        if !part.is_empty() {
+            self.len += part.len();
+            self.parts.push_back(part);
+        }
+    }
+
+    /// Bytes left in the message.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no byte is left.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The parts of the rope, in order; none is empty.
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = &Bytes> {
+        self.parts.iter()
+    }
+
+    /// Takes the first part of the rope, `None` at the end.
+    pub fn pop_part(&mut self) -> Option<Bytes> {
+        let part = self.parts.pop_front()?;
+        self.len -= part.len();
+        Some(part)
+    }
+
+    /// The whole message as one [`Bytes`]. Copies only if there is more than one part.
+    pub fn into_bytes(mut self) -> Bytes {
+        if self.parts.len() <= 1 {
+            return self.parts.pop_front().unwrap_or_default();
+        }
+        let mut whole = BytesMut::with_capacity(self.len);
+        for part in &self.parts {
+            whole.extend_from_slice(part);
+        }
+        whole.freeze()
+    }
+
+    /// Attaches what an endpoint has charged for this message.
+    pub(crate) fn with_charge(mut self, charge: Charge) -> Self {
+        self.charge = Some(Arc::new(charge));
+        self
+    }
+}
+
+impl Buf for Message {
+    fn remaining(&self) -> usize {
+        self.len
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.parts.front().map_or(&[], |part| part)
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        assert!(
+            count <= self.len,
+            "cannot advance by {count}: {} bytes are left",
+            self.len
+        );
+        self.len -= count;
+        while count > 0 {
+            let Some(part) = self.parts.front_mut() else {
+                return;
+            };
+            if count < part.len() {
+                part.advance(count);
+                return;
+            }
+            count -= part.len();
+            self.parts.pop_front();
+        }
+    }
+
+    fn copy_to_bytes(&mut self, count: usize) -> Bytes {
+        assert!(
+            count <= self.len,
+            "cannot take {count} bytes: {} are left",
+            self.len
+        );
+        match self.parts.front_mut() {
+            Some(part) if count < part.len() => {
+                self.len -= count;
+                part.split_to(count)
+            }
+            Some(part) if count == part.len() => self.pop_part().unwrap_or_default(),
+            _ => {
+                let mut copy = BytesMut::with_capacity(count);
+                while copy.len() < count {
+                    let take = self.chunk().len().min(count - copy.len());
+                    copy.extend_from_slice(&self.chunk()[..take]);
+                    self.advance(take);
+                }
+                copy.freeze()
+            }
+        }
+    }
+}
+
+impl From<Bytes> for Message {
+    fn from(part: Bytes) -> Self {
+        let mut message = Self::new();
+        message.push(part);
+        message
+    }
+}
+
+impl From<Vec<u8>> for Message {
+    fn from(part: Vec<u8>) -> Self {
+        Bytes::from(part).into()
+    }
+}
+
+impl From<String> for Message {
+    fn from(part: String) -> Self {
+        Bytes::from(part).into()
+    }
+}
+
+impl From<&'static [u8]> for Message {
+    fn from(part: &'static [u8]) -> Self {
+        Bytes::from_static(part).into()
+    }
+}
+
+impl From<&'static str> for Message {
+    fn from(part: &'static str) -> Self {
+        part.as_bytes().into()
+    }
+}
+
+impl FromIterator<Bytes> for Message {
+    fn from_iter<I: IntoIterator<Item = Bytes>>(parts: I) -> Self {
+        let mut message = Self::new();
+        for part in parts {
+            message.push(part);
+        }
+        message
+    }
+}
+
+impl PartialEq<[u8]> for Message {
+    fn eq(&self, mut other: &[u8]) -> bool {
+        if self.len != other.len() {
+            return false;
+        }
+        for part in &self.parts {
+            let (head, rest) = other.split_at(part.len());
+            if part != head {
+                return false;
+            }
+            other = rest;
+        }
+        true
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Message({} B in {} parts)", self.len, self.parts.len())
+    }
+}
+
+/// Receive memory that stays charged to an endpoint until the message is dropped.
+pub(crate) struct Charge {
+    bytes: usize,
+    /// Where the endpoint's driver collects what dropped messages give back.
+    released: Arc<AtomicUsize>,
+}
+
+impl Charge {
+    #[cfg_attr(
+        not(feature = "user"),
+        allow(dead_code, reason = "drivers hand out charges")
+    )]
+    pub(crate) fn new(bytes: usize, released: Arc<AtomicUsize>) -> Self {
+        Self { bytes, released }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.released.fetch_add(self.bytes, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rope() -> Message {
+        ["ab", "", "cde", "f"]
+            .into_iter()
+            .map(|part| Bytes::from_static(part.as_bytes()))
+            .collect()
+    }
+
+    #[test]
+    fn a_rope_reads_like_one_buffer() {
+        let mut message = rope();
+        assert_eq!((message.len(), message.parts().count()), (6, 3));
+        assert_eq!(message, *b"abcdef".as_slice());
+        assert_eq!(message.copy_to_bytes(1), "a");
+        assert_eq!(message.copy_to_bytes(3), "bcd");
+        message.advance(1);
+        assert_eq!(message.clone().into_bytes(), "f");
+        assert_eq!(message.copy_to_bytes(1), "f");
+        assert!(message.is_empty() && message.chunk().is_empty());
+    }
+
+    #[test]
+    fn the_charge_is_given_back_once_when_the_last_clone_goes() {
+        let released = Arc::new(AtomicUsize::new(0));
+        let message = rope().with_charge(Charge::new(6, released.clone()));
+        let second = message.clone();
+        drop(message);
+        assert_eq!(released.load(Ordering::Acquire), 0);
+        drop(second);
+        assert_eq!(released.load(Ordering::Acquire), 6);
+    }
+}

@@ -1,0 +1,181 @@
+//! [`Server`]: accepts requests inside a tokio runtime.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::engine::RpcId;
+use crate::error::{BindError, ReplyError};
+use crate::message::Message;
+use crate::stats::EndpointCounters;
+use crate::user::endpoint::{Endpoint, Handle};
+use crate::user::registry;
+
+/// Accepts requests on one Homa port, whose number is also that of its UDP socket.
+///
+/// All methods take `&self`: put it in an [`Arc`] to accept on several tasks. When it is dropped
+/// its port is closed within a second; [`Server::shutdown`] lets accepted requests finish first.
+#[derive(Debug)]
+pub struct Server {
+    endpoint: Handle,
+}
+
+impl Server {
+    /// Opens `addr`, driven by the current tokio runtime. Port 0 takes any free port below 32768,
+    /// which [`Server::local_addr`] tells.
+    ///
+    /// # Errors
+    /// [`BindError`]: a setting or the port is out of range, the address is in use or not ours,
+    /// or there is no runtime.
+    pub fn bind(addr: SocketAddr, config: &Config) -> Result<Self, BindError> {
+        Self::on(&registry::current_runtime()?, addr, config)
+    }
+
+    pub(crate) fn on(
+        runtime: &runtime::Handle,
+        addr: SocketAddr,
+        config: &Config,
+    ) -> Result<Self, BindError> {
+        Ok(Self {
+            endpoint: registry::server(runtime, addr, config)?,
+        })
+    }
+
+    /// The address it is bound to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.endpoint.local_addr()
+    }
+
+    /// The next request. `None` after [`Server::shutdown`], or when the runtime has ended.
+    /// Cancel safe: no request is lost when the future is dropped.
+    pub async fn accept(&self) -> Option<Request> {
+        self.endpoint.accepts.pop().await
+    }
+
+    /// Refuses new requests from now on, as a closed port does, and waits up to `grace` until
+    /// those that were accepted are answered and the answers acknowledged. Returns whether all
+    /// were.
+    pub async fn shutdown(&self, grace: Duration) -> bool {
+        let drained = self.endpoint.drained.notified();
+        tokio::pin!(drained);
+        drained.as_mut().enable();
+        self.endpoint.drain();
+        self.endpoint.accepts.close();
+        let _ = timeout(grace, drained).await;
+        self.endpoint.unfinished() == 0
+    }
+
+    /// What the endpoint has counted so far.
+    pub fn counters(&self) -> EndpointCounters {
+        self.endpoint.counters()
+    }
+}
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub struct Request {
+    message: Message,
+    responder: Responder,
+}
+
+impl Request {
+    pub(crate) fn new(
+        endpoint: Arc<Endpoint>,
+        rpc: RpcId,
+        peer: SocketAddr,
+        local: Option<IpAddr>,
+        message: Message,
+    ) -> Self {
+        Self {
+            message,
+            responder: Responder {
+                endpoint,
+                rpc,
+                peer,
+                local,
+                answered: false,
+            },
+        }
+    }
+
+    /// The request's bytes.
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// The client's address and UDP port.
+    pub fn peer(&self) -> SocketAddr {
+        self.responder.peer
+    }
+
+    /// The local IP address that it was sent to, where the system tells.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        self.responder.local
+    }
+
+    /// Answers it, on this thread.
+    ///
+    /// # Errors
+    /// [`ReplyError`]; the reply comes back if it has the wrong size.
+    pub fn reply(self, reply: Message) -> Result<(), ReplyError> {
+        self.responder.reply(reply)
+    }
+
+    /// The bytes, and what is needed to answer.
+    pub fn into_parts(self) -> (Message, Responder) {
+        (self.message, self.responder)
+    }
+}
+
+/// The right and the duty to answer one request. When it is dropped unanswered, the caller fails
+/// as timed out after the protocol's silence limit (1 s).
+#[derive(Debug)]
+pub struct Responder {
+    endpoint: Arc<Endpoint>,
+    rpc: RpcId,
+    peer: SocketAddr,
+    local: Option<IpAddr>,
+    answered: bool,
+}
+
+impl Responder {
+    /// Answers, on this thread. A client that is gone meanwhile is no error.
+    ///
+    /// # Errors
+    /// [`ReplyError`]; the reply comes back if it has the wrong size, with the responder.
+    pub fn reply(mut self, reply: Message) -> Result<(), ReplyError> {
+        if self.endpoint.is_closed() {
+            self.answered = true;
+            return Err(ReplyError::Closed);
+        }
+        match self.endpoint.reply(self.rpc, reply) {
+            Ok(()) => {
+                self.answered = true;
+                Ok(())
+            }
+            Err((reply, limit)) => Err(ReplyError::BadSize {
+                size: reply.len(),
+                limit,
+                responder: Box::new(self),
+                reply,
+            }),
+        }
+    }
+
+    /// The client's address and UDP port.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.endpoint.abandon(self.rpc);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The driver: receives, keeps time, and sends what callers could not send themselves.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Instant;
+
+use tokio::time::{Sleep, sleep_until};
+
+use super::endpoint::{Delivery, Endpoint, LINGER};
+use super::link::MAIN_BATCH;
+use crate::engine::Datagram;
+
+/// Sleeps are planned this far ahead when the engine has no deadline.
+const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// Runs until the last handle is gone and a moment has passed.
+pub(super) async fn drive(endpoint: Arc<Endpoint>) {
+    let _closer = Closer(&endpoint);
+    let mut driver = Driver {
+        endpoint: &endpoint,
+        datagrams: Vec::new(),
+        deliveries: Vec::new(),
+    };
+    let mut sleep = pin!(sleep_until((Instant::now() + IDLE).into()));
+    let mut nudged = pin!(endpoint.nudge.notified());
+    let mut end = None;
+    loop {
+        if driver.turn() {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        if endpoint.is_closing() {
+            let end = *end.get_or_insert_with(|| Instant::now() + LINGER);
+            if Instant::now() >= end {
+                return;
+            }
+        }
+        driver.plan_sleep(sleep.as_mut(), end);
+        let stalled = driver.stalled();
+        poll_fn(|cx| {
+            if nudged.as_mut().poll(cx).is_ready() {
+                nudged.set(endpoint.nudge.notified());
+                return Poll::Ready(());
+            }
+            let link = &endpoint.link;
+            if link.main().poll_recv_ready(cx).is_ready()
+                || link
+                    .bulk()
+                    .is_some_and(|bulk| bulk.poll_recv_ready(cx).is_ready())
+                || (stalled && link.main().poll_send_ready(cx).is_ready())
+                || sleep.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
+        endpoint.sleep_until.store(0, Ordering::Release);
+    }
+}
+
+/// Closes the endpoint when its driver ends, also because its runtime does.
+struct Closer<'a>(&'a Endpoint);
+
+impl Drop for Closer<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+struct Driver<'a> {
+    endpoint: &'a Arc<Endpoint>,
+    /// Used again from turn to turn.
+    datagrams: Vec<Datagram>,
+    deliveries: Vec<Delivery>,
+}
+
+impl Driver<'_> {
+    /// One round: short messages first, then one piece of the long ones, then what they lead to.
+    /// Returns whether there is more to do at once.
+    fn turn(&mut self) -> bool {
+        let endpoint = self.endpoint;
+        let (received, truncated) = endpoint.link.recv_main(&mut self.datagrams);
+        let bulk = endpoint.link.recv_bulk(&mut self.datagrams);
+        let drained = received + truncated < MAIN_BATCH && !bulk;
+
+        let mut state = endpoint.lock();
+        let now = endpoint.clock.now();
+        let released = endpoint.take_released();
+        if released > 0 {
+            state.engine.release(released);
+        }
+        for _ in 0..truncated {
+            state.engine.count_truncated();
+        }
+        for datagram in self.datagrams.drain(..) {
+            state.engine.handle_datagram(now, datagram);
+        }
+        // What waits in the sockets is not silence.
+        if drained
+            && state
+                .engine
+                .poll_timeout(now)
+                .is_some_and(|(at, _)| at <= now)
+        {
+            let mut refused = Vec::new();
+            endpoint.link.drain_errors(&mut refused);
+            endpoint.refuse(&mut state, refused);
+            state.engine.handle_timeout(now);
+        }
+        endpoint.collect(&mut state, &mut self.deliveries);
+        drop(state);
+
+        endpoint.deliver(&mut self.deliveries);
+        let more = endpoint.transmit_batch();
+        more || !drained
+    }
+
+    fn stalled(&self) -> bool {
+        !self.endpoint.lock().stalled.is_empty()
+    }
+
+    /// Sets the timer to the engine's next deadline.
+    fn plan_sleep(&self, mut sleep: std::pin::Pin<&mut Sleep>, end: Option<Instant>) {
+        let endpoint = self.endpoint;
+        let next = endpoint.lock().engine.poll_timeout(endpoint.clock.now());
+        let mut until = match next {
+            Some((at, _)) => endpoint.clock.instant(at),
+            None => Instant::now() + IDLE,
+        };
+        if let Some(end) = end {
+            until = until.min(end);
+        }
+        // A timer that comes early only finds nothing to do, and moving it has a price.
+        let planned = sleep.deadline().into_std();
+        if planned > until || sleep.is_elapsed() {
+            sleep.as_mut().reset(until.into());
+        }
+        let wakes = sleep.deadline().into_std();
+        endpoint
+            .sleep_until
+            .store(endpoint.clock.nanos(wakes), Ordering::Release);
+    }
+}

@@ -1,0 +1,603 @@
+//! [`Endpoint`]: an engine, its sockets, and who waits for what.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::sync::{Notify, oneshot};
+
+use super::clock::Clock;
+use super::link::Udp;
+use crate::config::Config;
+use crate::engine::{
+    Engine, Event, Failure, RpcId, SendError, Settings, Time, Transmit, Unreachable,
+};
+use crate::error::{BindError, CallError, Executed};
+use crate::message::{Charge, Message};
+use crate::server::Request;
+use crate::stats::EndpointCounters;
+
+/// Packets per batch: what is filled under the lock and sent after it is released.
+pub(super) const BATCH: usize = 64;
+
+/// Batches that a caller sends before it leaves the rest to the driver.
+const CALLER_BATCHES: usize = 4;
+
+/// "No sleep planned", for [`Endpoint::sleep_until`].
+const AWAKE: u64 = 0;
+
+/// What a waiting caller gets.
+pub(crate) type Outcome = Result<Message, CallError>;
+
+/// One engine with its sockets. Shared by all handles and the driver.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    state: Mutex<State>,
+    pub(super) link: Udp,
+    pub(super) clock: Clock,
+    /// Wakes the driver.
+    pub(super) nudge: Notify,
+    /// When the driver will wake by itself, in nanoseconds of the clock.
+    pub(super) sleep_until: AtomicU64,
+    /// Receive memory given back by dropped messages, not yet told to the engine.
+    released: Arc<AtomicUsize>,
+    /// Handles that are alive; the driver ends a while after the last.
+    handles: AtomicUsize,
+    closing: AtomicBool,
+    /// Sends made on the thread of a caller.
+    inline_sends: AtomicU64,
+    /// Requests that wait to be accepted, on servers.
+    pub(crate) accepts: AcceptQueue,
+    /// Signalled when a server that shuts down has nothing left to do.
+    pub(crate) drained: Notify,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) engine: Engine,
+    waiting: Slab<Waiter>,
+    /// Whether some thread is between filling a batch and the next.
+    transmitting: bool,
+    /// What did not fit into the socket's send buffer.
+    pub(super) stalled: VecDeque<Transmit>,
+    /// The Homa port of this endpoint's client or server.
+    port: u16,
+    draining: bool,
+    closed: bool,
+}
+
+#[derive(Debug)]
+enum Waiter {
+    Caller(oneshot::Sender<Outcome>),
+    Detached,
+}
+
+/// Something for the application, to be handed over without the lock.
+pub(super) enum Delivery {
+    Outcome(oneshot::Sender<Outcome>, Outcome),
+    Request(Request),
+    Drained,
+}
+
+/// Requests in the order of their arrival.
+#[derive(Debug, Default)]
+pub(crate) struct AcceptQueue {
+    requests: Mutex<VecDeque<Request>>,
+    arrived: Notify,
+    closed: AtomicBool,
+}
+
+impl AcceptQueue {
+    fn push(&self, request: Request) {
+        lock(&self.requests).push_back(request);
+        self.arrived.notify_one();
+    }
+
+    /// No more requests will come: wakes everybody who waits for one.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.arrived.notify_waiters();
+        // For one who is about to wait.
+        self.arrived.notify_one();
+    }
+
+    pub(crate) async fn pop(&self) -> Option<Request> {
+        loop {
+            let (request, more) = {
+                let mut requests = lock(&self.requests);
+                (requests.pop_front(), !requests.is_empty())
+            };
+            if let Some(request) = request {
+                // One notification may stand for several requests.
+                if more {
+                    self.arrived.notify_one();
+                }
+                return Some(request);
+            }
+            if self.closed.load(Ordering::Acquire) {
+                self.arrived.notify_one();
+                return None;
+            }
+            self.arrived.notified().await;
+        }
+    }
+}
+
+impl Endpoint {
+    /// Opens the sockets on `addr`. For a server, the Homa port is that of the socket.
+    pub(super) fn open(addr: SocketAddr, config: &Config, server: bool) -> Result<Self, BindError> {
+        config.check()?;
+        let link = Udp::open(addr, config)?;
+        let settings = settings(config, &link);
+        let seed = random();
+        let mut engine = Engine::new(settings, seed)?;
+        // A client's Homa port is 32768 or above, whatever its UDP port.
+        let port = if server {
+            link.local().port()
+        } else {
+            0x8000 | seed as u16
+        };
+        engine.open_port(port, server);
+        let state = State {
+            engine,
+            waiting: Slab::new(),
+            transmitting: false,
+            stalled: VecDeque::new(),
+            port,
+            draining: false,
+            closed: false,
+        };
+        Ok(Self {
+            state: Mutex::new(state),
+            link,
+            clock: Clock::new(),
+            nudge: Notify::new(),
+            sleep_until: AtomicU64::new(AWAKE),
+            released: Arc::default(),
+            handles: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
+            inline_sends: AtomicU64::new(0),
+            accepts: AcceptQueue::default(),
+            drained: Notify::new(),
+        })
+    }
+
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.link.local()
+    }
+
+    /// Starts a call, and sends what may leave at once, on this thread.
+    pub(crate) fn call(
+        self: &Arc<Self>,
+        to: SocketAddr,
+        message: Message,
+    ) -> Result<(RpcId, usize, oneshot::Receiver<Outcome>), CallError> {
+        let (sender, receiver) = oneshot::channel();
+        let (rpc, waiter) = self.start(to, message, Waiter::Caller(sender))?;
+        Ok((rpc, waiter, receiver))
+    }
+
+    /// Starts a call whose response nobody waits for.
+    pub(crate) fn call_detached(&self, to: SocketAddr, message: Message) -> Result<(), CallError> {
+        self.start(to, message, Waiter::Detached).map(drop)
+    }
+
+    fn start(
+        &self,
+        to: SocketAddr,
+        message: Message,
+        waiter: Waiter,
+    ) -> Result<(RpcId, usize), CallError> {
+        if to.port() == 0 || to.ip().is_unspecified() || to.ip().is_multicast() {
+            return Err(CallError::BadAddress { addr: to });
+        }
+        let mut state = self.lock();
+        if state.closed {
+            return Err(CallError::Closed);
+        }
+        let entry = state.waiting.insert(waiter);
+        let port = state.port;
+        let now = self.clock.now();
+        match state
+            .engine
+            .send_request(now, port, to, to.port(), message, entry as u64)
+        {
+            Ok(rpc) => {
+                self.transmit(state);
+                Ok((rpc, entry))
+            }
+            Err(error) => {
+                state.waiting.remove(entry);
+                Err(match error {
+                    SendError::BadSize { limit, message } => CallError::BadSize {
+                        size: message.len(),
+                        limit,
+                        message,
+                    },
+                    SendError::Busy {
+                        what,
+                        limit,
+                        message,
+                    } => CallError::Busy {
+                        what,
+                        limit,
+                        message,
+                    },
+                    SendError::Closed { .. } => CallError::Closed,
+                })
+            }
+        }
+    }
+
+    /// The caller is gone: its RPC ends, and its response will be dropped.
+    pub(crate) fn cancel_call(&self, rpc: RpcId, waiter: usize) {
+        let mut state = self.lock();
+        state.engine.cancel(self.clock.now(), rpc);
+        // The entry may be another call's if this one had ended just now.
+        if let Some(Waiter::Caller(sender)) = state.waiting.get(waiter)
+            && sender.is_closed()
+        {
+            state.waiting.remove(waiter);
+        }
+    }
+
+    /// Answers a request; on error the reply is handed back with the limit it broke.
+    pub(crate) fn reply(&self, rpc: RpcId, message: Message) -> Result<(), (Message, usize)> {
+        let mut state = self.lock();
+        match state.engine.send_reply(self.clock.now(), rpc, message) {
+            Ok(()) => {
+                self.transmit(state);
+                Ok(())
+            }
+            Err(SendError::BadSize { limit, message } | SendError::Busy { limit, message, .. }) => {
+                Err((message, limit))
+            }
+            Err(SendError::Closed { .. }) => Ok(()),
+        }
+    }
+
+    /// Nobody will answer this request.
+    pub(crate) fn abandon(&self, rpc: RpcId) {
+        self.lock().engine.cancel(self.clock.now(), rpc);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Stops accepting requests on this server; those that were accepted go on.
+    pub(crate) fn drain(&self) {
+        let mut state = self.lock();
+        let port = state.port;
+        state.engine.open_port(port, false);
+        state.draining = true;
+        drop(state);
+        self.nudge.notify_one();
+    }
+
+    /// Requests that this server has not answered, or whose answer is not acknowledged.
+    pub(crate) fn unfinished(&self) -> usize {
+        let state = self.lock();
+        state.engine.live_server_rpcs(state.port)
+    }
+
+    pub(crate) fn counters(&self) -> EndpointCounters {
+        let counters = &self.link.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        EndpointCounters {
+            protocol: self.lock().engine.counters(),
+            sends: read(&counters.sends),
+            inline_sends: read(&self.inline_sends),
+            packets_sent: read(&counters.packets_sent),
+            receives: read(&counters.receives),
+            packets_received: read(&counters.packets_received),
+            socket_buffer_drops: read(&counters.socket_buffer_drops),
+            send_errors: read(&counters.send_errors),
+            gso: self.link.gso(),
+            gro: self.link.gro(),
+        }
+    }
+
+    /// Sends whatever is ready, on this thread; unless another thread is at it, which then takes
+    /// this along.
+    fn transmit<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+        if state.transmitting || !state.stalled.is_empty() {
+            return;
+        }
+        state.transmitting = true;
+        for _ in 0..CALLER_BATCHES {
+            let batch = state.fill(self.clock.now());
+            if batch.is_empty() {
+                state.transmitting = false;
+                return self.nudge_if_sooner(&state);
+            }
+            drop(state);
+            let sends = self.link.counters.sends.load(Ordering::Relaxed);
+            let unsent = self.send(batch);
+            let sends = self
+                .link
+                .counters
+                .sends
+                .load(Ordering::Relaxed)
+                .wrapping_sub(sends);
+            self.inline_sends.fetch_add(sends, Ordering::Relaxed);
+            state = self.lock();
+            if self.after_send(&mut state, unsent) {
+                break;
+            }
+        }
+        state.transmitting = false;
+        self.nudge.notify_one();
+    }
+
+    /// One batch, sent by the driver. Returns whether there is more to send at once.
+    pub(super) fn transmit_batch(&self) -> bool {
+        let mut state = self.lock();
+        if state.transmitting {
+            return false;
+        }
+        let batch = if state.stalled.is_empty() {
+            state.fill(self.clock.now())
+        } else {
+            state.stalled.drain(..).collect()
+        };
+        if batch.is_empty() {
+            return false;
+        }
+        state.transmitting = true;
+        drop(state);
+        let unsent = self.send(batch);
+        let mut state = self.lock();
+        let stalled = self.after_send(&mut state, unsent);
+        state.transmitting = false;
+        !stalled
+    }
+
+    fn send(&self, mut batch: Vec<Transmit>) -> Unsent {
+        let mut sent = self.link.send(&batch);
+        if !sent.refused.is_empty() {
+            self.link.drain_errors(&mut sent.refused);
+        }
+        batch.drain(..sent.done);
+        Unsent {
+            rest: batch,
+            refused: sent.refused,
+        }
+    }
+
+    /// Returns whether the socket is full.
+    fn after_send(&self, state: &mut State, unsent: Unsent) -> bool {
+        self.refuse(state, unsent.refused);
+        state.stalled.extend(unsent.rest);
+        !state.stalled.is_empty()
+    }
+
+    /// Tells the engine what the network says of some destinations.
+    pub(super) fn refuse(&self, state: &mut State, refused: Vec<(SocketAddr, Unreachable)>) {
+        if refused.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        for (peer, reason) in refused {
+            tracing::debug!(%peer, %reason, "unreachable");
+            state.engine.handle_unreachable(now, peer, reason);
+        }
+        // The driver hands the failures over.
+        self.nudge.notify_one();
+    }
+
+    /// The driver sleeps too long for what was started just now.
+    fn nudge_if_sooner(&self, state: &State) {
+        let sleep_until = self.sleep_until.load(Ordering::Acquire);
+        if sleep_until == AWAKE {
+            return;
+        }
+        if let Some((at, _)) = state.engine.poll_timeout(self.clock.now())
+            && at.as_nanos() < sleep_until
+        {
+            self.nudge.notify_one();
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Takes what the engine has for the application.
+    pub(super) fn collect(self: &Arc<Self>, state: &mut State, into: &mut Vec<Delivery>) {
+        let now = self.clock.now();
+        while let Some(event) = state.engine.poll_event(now) {
+            match event {
+                Event::Request {
+                    rpc,
+                    peer,
+                    local,
+                    message,
+                    charged,
+                    ..
+                } => {
+                    let message = self.charged(message, charged);
+                    let request = Request::new(self.clone(), rpc, peer, local, message);
+                    into.push(Delivery::Request(request));
+                }
+                Event::Response {
+                    cookie,
+                    message,
+                    charged,
+                    ..
+                } => {
+                    let message = self.charged(message, charged);
+                    state.finish(cookie, Ok(message), into);
+                }
+                Event::Failed {
+                    cookie,
+                    peer,
+                    failure,
+                    ..
+                } => {
+                    state.finish(cookie, Err(call_error(peer, failure)), into);
+                }
+            }
+        }
+        if state.draining && state.engine.live_server_rpcs(state.port) == 0 {
+            state.draining = false;
+            into.push(Delivery::Drained);
+        }
+    }
+
+    /// Hands over what [`Endpoint::collect`] took; wakes callers, so not under the lock.
+    pub(super) fn deliver(&self, deliveries: &mut Vec<Delivery>) {
+        for delivery in deliveries.drain(..) {
+            match delivery {
+                // A caller that is gone meanwhile has dropped its end.
+                Delivery::Outcome(sender, outcome) => drop(sender.send(outcome)),
+                Delivery::Request(request) => self.accepts.push(request),
+                Delivery::Drained => self.drained.notify_waiters(),
+            }
+        }
+    }
+
+    fn charged(&self, message: Message, bytes: usize) -> Message {
+        message.with_charge(Charge::new(bytes, self.released.clone()))
+    }
+
+    /// Receive memory given back since the last call.
+    pub(super) fn take_released(&self) -> usize {
+        // Most of the time nothing was; a load is cheaper than a swap.
+        match self.released.load(Ordering::Acquire) {
+            0 => 0,
+            _ => self.released.swap(0, Ordering::AcqRel),
+        }
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Nothing works any more: everybody who waits is told.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let port = state.port;
+        state.engine.close_port(self.clock.now(), port);
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        for (_, waiter) in waiting {
+            if let Waiter::Caller(sender) = waiter {
+                drop(sender.send(Err(CallError::Closed)));
+            }
+        }
+        self.accepts.close();
+        self.drained.notify_waiters();
+    }
+}
+
+impl State {
+    /// Up to [`BATCH`] packets.
+    fn fill(&mut self, now: Time) -> Vec<Transmit> {
+        let mut batch = Vec::new();
+        let mut packets = 0;
+        while packets < BATCH
+            && let Some(transmit) = self.engine.poll_transmit(now, BATCH - packets)
+        {
+            packets += transmit.segments.len();
+            batch.push(transmit);
+        }
+        batch
+    }
+
+    fn finish(&mut self, cookie: u64, outcome: Outcome, into: &mut Vec<Delivery>) {
+        if let Some(Waiter::Caller(sender)) = self.waiting.try_remove(cookie as usize) {
+            into.push(Delivery::Outcome(sender, outcome));
+        }
+    }
+}
+
+struct Unsent {
+    rest: Vec<Transmit>,
+    refused: Vec<(SocketAddr, Unreachable)>,
+}
+
+/// Keeps an endpoint open.
+#[derive(Debug)]
+pub(crate) struct Handle(Arc<Endpoint>);
+
+impl Handle {
+    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
+        endpoint.handles.fetch_add(1, Ordering::AcqRel);
+        Self(endpoint)
+    }
+}
+
+impl Clone for Handle {
+    fn clone(&self) -> Self {
+        Self::new(self.0.clone())
+    }
+}
+
+impl std::ops::Deref for Handle {
+    type Target = Arc<Endpoint>;
+
+    fn deref(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.0.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.closing.store(true, Ordering::Release);
+            self.0.nudge.notify_one();
+        }
+    }
+}
+
+/// The engine's settings for these sockets.
+fn settings(config: &Config, link: &Udp) -> Settings {
+    let ip_header = if link.local().is_ipv4() { 20 } else { 40 };
+    let packet_payload = config.mtu() - ip_header - 8 - crate::engine::wire::DATA_HEADER_LEN;
+    let (main, bulk) = link.buffered_packets();
+    let mut settings = config.protocol.clone();
+    settings.packet_payload = packet_payload;
+    settings.main_buffer_bytes = main * packet_payload;
+    settings.max_incoming = settings
+        .max_incoming
+        .min(bulk * packet_payload / 2)
+        .max(2 * packet_payload);
+    settings.bulk_port = link.bulk_port();
+    settings
+}
+
+fn call_error(peer: SocketAddr, failure: Failure) -> CallError {
+    match failure {
+        Failure::TimedOut(silence) => CallError::TimedOut { peer, silence },
+        Failure::Unreachable { reason, answered } => CallError::PeerUnreachable {
+            peer,
+            reason,
+            executed: if answered {
+                Executed::Maybe
+            } else {
+                Executed::No
+            },
+        },
+        Failure::PeerRestarted => CallError::PeerRestarted { peer },
+        Failure::Closed => CallError::Closed,
+    }
+}
+
+/// A random number from the keys that the standard library draws for its hash maps.
+pub(super) fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}
+
+/// Work under our locks cannot panic half way in a way that matters to the next holder.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long the driver goes on after the last handle is gone, for acks and detached calls.
+pub(super) const LINGER: Duration = Duration::from_secs(1);

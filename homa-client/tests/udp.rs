@@ -1,0 +1,331 @@
+//! Real sockets on the loopback device: the handles, their errors, and what one RPC costs.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use homa_client::{
+    BindError, CallError, Client, Config, Executed, Message, Server, Unreachable, blocking,
+};
+
+fn localhost(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
+
+/// An echo server on a free port, running until the runtime ends.
+fn echo(config: &Config) -> (Arc<Server>, SocketAddr) {
+    let server = Arc::new(Server::bind(localhost(0), config).unwrap());
+    let addr = server.local_addr();
+    let accepting = server.clone();
+    tokio::spawn(async move {
+        while let Some(request) = accepting.accept().await {
+            let (message, responder) = request.into_parts();
+            tokio::spawn(async move { responder.reply(message).unwrap() });
+        }
+    });
+    (server, addr)
+}
+
+fn pattern(len: usize) -> Bytes {
+    (0..len).map(|at| (at ^ at >> 8 ^ at >> 16) as u8).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_size_comes_back_byte_for_byte() {
+    let (_server, addr) = echo(&Config::default());
+    let client = Client::bind(&Config::default()).unwrap();
+    for len in [
+        1, 100, 1416, 1417, 39_999, 40_000, 40_001, 65_536, 100_000, 1_000_000,
+    ] {
+        let body = pattern(len);
+        let response = client.call(addr, body.clone().into()).await.unwrap();
+        assert!(response.into_bytes() == body, "{len} bytes");
+    }
+}
+
+#[tokio::test]
+async fn ipv6_and_a_dual_stack_server() {
+    let Ok(server) = Server::bind("[::]:0".parse().unwrap(), &Config::default()) else {
+        println!("skipped: no IPv6 here");
+        return;
+    };
+    let port = server.local_addr().port();
+    let server = Arc::new(server);
+    let accepting = server.clone();
+    tokio::spawn(async move {
+        while let Some(request) = accepting.accept().await {
+            let answer = format!("{} {:?}", request.peer().ip(), request.local_ip());
+            request.reply(answer.into()).unwrap();
+        }
+    });
+    let client = Client::bind(&Config::default()).unwrap();
+    for (host, expect) in [
+        ("[::1]", "::1 Some(::1)"),
+        ("127.0.0.1", "::ffff:127.0.0.1 Some(::ffff:127.0.0.1)"),
+    ] {
+        let to = format!("{host}:{port}").parse().unwrap();
+        let response = client.call(to, "who am I".into()).await.unwrap();
+        assert_eq!(response.into_bytes(), expect);
+    }
+}
+
+/// The data path: a long message leaves and arrives many packets at a time, a short one leaves
+/// on its caller's thread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_messages_are_batched_and_short_ones_leave_inline() {
+    let (server, addr) = echo(&Config::default());
+    let mut config = Config::default();
+    // Settings of its own make an endpoint of its own.
+    config.protocol.max_peers = 100;
+    let client = Client::bind(&config).unwrap();
+    // Proves the bulk ports.
+    client.call(addr, pattern(500_000).into()).await.unwrap();
+
+    let before = client.counters(addr);
+    let server_before = server.counters();
+    for _ in 0..20 {
+        client.call(addr, pattern(500_000).into()).await.unwrap();
+    }
+    let counters = client.counters(addr);
+    let server_counters = server.counters();
+    if !(counters.gso && counters.gro) {
+        println!("skipped: no segmentation offload on this system");
+        return;
+    }
+    // Grants and acks are packets, too; the messages are most of them.
+    for (now, then) in [(&counters, &before), (&server_counters, &server_before)] {
+        let per_send = (now.packets_sent - then.packets_sent) / (now.sends - then.sends);
+        let per_receive =
+            (now.packets_received - then.packets_received) / (now.receives - then.receives);
+        println!("{per_send} packets per send, {per_receive} per receive");
+        assert!(per_send >= 16, "{per_send} packets per send");
+        assert!(per_receive >= 8, "{per_receive} packets per receive");
+    }
+
+    let before = client.counters(addr);
+    for _ in 0..100 {
+        client.call(addr, pattern(100).into()).await.unwrap();
+    }
+    let counters = client.counters(addr);
+    let inline = counters.inline_sends - before.inline_sends;
+    assert!(
+        inline >= 100,
+        "{inline} of 100 requests were sent by their caller"
+    );
+}
+
+#[tokio::test]
+async fn nobody_there_is_told_at_once() {
+    // Bound and closed again: nobody has that port now.
+    let addr = UdpSocket::bind(localhost(0)).unwrap().local_addr().unwrap();
+    let client = Client::bind(&Config::default()).unwrap();
+    let start = Instant::now();
+    let error = client.call(addr, "anyone?".into()).await.unwrap_err();
+    assert!(
+        matches!(error, CallError::PeerUnreachable { reason: Unreachable::Port, peer, .. } if peer == addr),
+        "{error:?}"
+    );
+    assert_eq!(error.executed(), Executed::No);
+    assert!(
+        start.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+/// A silent host, as behind a firewall: the protocol's own limit ends the call.
+#[tokio::test]
+async fn a_silent_peer_times_out() {
+    let silent = UdpSocket::bind(localhost(0)).unwrap();
+    let client = Client::bind(&Config::default()).unwrap();
+    let error = client
+        .call(silent.local_addr().unwrap(), "hello?".into())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, CallError::TimedOut { .. }), "{error:?}");
+    assert_eq!(error.executed(), Executed::Maybe);
+}
+
+/// The server is there, but takes its time: it says so, and is waited for.
+#[tokio::test]
+async fn a_slow_server_is_waited_for() {
+    let server = Server::bind(localhost(0), &Config::default()).unwrap();
+    let addr = server.local_addr();
+    tokio::spawn(async move {
+        let request = server.accept().await.unwrap();
+        // Longer than the silence limit; the one sleep here is what is tested.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        request.reply("at last".into()).unwrap();
+        server.shutdown(Duration::from_secs(5)).await;
+    });
+    let client = Client::bind(&Config::default()).unwrap();
+    assert_eq!(
+        client.call(addr, "slow".into()).await.unwrap().into_bytes(),
+        "at last"
+    );
+}
+
+#[tokio::test]
+async fn bad_messages_and_addresses_are_refused_before_sending() {
+    let client = Client::bind(&Config::default()).unwrap();
+    for len in [0, 1_000_001] {
+        let error = client
+            .call(localhost(4000), vec![0; len].into())
+            .await
+            .unwrap_err();
+        let CallError::BadSize {
+            size,
+            limit: 1_000_000,
+            message,
+        } = error
+        else {
+            panic!("{error:?}");
+        };
+        assert_eq!((size, message.len()), (len, len));
+    }
+    for addr in ["127.0.0.1:0", "0.0.0.0:4000", "224.0.0.1:4000"] {
+        let error = client
+            .call(addr.parse().unwrap(), "x".into())
+            .await
+            .unwrap_err();
+        assert!(matches!(error, CallError::BadAddress { .. }), "{error:?}");
+        assert_eq!(error.executed(), Executed::No);
+    }
+}
+
+#[tokio::test]
+async fn a_reply_of_the_wrong_size_can_be_replaced() {
+    let server = Server::bind(localhost(0), &Config::default()).unwrap();
+    let addr = server.local_addr();
+    tokio::spawn(async move {
+        let request = server.accept().await.unwrap();
+        let error = request.reply(vec![0; 1_000_001].into()).unwrap_err();
+        let homa_client::ReplyError::BadSize {
+            size: 1_000_001,
+            responder,
+            ..
+        } = error
+        else {
+            panic!("{error:?}");
+        };
+        responder.reply("too long".into()).unwrap();
+        server.shutdown(Duration::from_secs(5)).await;
+    });
+    let client = Client::bind(&Config::default()).unwrap();
+    assert_eq!(
+        client.call(addr, "big".into()).await.unwrap().into_bytes(),
+        "too long"
+    );
+}
+
+#[tokio::test]
+async fn servers_want_a_port_of_their_own() {
+    let server = Server::bind(localhost(0), &Config::default()).unwrap();
+    let addr = server.local_addr();
+    assert!(addr.port() < 32_768);
+    let taken = Server::bind(addr, &Config::default()).unwrap_err();
+    assert!(matches!(taken, BindError::AddressInUse { .. }), "{taken:?}");
+    assert!(taken.to_string().contains(&addr.to_string()), "{taken}");
+    let high = Server::bind(localhost(40_000), &Config::default()).unwrap_err();
+    assert!(
+        matches!(high, BindError::PortOutOfRange { port: 40_000 }),
+        "{high:?}"
+    );
+    let foreign = Server::bind("192.0.2.1:4000".parse().unwrap(), &Config::default()).unwrap_err();
+    assert!(matches!(foreign, BindError::Socket { .. }), "{foreign:?}");
+    let mut config = Config::default();
+    config.mtu = Some(100);
+    let bad = Client::bind(&config).unwrap_err();
+    assert!(bad.to_string().contains("mtu = 100"), "{bad}");
+}
+
+#[test]
+fn asynchronous_handles_need_a_runtime() {
+    let error = Client::bind(&Config::default()).unwrap_err();
+    assert!(matches!(error, BindError::NoRuntime), "{error:?}");
+}
+
+/// Shutdown refuses new requests, and lets the accepted ones finish.
+#[tokio::test]
+async fn shutdown_finishes_what_was_accepted() {
+    let server = Arc::new(Server::bind(localhost(0), &Config::default()).unwrap());
+    let addr = server.local_addr();
+    let client = Client::bind(&Config::default()).unwrap();
+    let call = tokio::spawn(client.call(addr, "first".into()));
+    let request = server.accept().await.unwrap();
+    let stopping = server.clone();
+    let stop = tokio::spawn(async move { stopping.shutdown(Duration::from_secs(10)).await });
+    assert!(server.accept().await.is_none());
+    let refused = client.call(addr, "second".into()).await.unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            CallError::PeerUnreachable {
+                reason: Unreachable::HomaPort,
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(refused.executed(), Executed::No);
+    request.reply("done".into()).unwrap();
+    assert_eq!(call.await.unwrap().unwrap().into_bytes(), "done");
+    assert!(stop.await.unwrap());
+}
+
+/// A dropped call ends at once; the endpoint serves others.
+#[tokio::test]
+async fn a_dropped_call_leaves_nothing_behind() {
+    let (server, addr) = echo(&Config::default());
+    let mut config = Config::default();
+    config.protocol.max_peers = 200;
+    let client = Client::bind(&config).unwrap();
+    for _ in 0..100 {
+        drop(client.call(addr, pattern(50_000).into()));
+    }
+    assert_eq!(client.counters(addr).protocol.live_rpcs, 0);
+    client.call(addr, "still there".into()).await.unwrap();
+    assert!(server.shutdown(Duration::from_secs(10)).await);
+}
+
+#[test]
+fn blocking_handles_need_no_runtime() {
+    let server = Arc::new(blocking::Server::bind(localhost(0), &Config::default()).unwrap());
+    let addr = server.local_addr();
+    let workers: Vec<_> = (0..2)
+        .map(|_| {
+            let server = server.clone();
+            std::thread::spawn(move || {
+                while let Some(request) = server.accept() {
+                    let (message, responder) = request.into_parts();
+                    if message != *b"never".as_slice() {
+                        responder.reply(message).unwrap();
+                    }
+                }
+            })
+        })
+        .collect();
+    let client = blocking::Client::bind(&Config::default()).unwrap();
+    let callers: Vec<_> = (0..4)
+        .map(|thread| {
+            let client = client.clone();
+            std::thread::spawn(move || {
+                for round in 0..100 {
+                    let body = pattern(1 + thread * 1000 + round);
+                    let response = client.call(addr, body.clone().into()).unwrap();
+                    assert_eq!(response.into_bytes(), body);
+                }
+            })
+        })
+        .collect();
+    callers
+        .into_iter()
+        .for_each(|caller| caller.join().unwrap());
+    let late = client.call_timeout(addr, Message::from("never"), Duration::from_millis(50));
+    assert!(late.unwrap().is_none());
+    assert!(server.shutdown(Duration::from_secs(5)));
+    workers
+        .into_iter()
+        .for_each(|worker| worker.join().unwrap());
+}
