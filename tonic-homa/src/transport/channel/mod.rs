@@ -1,0 +1,175 @@
+//! The client side: [`Endpoint`] and [`Channel`].
+
+mod call;
+mod endpoint;
+mod limit;
+mod peer;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use tonic::Status;
+use tonic::body::Body;
+use tower_service::Service;
+
+use crate::error::Error;
+use call::HomaChannel;
+pub use endpoint::Endpoint;
+
+/// A connection of generated clients to a server, over Homa or TCP.
+///
+/// Made by an [`Endpoint`], whose URI decides about the transport. Clones share everything and
+/// cost an atomic increment. Over Homa there is neither a task nor a queue behind a channel:
+/// [`poll_ready`](Service::poll_ready) is always ready, a call is sent by the thread that polls
+/// its future first, and dropping that future cancels the call at the server.
+///
+/// Errors are [`Status`]es. One that stands for a failure of the transport keeps its
+/// [source](std::error::Error::source): a [`homa_client::CallError`] or a
+/// [`ResetError`](super::ResetError), which say whether the call may have run.
+///
+/// ```no_run
+/// use tonic_homa::transport::Channel;
+///
+/// # async fn run() -> Result<(), tonic_homa::transport::Error> {
+/// let channel = Channel::from_static("homa://10.0.0.1:4000").connect().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Channel {
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Homa(Arc<HomaChannel>),
+    #[cfg(feature = "tcp")]
+    Tcp(tonic::transport::Channel),
+    /// Made without a usable URI; every call tells why.
+    Refused(Arc<str>),
+}
+
+impl Channel {
+    /// An [`Endpoint`] from a URI. A URI that cannot be used is refused by
+    /// [`connect`](Endpoint::connect), or by the first call.
+    pub fn builder(uri: Uri) -> Endpoint {
+        Endpoint::from(uri)
+    }
+
+    /// An [`Endpoint`] from a constant.
+    ///
+    /// # Panics
+    ///
+    /// If the URI cannot be used.
+    pub fn from_static(uri: &'static str) -> Endpoint {
+        Endpoint::from_static(uri)
+    }
+
+    /// An [`Endpoint`] from text.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Uri`] if the URI cannot be used.
+    pub fn from_shared(uri: impl Into<Bytes>) -> Result<Endpoint, Error> {
+        Endpoint::from_shared(uri)
+    }
+
+    fn homa(channel: HomaChannel) -> Self {
+        Self {
+            kind: Kind::Homa(Arc::new(channel)),
+        }
+    }
+
+    fn refused(reason: String) -> Self {
+        Self {
+            kind: Kind::Refused(reason.into()),
+        }
+    }
+
+    #[cfg(feature = "tcp")]
+    fn tcp(channel: tonic::transport::Channel) -> Self {
+        Self {
+            kind: Kind::Tcp(channel),
+        }
+    }
+}
+
+impl Service<Request<Body>> for Channel {
+    type Response = Response<Body>;
+    type Error = Status;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        match &mut self.kind {
+            Kind::Homa(_) | Kind::Refused(_) => Poll::Ready(Ok(())),
+            #[cfg(feature = "tcp")]
+            Kind::Tcp(channel) => channel.poll_ready(cx).map_err(tcp_status),
+        }
+    }
+
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+        let kind = match &mut self.kind {
+            Kind::Homa(channel) => FutureKind::Homa(Box::pin(channel.clone().call(request))),
+            #[cfg(feature = "tcp")]
+            Kind::Tcp(channel) => FutureKind::Tcp(channel.call(request)),
+            Kind::Refused(reason) => FutureKind::Refused(Some(Status::invalid_argument(&**reason))),
+        };
+        ResponseFuture { kind }
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Channel");
+        match &self.kind {
+            Kind::Homa(channel) => debug.field("uri", channel.uri()).finish(),
+            #[cfg(feature = "tcp")]
+            Kind::Tcp(_) => debug.finish_non_exhaustive(),
+            Kind::Refused(reason) => debug.field("refused", reason).finish(),
+        }
+    }
+}
+
+/// The response to one call of a [`Channel`]. Dropping it cancels the call.
+pub struct ResponseFuture {
+    kind: FutureKind,
+}
+
+enum FutureKind {
+    Homa(Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send>>),
+    #[cfg(feature = "tcp")]
+    Tcp(tonic::transport::channel::ResponseFuture),
+    Refused(Option<Status>),
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<Body>, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.kind {
+            FutureKind::Homa(call) => call.as_mut().poll(cx),
+            #[cfg(feature = "tcp")]
+            FutureKind::Tcp(call) => Pin::new(call).poll(cx).map_err(tcp_status),
+            FutureKind::Refused(status) => status
+                .take()
+                .map_or(Poll::Pending, |status| Poll::Ready(Err(status))),
+        }
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+/// The status that tonic itself would make of this error.
+#[cfg(feature = "tcp")]
+fn tcp_status(error: tonic::transport::Error) -> Status {
+    Status::from_error(Box::new(error))
+}

@@ -1,0 +1,404 @@
+//! Which calls a server has seen: no call runs twice, however often its OPEN arrives, and a
+//! CANCEL finds its handler.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+/// How long an epoch is remembered after its last sign of life.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// How often epochs are looked through for old ones.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// Most epochs remembered; the longest silent ones go first.
+const MAX_EPOCHS: usize = 8_192;
+
+/// Most ranges of one epoch; its oldest gaps are closed first.
+const MAX_RANGES: usize = 4_096;
+
+/// Most ranges of all epochs, about 2 MiB.
+const MAX_ALL_RANGES: usize = 131_072;
+
+/// Names a call: its client's address without the port, which may change, its epoch, its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct CallKey {
+    pub(super) client: IpAddr,
+    pub(super) epoch: u64,
+    pub(super) call: u64,
+}
+
+/// Why a call may not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It was seen before, or cancelled before it came.
+    Duplicate,
+    /// Too many epochs have calls running.
+    Overloaded,
+}
+
+/// All calls that a server has seen.
+///
+/// Uses hash tables with random keys: clients choose the numbers.
+#[derive(Debug)]
+pub(super) struct Identities {
+    /// Calls of one client in the handlers, if that is limited.
+    limit: Option<usize>,
+    inner: Mutex<Inner>,
+    /// Told when the last live call ends.
+    idle: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    epochs: HashMap<(IpAddr, u64), Epoch>,
+    live: HashMap<CallKey, AbortHandle>,
+    /// Of all epochs together.
+    ranges: usize,
+    swept: Instant,
+}
+
+#[derive(Debug)]
+struct Epoch {
+    seen: CallSet,
+    live: usize,
+    last: Instant,
+    limit: Option<Arc<Semaphore>>,
+}
+
+impl Identities {
+    pub(super) fn new(limit: Option<usize>) -> Self {
+        let inner = Inner {
+            epochs: HashMap::new(),
+            live: HashMap::new(),
+            ranges: 0,
+            swept: Instant::now(),
+        };
+        Self {
+            limit,
+            inner: Mutex::new(inner),
+            idle: Notify::new(),
+        }
+    }
+
+    /// Starts the task of a call that is seen for the first time. It gets the semaphore that its
+    /// client's calls share, if these are limited, and has to call [`Self::finish`] in the end.
+    pub(super) fn start(
+        &self,
+        key: CallKey,
+        spawn: impl FnOnce(Option<Arc<Semaphore>>) -> AbortHandle,
+    ) -> Result<(), Refusal> {
+        let mut inner = self.lock();
+        let epoch = inner.mark(key, self.limit)?.ok_or(Refusal::Duplicate)?;
+        epoch.live += 1;
+        // Under the lock, so that a call that ends at once waits until it is in the table.
+        let task = spawn(epoch.limit.clone());
+        inner.live.insert(key, task);
+        Ok(())
+    }
+
+    /// Ends a call; one that has not come yet is refused when it does.
+    pub(super) fn cancel(&self, key: CallKey) {
+        let mut inner = self.lock();
+        if let Some(task) = inner.live.get(&key) {
+            task.abort();
+        } else if inner.mark(key, self.limit).is_err() {
+            tracing::debug!("no room to remember a cancelled call");
+        }
+    }
+
+    /// Takes a call off the list of live ones.
+    pub(super) fn finish(&self, key: CallKey) {
+        let mut inner = self.lock();
+        if inner.live.remove(&key).is_none() {
+            return;
+        }
+        if let Some(epoch) = inner.epochs.get_mut(&(key.client, key.epoch)) {
+            epoch.live = epoch.live.saturating_sub(1);
+        }
+        if inner.live.is_empty() {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// Ends all calls.
+    pub(super) fn cancel_all(&self) {
+        for task in self.lock().live.values() {
+            task.abort();
+        }
+    }
+
+    /// Waits until no call is live.
+    pub(super) async fn idle(&self) {
+        loop {
+            let notified = self.idle.notified();
+            if self.lock().live.is_empty() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Marks a call as seen. Its epoch, or `None` if it was seen before.
+    fn mark(&mut self, key: CallKey, limit: Option<usize>) -> Result<Option<&mut Epoch>, Refusal> {
+        let now = Instant::now();
+        if now.duration_since(self.swept) >= SWEEP {
+            self.sweep(now);
+        }
+        let id = (key.client, key.epoch);
+        let crowded = self.epochs.len() >= MAX_EPOCHS && !self.epochs.contains_key(&id);
+        if crowded || self.ranges >= MAX_ALL_RANGES {
+            self.make_room(id);
+        }
+        if self.epochs.len() >= MAX_EPOCHS && !self.epochs.contains_key(&id) {
+            return Err(Refusal::Overloaded);
+        }
+        let epoch = self.epochs.entry(id).or_insert_with(|| Epoch {
+            seen: CallSet::default(),
+            live: 0,
+            last: now,
+            limit: limit.map(|limit| Arc::new(Semaphore::new(limit))),
+        });
+        epoch.last = now;
+        let before = epoch.seen.ranges.len();
+        let new = epoch.seen.insert(key.call);
+        self.ranges = self.ranges + epoch.seen.ranges.len() - before;
+        Ok(new.then_some(epoch))
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        self.swept = now;
+        self.epochs.retain(|_, epoch| {
+            epoch.live > 0 || now.saturating_duration_since(epoch.last) < REMEMBERED
+        });
+        self.count_ranges();
+    }
+
+    /// Forgets the eighth of the epochs that was silent longest, so that this is rarely needed.
+    fn make_room(&mut self, keep: (IpAddr, u64)) {
+        let mut silent: Vec<_> = self
+            .epochs
+            .iter()
+            .filter(|(id, epoch)| epoch.live == 0 && **id != keep)
+            .map(|(id, epoch)| (epoch.last, *id))
+            .collect();
+        let count = (self.epochs.len() / 8 + 1).min(silent.len());
+        if count > 0 {
+            silent.select_nth_unstable(count - 1);
+        }
+        for (_, id) in &silent[..count] {
+            self.epochs.remove(id);
+        }
+        self.count_ranges();
+        if self.ranges >= MAX_ALL_RANGES {
+            // Only busy epochs are left: close their gaps.
+            for epoch in self.epochs.values_mut() {
+                epoch.seen.close_gaps(0);
+            }
+            self.count_ranges();
+        }
+    }
+
+    fn count_ranges(&mut self) {
+        self.ranges = self
+            .epochs
+            .values()
+            .map(|epoch| epoch.seen.ranges.len())
+            .sum();
+    }
+}
+
+/// The calls of an epoch that were seen: all up to a mark, and ranges above it. A client numbers
+/// its calls in order, so that there are few ranges, mostly none.
+#[derive(Debug, Default)]
+struct CallSet {
+    /// Every call up to here counts as seen.
+    up_to: u64,
+    /// First and last of each range: in order, apart from each other and from `up_to`.
+    ranges: Vec<(u64, u64)>,
+}
+
+impl CallSet {
+    /// Whether `call` is new.
+    fn insert(&mut self, call: u64) -> bool {
+        if call <= self.up_to {
+            return false;
+        }
+        let at = self.ranges.partition_point(|(_, last)| *last < call);
+        if self.ranges.get(at).is_some_and(|(first, _)| *first <= call) {
+            return false;
+        }
+        let after_mark = at == 0 && self.up_to + 1 == call;
+        let after_range = at > 0 && self.ranges[at - 1].1 + 1 == call;
+        let before_range = self
+            .ranges
+            .get(at)
+            .is_some_and(|(first, _)| call.checked_add(1) == Some(*first));
+        match (after_mark, after_range, before_range) {
+            (true, _, true) => self.up_to = self.ranges.remove(0).1,
+            (true, _, false) => self.up_to = call,
+            (_, true, true) => self.ranges[at - 1].1 = self.ranges.remove(at).1,
+            (_, true, false) => self.ranges[at - 1].1 = call,
+            (_, false, true) => self.ranges[at].0 = call,
+            (_, false, false) => self.ranges.insert(at, (call, call)),
+        }
+        if self.ranges.len() > MAX_RANGES {
+            // Many at once: taking off the first of a long row is expensive.
+            self.close_gaps(MAX_RANGES / 4 * 3);
+        }
+        true
+    }
+
+    /// Raises the mark until only `left` ranges are left. Calls in the gaps below then count as
+    /// seen: running none of them is safe, running one twice is not.
+    fn close_gaps(&mut self, left: usize) {
+        let excess = self.ranges.len().saturating_sub(left);
+        if let Some((_, last)) = self.ranges.drain(..excess).next_back() {
+            self.up_to = last;
+        }
+        if left == 0 {
+            self.ranges.shrink_to_fit();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn key(epoch: u64, call: u64) -> CallKey {
+        CallKey {
+            client: IpAddr::from([127, 0, 0, 1]),
+            epoch,
+            call,
+        }
+    }
+
+    fn sleeper(_: Option<Arc<Semaphore>>) -> AbortHandle {
+        tokio::spawn(std::future::pending::<()>()).abort_handle()
+    }
+
+    #[test]
+    fn a_call_set_is_a_set() {
+        let mut random = 1_u64;
+        let mut set = CallSet::default();
+        let mut model = BTreeSet::new();
+        for _ in 0..20_000 {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let call = (random >> 33) % 3_000 + 1;
+            assert_eq!(set.insert(call), model.insert(call), "{call}");
+            assert!(set.ranges.is_sorted());
+            assert!(set.ranges.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));
+        }
+        assert!(set.insert(u64::MAX) && set.insert(u64::MAX - 1) && !set.insert(u64::MAX));
+        assert!(!set.insert(0));
+    }
+
+    #[test]
+    fn calls_in_order_need_no_ranges() {
+        let mut set = CallSet::default();
+        assert!([1, 2, 4, 3, 5].into_iter().all(|call| set.insert(call)));
+        assert_eq!((set.up_to, set.ranges.len()), (5, 0));
+    }
+
+    #[test]
+    fn gaps_are_closed_from_below_when_there_are_too_many() {
+        let mut set = CallSet::default();
+        for call in 0..3 * MAX_RANGES as u64 {
+            assert!(set.insert(10 + 2 * call));
+            assert!(set.ranges.len() <= MAX_RANGES);
+        }
+        assert!(set.up_to > 0 && !set.insert(11) && !set.insert(10));
+    }
+
+    #[tokio::test]
+    async fn a_call_starts_once_and_not_after_its_cancel() {
+        let seen = Identities::new(None);
+        assert_eq!(seen.start(key(1, 1), sleeper), Ok(()));
+        assert_eq!(seen.start(key(1, 1), sleeper), Err(Refusal::Duplicate));
+        assert_eq!(seen.start(key(2, 1), sleeper), Ok(()));
+        seen.cancel(key(1, 2));
+        assert_eq!(seen.start(key(1, 2), sleeper), Err(Refusal::Duplicate));
+        seen.finish(key(1, 1));
+        assert_eq!(seen.start(key(1, 1), sleeper), Err(Refusal::Duplicate));
+    }
+
+    #[tokio::test]
+    async fn cancel_ends_the_task() {
+        let seen = Identities::new(None);
+        let mut task = None;
+        let started = seen.start(key(1, 1), |_| {
+            let handle = tokio::spawn(std::future::pending::<()>());
+            let abort = handle.abort_handle();
+            task = Some(handle);
+            abort
+        });
+        assert_eq!(started, Ok(()));
+        seen.cancel(key(1, 1));
+        assert!(task.unwrap().await.unwrap_err().is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_epochs_are_forgotten_and_their_number_is_bounded() {
+        let seen = Identities::new(Some(3));
+        seen.cancel(key(1, 1));
+        tokio::time::sleep(REMEMBERED + SWEEP).await;
+        seen.cancel(key(2, 1));
+        assert_eq!(seen.lock().epochs.len(), 1);
+        for epoch in 0..3 * MAX_EPOCHS as u64 {
+            seen.cancel(key(epoch, 7));
+        }
+        let inner = seen.lock();
+        assert!(inner.epochs.len() <= MAX_EPOCHS && inner.ranges == inner.epochs.len());
+    }
+
+    #[tokio::test]
+    async fn ranges_are_bounded_in_sum() {
+        let seen = Identities::new(None);
+        for epoch in 1..100 {
+            for call in 1..MAX_RANGES as u64 {
+                seen.cancel(key(epoch, 2 * call));
+            }
+        }
+        let inner = seen.lock();
+        let sum: usize = inner
+            .epochs
+            .values()
+            .map(|epoch| epoch.seen.ranges.len())
+            .sum();
+        assert!(
+            sum == inner.ranges && sum <= MAX_ALL_RANGES,
+            "{sum} {}",
+            inner.ranges
+        );
+    }
+
+    #[tokio::test]
+    async fn idle_waits_for_the_last_call() {
+        let seen = Arc::new(Identities::new(None));
+        assert_eq!(seen.start(key(1, 1), sleeper), Ok(()));
+        let waiting = tokio::spawn({
+            let seen = seen.clone();
+            async move { seen.idle().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        seen.finish(key(1, 1));
+        waiting.await.unwrap();
+    }
+}

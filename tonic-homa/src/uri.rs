@@ -1,0 +1,338 @@
+//! URIs: which transport, which host, which options.
+
+use std::fmt;
+
+use http::Uri;
+
+/// Ports of Homa servers end here; the ones above belong to clients.
+const LAST_SERVER_PORT: u16 = 32_767;
+
+const KNOWN_KEYS: &str = "engine, wire, stream, fallback";
+
+/// Why a URI cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UriError {
+    /// It is no URI.
+    #[error("`{uri}` is no valid URI ({reason}): write for example homa://10.0.0.1:4000")]
+    Invalid {
+        /// The text as given.
+        uri: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It has no scheme, or one that names no transport.
+    #[error(
+        "`{uri}` names no known transport: its scheme is `{scheme}`, use homa:// for Homa or \
+         http:// for TCP"
+    )]
+    UnknownScheme {
+        /// The URI as given.
+        uri: String,
+        /// Its scheme; empty if there is none.
+        scheme: String,
+    },
+    /// A scheme that works on one side only.
+    #[error("`{uri}` cannot be served: use homa:// or http:// with an address of this host")]
+    NotServable {
+        /// The URI as given.
+        uri: String,
+    },
+    /// It has no port, and Homa has no default one.
+    #[error("`{uri}` has no port: Homa has no default one, write for example {host}:4000")]
+    MissingPort {
+        /// The URI as given.
+        uri: String,
+        /// Its host.
+        host: String,
+    },
+    /// The port is out of range for this role.
+    #[error("port {port} in `{uri}` is out of range: {range}")]
+    PortOutOfRange {
+        /// The URI as given.
+        uri: String,
+        /// The port as given.
+        port: String,
+        /// What is allowed.
+        range: &'static str,
+    },
+    /// A query key that means nothing.
+    #[error("unknown key `{key}` in `{uri}`: known are {KNOWN_KEYS}")]
+    UnknownKey {
+        /// The URI as given.
+        uri: String,
+        /// The key.
+        key: String,
+    },
+    /// A query key is given twice.
+    #[error("key `{key}` is given twice in `{uri}`: give it once")]
+    RepeatedKey {
+        /// The URI as given.
+        uri: String,
+        /// The key.
+        key: String,
+    },
+    /// A value that means nothing.
+    #[error("`{value}` is no value of `{key}`: use {allowed}")]
+    UnknownValue {
+        /// The key, from a URI or a configuration.
+        key: &'static str,
+        /// The value.
+        value: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// A value whose feature this version does not have.
+    #[error("{key}={value} is not supported by this version: {remedy}")]
+    Unsupported {
+        /// The key, from a URI or a configuration.
+        key: &'static str,
+        /// The value.
+        value: String,
+        /// What to do instead.
+        remedy: &'static str,
+    },
+    /// A TCP URI in a build without TCP.
+    #[error("`{uri}` needs TCP, which this build leaves out: enable feature `tcp` of tonic-homa")]
+    TcpDisabled {
+        /// The URI as given.
+        uri: String,
+    },
+}
+
+/// Which Homa implementation carries the calls.
+///
+/// Only the user-space engine over UDP exists in this version, so both do the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Engine {
+    /// The best one that both hosts have. The default.
+    #[default]
+    Auto,
+    /// The user-space engine over UDP: needs neither a kernel module nor privileges.
+    Udp,
+}
+
+impl Engine {
+    pub(crate) fn parse(value: &str) -> Result<Self, UriError> {
+        match value {
+            "auto" => Ok(Self::Auto),
+            "udp" => Ok(Self::Udp),
+            "kernel" | "raw" => Err(UriError::Unsupported {
+                key: "engine",
+                value: value.into(),
+                remedy: "use engine=udp or engine=auto",
+            }),
+            _ => Err(UriError::UnknownValue {
+                key: "engine",
+                value: value.into(),
+                allowed: "auto or udp",
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// Who uses the URI: the rules for ports and schemes differ.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Client,
+    Server,
+}
+
+/// A URI that is fit for its role.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Homa(HomaTarget),
+    /// Left to tonic.
+    #[cfg(feature = "tcp")]
+    Tcp(String),
+}
+
+/// Where `homa:` points to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HomaTarget {
+    /// A name or an address, without brackets.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// Host and port as written, for `:authority` and for messages.
+    pub(crate) authority: String,
+    /// `None` if the URI says nothing about it.
+    pub(crate) engine: Option<Engine>,
+    /// The whole URI.
+    pub(crate) uri: Uri,
+}
+
+impl Target {
+    pub(crate) fn parse(text: &str, role: Role) -> Result<Self, UriError> {
+        let (scheme, _) = text.split_once(':').unwrap_or(("", text));
+        match scheme.to_ascii_lowercase().as_str() {
+            "homa" | "homa+udp" | "homa+kernel" | "homa+raw" if text.contains("://") => {
+                HomaTarget::parse(text, role).map(Self::Homa)
+            }
+            "http" if text.contains("://") => Self::tcp(text),
+            "https" | "unix" if role == Role::Server => {
+                Err(UriError::NotServable { uri: text.into() })
+            }
+            "https" | "unix" => Self::tcp(text),
+            _ => {
+                let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
+                Err(UriError::UnknownScheme {
+                    uri: text.into(),
+                    scheme: scheme.into(),
+                })
+            }
+        }
+    }
+
+    #[cfg(feature = "tcp")]
+    fn tcp(text: &str) -> Result<Self, UriError> {
+        Ok(Self::Tcp(text.into()))
+    }
+
+    #[cfg(not(feature = "tcp"))]
+    fn tcp(text: &str) -> Result<Self, UriError> {
+        Err(UriError::TcpDisabled { uri: text.into() })
+    }
+}
+
+impl HomaTarget {
+    fn parse(text: &str, role: Role) -> Result<Self, UriError> {
+        let uri: Uri = text
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| invalid(text, error))?;
+        let authority = uri.authority().ok_or_else(|| invalid(text, "no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(invalid(text, "user names have no meaning here"));
+        }
+        if !matches!(uri.path(), "" | "/") {
+            return Err(invalid(
+                text,
+                "a path has no meaning here: calls bring their own",
+            ));
+        }
+        let host = authority.host();
+        if host.is_empty() {
+            return Err(invalid(text, "no host"));
+        }
+        let port = port(text, host, authority.as_str(), role)?;
+        let mut target = Self {
+            host: host.trim_start_matches('[').trim_end_matches(']').into(),
+            port,
+            authority: authority.as_str().into(),
+            engine: None,
+            uri: uri.clone(),
+        };
+        if let Some((_, engine)) = uri.scheme_str().unwrap_or_default().split_once('+') {
+            target.engine = Some(Engine::parse(engine)?);
+        }
+        let mut seen = Vec::new();
+        for pair in uri
+            .query()
+            .unwrap_or_default()
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+        {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if seen.contains(&key) {
+                return Err(UriError::RepeatedKey {
+                    uri: text.into(),
+                    key: key.into(),
+                });
+            }
+            seen.push(key);
+            target.set(text, key, value)?;
+        }
+        Ok(target)
+    }
+
+    fn set(&mut self, uri: &str, key: &str, value: &str) -> Result<(), UriError> {
+        match (key, value) {
+            ("engine", _) => self.engine = Some(Engine::parse(value)?),
+            ("wire", "native") => {}
+            ("wire", "grpc_homa" | "auto") => {
+                return Err(UriError::Unsupported {
+                    key: "wire",
+                    value: value.into(),
+                    remedy: "leave it out or use wire=native, and use this crate on both sides",
+                });
+            }
+            ("wire", _) => {
+                return Err(UriError::UnknownValue {
+                    key: "wire",
+                    value: value.into(),
+                    allowed: "native",
+                });
+            }
+            ("stream", "push" | "pull") => {
+                return Err(UriError::Unsupported {
+                    key: "stream",
+                    value: value.into(),
+                    remedy: "leave it out, and use an http:// URI for streaming calls",
+                });
+            }
+            ("stream", _) => {
+                return Err(UriError::UnknownValue {
+                    key: "stream",
+                    value: value.into(),
+                    allowed: "none in this version",
+                });
+            }
+            ("fallback", _) => {
+                return Err(UriError::Unsupported {
+                    key: "fallback",
+                    value: value.into(),
+                    remedy: "leave it out, and give the http:// URI itself where TCP is wanted",
+                });
+            }
+            _ => {
+                return Err(UriError::UnknownKey {
+                    uri: uri.into(),
+                    key: key.into(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the port by hand: [`http::Uri`] cannot tell a missing port from a bad one.
+fn port(uri: &str, host: &str, authority: &str, role: Role) -> Result<u16, UriError> {
+    let port = authority[host.len()..]
+        .strip_prefix(':')
+        .unwrap_or_default();
+    if port.is_empty() {
+        return Err(UriError::MissingPort {
+            uri: uri.into(),
+            host: host.into(),
+        });
+    }
+    let range = match role {
+        Role::Server => "Homa servers use ports 1 to 32767, and 0 picks a free one",
+        Role::Client => "use the server's, 1 to 65535",
+    };
+    match (port.parse(), role) {
+        (Ok(port), Role::Server) if port <= LAST_SERVER_PORT => Ok(port),
+        (Ok(port), Role::Client) if port != 0 => Ok(port),
+        _ => Err(UriError::PortOutOfRange {
+            uri: uri.into(),
+            port: port.into(),
+            range,
+        }),
+    }
+}
+
+fn invalid(uri: &str, reason: impl fmt::Display) -> UriError {
+    UriError::Invalid {
+        uri: uri.into(),
+        reason: reason.to_string(),
+    }
+}
