@@ -25,6 +25,10 @@ use crate::error::{not_open, to_io_error};
 ///
 /// A flush returns when the response has come. For a oneway message that is when the server has
 /// accepted it, before it is executed.
+///
+/// # Panics
+///
+/// A flush panics inside a tokio runtime, whose thread it would block.
 #[derive(Clone)]
 pub struct HomaTransport {
     client: Client,
