@@ -18,6 +18,8 @@
 #[cfg(feature = "user")]
 pub mod blocking;
 #[cfg(feature = "user")]
+mod charge;
+#[cfg(feature = "user")]
 mod client;
 mod config;
 pub mod engine;

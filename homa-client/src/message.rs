@@ -2,10 +2,13 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+#[cfg(feature = "user")]
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, Bytes, BytesMut};
+
+#[cfg(feature = "user")]
+use crate::charge::Charge;
 
 /// One request or response: a rope of [`Bytes`], so that neither sending nor receiving has to
 /// make it contiguous.
@@ -31,6 +34,7 @@ pub struct Message {
     len: usize,
     /// What the receiving endpoint has charged for these bytes; returned when the last clone
     /// is dropped.
+    #[cfg(feature = "user")]
     charge: Option<Arc<Charge>>,
 }
 
@@ -83,6 +87,7 @@ impl Message {
     }
 
     /// Attaches what an endpoint has charged for this message.
+    #[cfg(feature = "user")]
     pub(crate) fn with_charge(mut self, charge: Charge) -> Self {
         self.charge = Some(Arc::new(charge));
         self
@@ -207,29 +212,6 @@ impl fmt::Debug for Message {
     }
 }
 
-/// Receive memory that stays charged to an endpoint until the message is dropped.
-pub(crate) struct Charge {
-    bytes: usize,
-    /// Where the endpoint's driver collects what dropped messages give back.
-    released: Arc<AtomicUsize>,
-}
-
-impl Charge {
-    #[cfg_attr(
-        not(feature = "user"),
-        allow(dead_code, reason = "drivers hand out charges")
-    )]
-    pub(crate) fn new(bytes: usize, released: Arc<AtomicUsize>) -> Self {
-        Self { bytes, released }
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.released.fetch_add(self.bytes, Ordering::Release);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,16 +234,5 @@ mod tests {
         assert_eq!(message.clone().into_bytes(), "f");
         assert_eq!(message.copy_to_bytes(1), "f");
         assert!(message.is_empty() && message.chunk().is_empty());
-    }
-
-    #[test]
-    fn the_charge_is_given_back_once_when_the_last_clone_goes() {
-        let released = Arc::new(AtomicUsize::new(0));
-        let message = rope().with_charge(Charge::new(6, released.clone()));
-        let second = message.clone();
-        drop(message);
-        assert_eq!(released.load(Ordering::Acquire), 0);
-        drop(second);
-        assert_eq!(released.load(Ordering::Acquire), 6);
     }
 }

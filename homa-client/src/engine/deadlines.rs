@@ -9,8 +9,8 @@ use super::time::Time;
 
 /// Deadlines of RPCs on the silence clock.
 ///
-/// Entries are never removed: an RPC that ended, or whose deadline has moved, is found out when
-/// its entry comes up. Most RPCs end long before that, so moving a deadline must cost nothing.
+/// Entries are not removed from the middle: an RPC that ended, or whose deadline has moved, is
+/// found out when its entry comes up. Most RPCs end long before that, so moving a deadline must cost nothing.
 #[derive(Debug)]
 pub(super) struct Deadlines {
     entries: BinaryHeap<Reverse<(Time, RpcKey)>>,
@@ -35,6 +35,15 @@ impl Deadlines {
 
     pub(super) fn first(&self) -> Option<Time> {
         self.entries.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Drops the entries in front for which `is_live` is false, so that nobody wakes for them.
+    pub(super) fn prune(&mut self, is_live: impl Fn(Time, RpcKey) -> bool) {
+        while let Some(Reverse((at, key))) = self.entries.peek()
+            && !is_live(*at, *key)
+        {
+            self.entries.pop();
+        }
     }
 
     /// The next RPC that is due at `now`, with the time at which it was.

@@ -5,6 +5,10 @@ use super::pool::{Need, Pool};
 use super::rpc::{Rpc, RpcKey, RpcTable};
 use super::srpt::{Rank, SrptQueue};
 
+/// A window is granted in this many steps at most, so that its packets leave and arrive in
+/// batches worth a system call. HEAD grants whatever has become free, however little.
+const GRANT_STEPS: usize = 4;
+
 /// Grants to the messages with the fewest bytes to come, a few at a time.
 #[derive(Debug)]
 pub(super) struct Granter {
@@ -99,7 +103,9 @@ impl Granter {
             let target = (message.received() as usize + window)
                 .min(message.granted() as usize + headroom)
                 .min(message.length() as usize) as u32;
-            if target <= message.granted() {
+            let more = target.saturating_sub(message.granted());
+            let rest = message.length() - message.granted();
+            if more == 0 || (more as usize) < window / GRANT_STEPS && more < rest {
                 continue;
             }
             // All of it is reserved before the first grant: messages that hold a part each and

@@ -131,9 +131,10 @@ impl OutMessage {
             .resend
             .partition_point(|other| other.start < merged.start);
         self.resend.insert(at, merged);
-        if let ([first, .., last], true) = (&self.resend[..], self.resend.len() > MAX_RESEND_RANGES)
-        {
-            self.resend = vec![first.start..last.end];
+        if self.resend.len() > MAX_RESEND_RANGES {
+            let end = self.resend[self.resend.len() - 1].end;
+            self.resend.truncate(1);
+            self.resend[0].end = end;
         }
     }
 

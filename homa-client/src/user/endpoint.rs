@@ -11,12 +11,13 @@ use tokio::sync::{Notify, oneshot};
 
 use super::clock::Clock;
 use super::link::Udp;
+use crate::charge::Charge;
 use crate::config::Config;
 use crate::engine::{
     Engine, Event, Failure, RpcId, SendError, Settings, Time, Transmit, Unreachable,
 };
 use crate::error::{BindError, CallError, Executed};
-use crate::message::{Charge, Message};
+use crate::message::Message;
 use crate::server::Request;
 use crate::stats::EndpointCounters;
 
