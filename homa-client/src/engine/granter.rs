@@ -111,7 +111,7 @@ impl Granter {
             // All of it is reserved before the first grant: messages that hold a part each and
             // wait for the rest would wait for ever.
             let missing = reserve(message.length() as usize).saturating_sub(message.charged);
-            if !pool.charge(missing, Need::Long) {
+            if !pool.charge(missing, Need::Rest) {
                 continue;
             }
             message.charged += missing;

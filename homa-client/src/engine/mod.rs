@@ -643,8 +643,13 @@ impl Engine {
     /// Takes an RPC out of every table.
     fn end(&mut self, now: Time, key: RpcKey, remember: Remember) -> Option<Rpc> {
         let mut rpc = self.rpcs.remove(key)?;
-        let Self { rpcs, deadlines, .. } = self;
-        deadlines.prune(|at, key| rpcs.get(key).is_some_and(|rpc| rpc.silence.armed == Some(at)));
+        let Self {
+            rpcs, deadlines, ..
+        } = self;
+        deadlines.prune(|at, key| {
+            rpcs.get(key)
+                .is_some_and(|rpc| rpc.silence.armed == Some(at))
+        });
         self.granter.remove(&mut rpc);
         if let Some(rank) = rpc.send_rank.take() {
             self.sending.remove(rank);

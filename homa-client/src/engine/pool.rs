@@ -13,8 +13,11 @@ pub(super) enum Need {
     /// A message of one packet. A sixteenth of the pool is kept for these, so that short calls
     /// get through when long messages have filled the rest.
     OnePacket,
-    /// Any other message.
-    Long,
+    /// The unscheduled part of a longer message. These may fill half of the pool: messages that
+    /// hold a part each and find no room for the rest would wait for ever.
+    Start,
+    /// The rest of a message that has its start.
+    Rest,
 }
 
 impl Pool {
@@ -28,15 +31,20 @@ impl Pool {
 
     /// Charges `bytes`, or nothing and returns false if there is no room.
     pub(super) fn charge(&mut self, bytes: usize, need: Need) -> bool {
-        let limit = match need {
-            Need::OnePacket => self.limit,
-            Need::Long => self.limit - self.limit / 16,
-        };
-        let fits = self.used.saturating_add(bytes) <= limit;
+        let fits = self.has_room(bytes, need);
         if fits {
             self.used += bytes;
         }
         fits
+    }
+
+    pub(super) fn has_room(&self, bytes: usize, need: Need) -> bool {
+        let limit = match need {
+            Need::OnePacket => self.limit,
+            Need::Start => self.limit / 2,
+            Need::Rest => self.limit - self.limit / 16,
+        };
+        self.used.saturating_add(bytes) <= limit
     }
 
     pub(super) fn release(&mut self, bytes: usize) {

@@ -176,7 +176,7 @@ impl Engine {
             }
             Packet::Resend(_) => {
                 // Without room for the request there is no use in asking for it again.
-                let full = common.from_client() && self.rpcs.len() >= self.settings.max_rpcs;
+                let full = common.from_client() && self.is_full();
                 let answer = if full {
                     Packet::Busy
                 } else {
@@ -204,6 +204,12 @@ impl Engine {
             }
             _ => Err(DropReason::UnknownRpc),
         }
+    }
+
+    /// Whether a new request would find no room.
+    fn is_full(&self) -> bool {
+        let unscheduled = reserve(self.settings.unsched_bytes);
+        self.rpcs.len() >= self.settings.max_rpcs || !self.pool.has_room(unscheduled, Need::Start)
     }
 
     /// Nobody here has that Homa port, or it accepts no requests.
@@ -310,7 +316,7 @@ impl Engine {
         let need = if payload.len() == length as usize {
             Need::OnePacket
         } else {
-            Need::Long
+            Need::Start
         };
         let Some(rpc) = self.rpcs.get_mut(key) else {
             return Err(DropReason::UnknownRpc);

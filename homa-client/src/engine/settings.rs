@@ -36,7 +36,7 @@ pub struct Settings {
     /// one packet if that is more.
     pub max_backlog: Duration,
     /// Bytes of incoming messages held at once, incomplete and not yet dropped by the
-    /// application. Default 64 MiB; at least one message. A sixteenth is kept for messages of
+    /// application. Default 64 MiB; at least four messages. A sixteenth is kept for messages of
     /// one packet. When it is full, DATA is dropped and asked for again later.
     pub pool_bytes: usize,
     /// Bytes of outgoing messages held at once, sent and not yet acknowledged. Default 256 MiB;
@@ -147,8 +147,8 @@ impl Settings {
         within(
             "pool_bytes",
             self.pool_bytes,
-            (message * 2, usize::MAX),
-            "at least two messages, default 64 MiB",
+            (message * 4, usize::MAX),
+            "at least four messages, default 64 MiB",
         )?;
         within(
             "send_bytes",

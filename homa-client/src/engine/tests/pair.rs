@@ -155,6 +155,11 @@ impl Pair {
     /// false if nothing happens before then.
     pub(super) fn step(&mut self, until: Time) -> bool {
         self.flush();
+        self.step_quietly(until)
+    }
+
+    /// The same without sending first.
+    pub(super) fn step_quietly(&mut self, until: Time) -> bool {
         let arrival = self.wire.keys().next().map(|(at, _)| *at);
         let timeout = self
             .engines
