@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Random;
 use super::pair::{CLIENT, CLIENT_PORT, Faults, Pair, SERVER, SERVER_PORT};
 use crate::Message;
-use crate::engine::wire::{Cookie, Header, Kind, Packet, Resend, Route};
+use crate::engine::wire::{Cookie, Data, Header, Kind, Packet, Resend, Route};
 use crate::engine::{
     Datagram, DropReason, Engine, Event, Failure, SendError, Settings, Socket, Time, Unreachable,
 };
@@ -184,9 +184,9 @@ fn a_closed_homa_port_refuses_at_once() {
         sender_id: 0x1000,
         incarnation: 1,
     };
-    let request = crate::engine::wire::Data {
+    let request = Data {
         incoming: 4,
-        ..crate::engine::wire::Data::new(0, 4)
+        ..Data::new(0, 4)
     };
     let mut packet = Header::emit(&route, &Packet::Data(request)).to_vec();
     packet.extend_from_slice(b"ping");
@@ -366,8 +366,8 @@ fn full_tables_refuse_and_hand_the_message_back() {
 #[test]
 fn hostile_packets_are_counted_and_harmless() {
     let settings = Settings {
-        max_rpcs: 200,
-        max_rpcs_per_peer: 100,
+        max_rpcs: 60,
+        max_rpcs_per_peer: 12,
         ..Settings::default()
     };
     let mut pair = Pair::new(11, settings);
@@ -380,6 +380,9 @@ fn hostile_packets_are_counted_and_harmless() {
             let now = pair.now;
             let message = vec![3; length].into();
             drop(pair.engines[CLIENT].send_request(now, CLIENT_PORT, to, SERVER_PORT, message, 0));
+        }
+        if round % 5000 == 0 {
+            flood_of_requests(&mut pair, u64::from(round));
         }
         let side = (random.next() & 1) as usize;
         let packet = hostile(&mut random, &pair, side);
@@ -449,6 +452,29 @@ fn hostile_packets_are_counted_and_harmless() {
         matches!(event, Some(Event::Response { cookie: 1, .. })),
         "{event:?}"
     );
+}
+
+/// The first packets of more requests than one peer may have.
+fn flood_of_requests(pair: &mut Pair, first: u64) {
+    for number in 0..20 {
+        let route = Route {
+            source_port: CLIENT_PORT,
+            dest_port: SERVER_PORT,
+            sender_id: 0x10_0000 + 2 * (first + number),
+            incarnation: 1,
+        };
+        let mut packet = Header::emit(&route, &Packet::Data(Data::new(0, 5000))).to_vec();
+        packet.resize(1000, 1);
+        let datagram = Datagram {
+            from: Pair::addr(CLIENT),
+            local: None,
+            tos: 0,
+            socket: Socket::Main,
+            data: packet.into(),
+        };
+        let now = pair.now;
+        pair.engines[SERVER].handle_datagram(now, datagram);
+    }
 }
 
 /// A packet that `side` should survive: a valid one of some live RPC with a few fields bent.
