@@ -627,4 +627,4 @@ fn be_u64(bytes: &[u8; HEADER_LEN], at: usize) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

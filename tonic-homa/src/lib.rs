@@ -1,5 +1,60 @@
-//! [tonic](tonic)'s `transport` module again, over [Homa](homa_client).
+//! [tonic](https://docs.rs/tonic)'s `transport` module again, over Homa: a gRPC service moves
+//! from TCP to Homa and back by changing a URI.
+//!
+//! Homa is a message transport for data centers. There are no connections: one unary call is one
+//! message each way, and the shortest remaining message goes first, so that short calls do not
+//! wait behind long ones. It works over UDP, without privileges.
+//!
+//! # From tonic to here
+//!
+//! Two lines change once: the import, and the build script's
+//! `tonic_prost_build::compile_protos` becomes [`tonic_homa::build::compile_protos`](build).
+//! After that only the URI decides:
+//!
+//! ```no_run
+//! use tonic_homa::transport::{Channel, Endpoint, Server}; // not tonic::transport
+//!
+//! # async fn run(routes: tonic::service::Routes) -> Result<(), tonic_homa::transport::Error> {
+//! // A server, over Homa; with "http://0.0.0.0:4000", over TCP.
+//! Server::builder().add_routes(routes).serve("homa://0.0.0.0:4000").await?;
+//!
+//! // A client; generated clients have `connect("homa://10.0.0.1:4000")` as well.
+//! let channel: Channel = Endpoint::from_static("homa://10.0.0.1:4000").connect().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Or a file decides, see [`ClientConfig`] and [`ServerConfig`], or the environment variable
+//! `TONIC_HOMA_URI`, which goes before the file.
+//!
+//! # What works over `homa:`
+//!
+//! Unary calls of up to 1,000,000 bytes each way, with metadata in both directions, binary
+//! values, statuses with details, compression, deadlines that reach the server and fail with
+//! `DEADLINE_EXCEEDED` on both sides, cancellation by dropping the call, interceptors, layers,
+//! `remote_addr()`, and graceful shutdown. Errors of the transport keep their source, which says
+//! whether the call may have run.
+//!
+//! # What does not, yet
+//!
+//! * Streaming calls are answered `UNIMPLEMENTED`, unless the whole stream is ready at once.
+//! * Longer messages are answered `RESOURCE_EXHAUSTED`.
+//! * There is no TLS: nothing is encrypted or authenticated.
+//!
+//! Each of these works over `http://` from the same binary; there is no silent fallback to it.
+//!
+//! # Features
+//!
+//! | feature | default | what for |
+//! |---|---|---|
+//! | `tcp` | yes | `http://` URIs through tonic's own transport |
+//! | `connect-info` | by `tcp` | `Request::remote_addr()` and `local_addr()` on servers |
+//! | `build` | no | [`build`], for build scripts |
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(feature = "build"),
+    allow(rustdoc::broken_intra_doc_links, reason = "links `build`")
+)]
 
 #[cfg(feature = "build")]
 pub mod build;

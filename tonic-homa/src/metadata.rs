@@ -390,4 +390,4 @@ fn decode_bytes(section: &mut Bytes) -> Result<Bytes, MetadataError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

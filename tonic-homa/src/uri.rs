@@ -336,3 +336,136 @@ fn invalid(uri: &str, reason: impl fmt::Display) -> UriError {
         reason: reason.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn homa(uri: &str, role: Role) -> Result<HomaTarget, UriError> {
+        match Target::parse(uri, role)? {
+            Target::Homa(target) => Ok(target),
+            #[cfg(feature = "tcp")]
+            Target::Tcp(uri) => panic!("{uri} is TCP"),
+        }
+    }
+
+    #[test]
+    fn hosts_ports_and_options_are_read() {
+        for (uri, host, port, engine) in [
+            ("homa://10.0.0.1:4000", "10.0.0.1", 4_000, None),
+            ("homa://node-1.example:1/", "node-1.example", 1, None),
+            ("homa://[::1]:4000", "::1", 4_000, None),
+            (
+                "homa://a:65535?engine=auto",
+                "a",
+                65_535,
+                Some(Engine::Auto),
+            ),
+            (
+                "homa://a:1?wire=native&engine=udp",
+                "a",
+                1,
+                Some(Engine::Udp),
+            ),
+            ("homa+udp://a:1", "a", 1, Some(Engine::Udp)),
+            ("HOMA://a:1", "a", 1, None),
+        ] {
+            let target = homa(uri, Role::Client).unwrap();
+            assert_eq!(
+                (&*target.host, target.port, target.engine),
+                (host, port, engine),
+                "{uri}"
+            );
+        }
+        assert_eq!(
+            homa("homa://[::1]:4000", Role::Client).unwrap().authority,
+            "[::1]:4000"
+        );
+        assert_eq!(homa("homa://0.0.0.0:0", Role::Server).unwrap().port, 0);
+        assert_eq!(
+            homa("homa://0.0.0.0:32767", Role::Server).unwrap().port,
+            32_767
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_with_value_limit_and_remedy() {
+        use Role::{Client, Server};
+        for (uri, role, named) in [
+            ("ftp://a:1", Client, ["`ftp`", "use homa://"]),
+            ("homa:4000", Client, ["homa:4000", "use homa://"]),
+            ("a:4000", Client, ["a:4000", "use homa://"]),
+            ("", Client, ["``", "use homa://"]),
+            ("homa://a", Client, ["no port", "a:4000"]),
+            ("homa://a:", Client, ["no port", "a:4000"]),
+            ("homa://[::1]", Server, ["no port", "[::1]:4000"]),
+            ("homa://a:0", Client, ["port 0", "1 to 65535"]),
+            ("homa://a:65536", Client, ["65536", "1 to 65535"]),
+            ("homa://a:32768", Server, ["32768", "1 to 32767"]),
+            (
+                "homa://a:1?color=red",
+                Client,
+                ["`color`", "engine, wire, stream, fallback"],
+            ),
+            (
+                "homa://a:1?engine=udp&engine=udp",
+                Client,
+                ["`engine`", "twice"],
+            ),
+            (
+                "homa://a:1?engine=kernel",
+                Client,
+                ["engine=kernel", "use engine=udp"],
+            ),
+            (
+                "homa://a:1?engine=raw",
+                Server,
+                ["engine=raw", "use engine=udp"],
+            ),
+            (
+                "homa+kernel://a:1",
+                Client,
+                ["engine=kernel", "use engine=udp"],
+            ),
+            ("homa://a:1?engine=", Client, ["``", "auto or udp"]),
+            (
+                "homa://a:1?wire=grpc_homa",
+                Client,
+                ["wire=grpc_homa", "wire=native"],
+            ),
+            ("homa://a:1?wire=auto", Client, ["wire=auto", "wire=native"]),
+            ("homa://a:1?wire=x", Client, ["`x`", "native"]),
+            ("homa://a:1?stream=push", Client, ["stream=push", "http://"]),
+            ("homa://a:1?stream=no", Client, ["`no`", "none"]),
+            (
+                "homa://a:1?fallback=http://a:1",
+                Client,
+                ["fallback=http://a:1", "http://"],
+            ),
+            ("homa://a:1/path", Client, ["/path", "a path"]),
+            ("homa://me@a:1", Client, ["me@a", "user names"]),
+            ("homa://:1", Client, ["homa://:1", "homa://10.0.0.1:4000"]),
+            ("homa://a b:1", Client, ["a b", "valid URI"]),
+            ("https://a", Server, ["https://a", "homa:// or http://"]),
+        ] {
+            let error = Target::parse(uri, role).unwrap_err().to_string();
+            assert!(
+                named.iter().all(|named| error.contains(named)),
+                "{uri}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn tcp_is_left_to_tonic_or_refused() {
+        for uri in ["http://a:1", "http://a", "https://a:1", "unix:/tmp/a"] {
+            match Target::parse(uri, Role::Client) {
+                #[cfg(feature = "tcp")]
+                Ok(Target::Tcp(_)) => {}
+                #[cfg(not(feature = "tcp"))]
+                Err(UriError::TcpDisabled { .. }) => {}
+                other => panic!("{uri}: {other:?}"),
+            }
+        }
+    }
+}

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 use homa_client::{Message, Request, Responder};
 use http_body::Body as HttpBody;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tonic::body::Body;
 use tower_service::Service;
 
@@ -68,11 +68,10 @@ where
     }
     shared.stopping.store(true, Ordering::Relaxed);
     tracing::debug!(local = %shared.local, "stopping");
-    let deadline = Instant::now() + grace;
     tokio::select! {
         biased;
         () = shared.seen.idle() => {}
-        () = sleep_until(deadline) => {
+        () = sleep(grace) => {
             shared.seen.cancel_all();
             // Handlers end at their next await; one that never gets there is left behind.
             let _ = timeout(FLUSH, shared.seen.idle()).await;

@@ -1,0 +1,86 @@
+//! Graceful shutdown.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::*;
+use homa_client::Executed;
+use tonic::Code;
+use tonic_homa::frame::ResetReason;
+use tonic_homa::transport::{ResetError, Server};
+
+#[tokio::test]
+async fn open_calls_finish_and_new_ones_are_refused_as_not_run() {
+    let mut host = serve("homa").await;
+    let mut client = host.client().await;
+    let mut open = client.clone();
+    let open = tokio::spawn(async move {
+        open.call(CallRequest {
+            delay_ms: 400,
+            ..ask("open")
+        })
+        .await
+    });
+    let service = host.service.clone();
+    eventually("the handler runs", || service.started() == 1).await;
+    host.stop();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let status = client.call(ask("new")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    let source = std::error::Error::source(&status).unwrap();
+    let reset = source.downcast_ref::<ResetError>().unwrap();
+    assert_eq!(
+        (reset.reason, reset.executed()),
+        (ResetReason::Stopping, Executed::No)
+    );
+    assert_eq!(open.await.unwrap().unwrap().into_inner().text, "open");
+    host.ended().await.unwrap();
+    assert_eq!(service.started(), 1);
+    let status = client.call(ask("nobody")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+}
+
+#[tokio::test]
+async fn calls_that_outlast_the_grace_are_answered_unavailable() {
+    let server = Server::builder().shutdown_grace(Duration::from_millis(100));
+    let mut host = serve_with("homa", server).await;
+    let mut client = host.client().await;
+    let call = tokio::spawn(async move {
+        client
+            .call(CallRequest {
+                delay_ms: 30_000,
+                ..ask("long")
+            })
+            .await
+    });
+    let service = host.service.clone();
+    eventually("the handler runs", || service.started() == 1).await;
+    let start = Instant::now();
+    host.stop();
+    let status = call.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(status.message().contains("stopped"), "{status}");
+    host.ended().await.unwrap();
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!((service.running(), service.finished()), (0, 0));
+}
+
+#[tokio::test]
+async fn an_idle_server_stops_at_once() {
+    for scheme in BOTH {
+        let mut host = serve(scheme).await;
+        let start = Instant::now();
+        host.stop();
+        host.ended().await.unwrap();
+        assert!(
+            start.elapsed() < Duration::from_millis(1_500),
+            "{scheme} {:?}",
+            start.elapsed()
+        );
+    }
+}
