@@ -18,6 +18,9 @@ pub(super) struct Granter {
     outstanding: usize,
     max_incoming: usize,
     max_overcommit: usize,
+    /// Messages of which more has arrived since they were ranked. Packets come in runs, ranks
+    /// matter only when grants are decided.
+    touched: Vec<RpcKey>,
     /// Whether anything has changed since the last round.
     changed: bool,
 }
@@ -38,13 +41,14 @@ impl Granter {
             outstanding: 0,
             max_incoming,
             max_overcommit,
+            touched: Vec::new(),
             changed: false,
         }
     }
 
     /// Room may have appeared: memory was released, or the limits have changed.
     pub(super) fn touch(&mut self) {
-        self.changed |= self.waiting.len() > 0;
+        self.changed = true;
     }
 
     /// The incoming message of `rpc` is new, or more of it has arrived; `before` is what it had
@@ -56,11 +60,24 @@ impl Granter {
         }
         self.outstanding = (self.outstanding + message.outstanding()).saturating_sub(before);
         self.changed = true;
-        let rank = (message.granted() < message.length()).then_some(Rank {
-            remaining: message.remaining(),
-            age: rpc.age,
-            key,
-        });
+        if !rpc.rank_stale {
+            rpc.rank_stale = true;
+            self.touched.push(key);
+        }
+    }
+
+    /// Puts a message where it belongs among those that wait for grants.
+    fn rank(&mut self, key: RpcKey, rpc: &mut Rpc) {
+        rpc.rank_stale = false;
+        let rank = rpc
+            .incoming
+            .as_ref()
+            .filter(|message| message.granted() < message.length())
+            .map(|message| Rank {
+                remaining: message.remaining(),
+                age: rpc.age,
+                key,
+            });
         if rank != rpc.grant_rank {
             if let Some(old) = rpc.grant_rank {
                 self.waiting.remove(old);
@@ -85,8 +102,13 @@ impl Granter {
 
     /// One round of grants, if anything has changed since the last.
     pub(super) fn decide(&mut self, rpcs: &mut RpcTable, pool: &mut Pool) -> Vec<Decision> {
-        if !std::mem::take(&mut self.changed) || self.waiting.len() == 0 {
+        if !std::mem::take(&mut self.changed) {
             return Vec::new();
+        }
+        while let Some(key) = self.touched.pop() {
+            if let Some(rpc) = rpcs.get_mut(key).filter(|rpc| rpc.rank_stale) {
+                self.rank(key, rpc);
+            }
         }
         let active: Vec<Rank> = self.waiting.iter().take(self.max_overcommit).collect();
         let window = self.max_incoming / (active.len() + 1);
@@ -122,10 +144,9 @@ impl Granter {
                 rank,
                 active: active.len(),
             });
-            self.update(entry.key, rpc, before);
+            self.outstanding = (self.outstanding + message.outstanding()).saturating_sub(before);
+            self.rank(entry.key, rpc);
         }
-        // What was granted just now is no news.
-        self.changed = false;
         decisions
     }
 }

@@ -577,6 +577,7 @@ impl Engine {
             incoming: None,
             send_rank: None,
             grant_rank: None,
+            rank_stale: false,
             resending: false,
             silence: Silence {
                 heard: clock,

@@ -107,6 +107,8 @@ impl Peer {
 pub(super) struct PeerTable {
     peers: Slab<Peer>,
     by_addr: HashMap<SocketAddr, PeerKey>,
+    /// The peer found last: packets come in runs.
+    last: Option<(SocketAddr, PeerKey)>,
     limit: usize,
     /// Where the search for an idle peer goes on.
     hand: usize,
@@ -118,6 +120,7 @@ impl PeerTable {
             peers: Slab::new(),
             by_addr: HashMap::new(),
             limit,
+            last: None,
             hand: 0,
         }
     }
@@ -126,8 +129,15 @@ impl PeerTable {
         self.peers.len()
     }
 
-    pub(super) fn find(&self, addr: SocketAddr) -> Option<PeerKey> {
-        self.by_addr.get(&addr).copied()
+    pub(super) fn find(&mut self, addr: SocketAddr) -> Option<PeerKey> {
+        if let Some((last, key)) = self.last
+            && last == addr
+        {
+            return Some(key);
+        }
+        let key = self.by_addr.get(&addr).copied()?;
+        self.last = Some((addr, key));
+        Some(key)
     }
 
     /// Finds or creates the peer. `None`: the table is full of peers in use.
@@ -154,6 +164,7 @@ impl PeerTable {
             {
                 let peer = self.peers.remove(self.hand);
                 self.by_addr.remove(&peer.addr);
+                self.last = None;
                 return true;
             }
         }

@@ -112,6 +112,8 @@ pub(super) struct Rpc {
     pub(super) send_rank: Option<Rank>,
     /// Place among the messages that wait for grants, while they do.
     pub(super) grant_rank: Option<Rank>,
+    /// Whether more has arrived since that place was computed.
+    pub(super) rank_stale: bool,
     /// Whether it is queued to send ranges again.
     pub(super) resending: bool,
     pub(super) silence: Silence,
