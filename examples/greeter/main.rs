@@ -7,6 +7,7 @@
 //! ```
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
@@ -58,13 +59,20 @@ enum Mode {
     },
 }
 
-// One worker per process is fastest on small machines; see the crate's documentation.
-#[tokio::main(flavor = "multi_thread", worker_threads = 1)]
-async fn main() -> Result<(), Box<dyn Error>> {
-    match Cli::parse().mode.unwrap_or(Mode::Demo { calls: 1_000 }) {
+// With one thread no call waits for another one to wake up, which takes longer than the call.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let outcome = match Cli::parse().mode.unwrap_or(Mode::Demo { calls: 1_000 }) {
         Mode::Server { uri } => server(&uri).await,
         Mode::Client { uri, name, calls } => client(&uri, &name, calls).await,
         Mode::Demo { calls } => demo(calls).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("greeter: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -74,12 +82,16 @@ struct MyGreeter;
 #[tonic::async_trait]
 impl Greeter for MyGreeter {
     async fn greet(&self, request: Request<GreetRequest>) -> Result<Response<GreetReply>, Status> {
-        let caller = request.remote_addr().map_or_else(String::new, |addr| addr.to_string());
+        let caller = request
+            .remote_addr()
+            .map_or_else(String::new, |addr| addr.to_string());
         let GreetRequest { name } = request.into_inner();
         if name.is_empty() {
             return Err(Status::invalid_argument("whom shall I greet?"));
         }
-        Ok(Response::new(GreetReply { text: format!("Hello {name}, calling from {caller}!") }))
+        Ok(Response::new(GreetReply {
+            text: format!("Hello {name}, calling from {caller}!"),
+        }))
     }
 }
 
@@ -139,7 +151,8 @@ async fn greet(
     for _ in 0..calls / 10 {
         client.greet(request.clone()).await?;
     }
-    let mut latency = Histogram::new(3)?;
+    // Nanoseconds, up to a minute.
+    let mut latency = Histogram::new_with_bounds(1, 60_000_000_000, 3)?;
     for _ in 0..calls {
         let start = Instant::now();
         client.greet(request.clone()).await?;
