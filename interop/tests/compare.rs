@@ -21,7 +21,9 @@ impl ResultFile {
     }
 
     fn path(&self) -> &str {
-        self.0.to_str().expect("a temporary directory with a plain name")
+        self.0
+            .to_str()
+            .expect("a temporary directory with a plain name")
     }
 }
 
@@ -66,7 +68,10 @@ fn a_short_comparison_measures_every_row_on_both_stacks() {
             let behind_bulk = name.contains("behind");
             assert!(!behind_bulk || samples >= 30, "{name}: {samples}");
             if samples < 1_000 {
-                assert!(side["p99_us"].is_null(), "{name}: {samples} samples are too few");
+                assert!(
+                    side["p99_us"].is_null(),
+                    "{name}: {samples} samples are too few"
+                );
             }
         }
         let ratio = |key: &str, figure: &str| {
@@ -93,16 +98,28 @@ fn a_row_that_does_not_exist_is_refused_with_those_that_do() {
     let output = homa_interop(&["bench", "compare", "--row", "3 MB"]);
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains("3 MB") && stderr.contains("10 KB, 16 in flight"), "{stderr}");
+    assert!(
+        stderr.contains("3 MB") && stderr.contains("10 KB, 16 in flight"),
+        "{stderr}"
+    );
 }
 
 #[test]
 fn every_subcommand_has_help_with_an_example() {
-    for command in [&[][..], &["bench"], &["bench", "compare"], &["info"], &["serve"]] {
+    for command in [
+        &[][..],
+        &["bench"],
+        &["bench", "compare"],
+        &["info"],
+        &["serve"],
+    ] {
         let output = homa_interop(&[command, &["--help"]].concat());
         let help = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{command:?}");
-        let example = format!("Example:\n  {}", [&["homa-interop"], command].concat().join(" "));
+        let example = format!(
+            "Example:\n  {}",
+            [&["homa-interop"], command].concat().join(" ")
+        );
         assert!(help.contains(&example), "{command:?}: {help}");
     }
 }
@@ -130,7 +147,11 @@ fn the_serving_process_ends_with_its_standard_input() {
     let mut line = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("a line");
     let uris: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-    assert!(uris["homa"].as_str().is_some_and(|uri| uri.starts_with("homa://127.0.0.1:")));
+    assert!(
+        uris["homa"]
+            .as_str()
+            .is_some_and(|uri| uri.starts_with("homa://127.0.0.1:"))
+    );
     drop(child.stdin.take());
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
