@@ -43,4 +43,4 @@ pub use message::Message;
 #[cfg(feature = "user")]
 pub use server::{Request, Responder, Server};
 #[cfg(feature = "user")]
-pub use stats::EndpointCounters;
+pub use stats::{EndpointCounters, Monitor};

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::engine::RpcId;
 use crate::error::{BindError, ReplyError};
 use crate::message::Message;
-use crate::stats::EndpointCounters;
+use crate::stats::{EndpointCounters, Monitor};
 use crate::user::endpoint::{Endpoint, Handle};
 use crate::user::registry;
 
@@ -67,6 +67,11 @@ impl Server {
         self.endpoint.accepts.close();
         let _ = timeout(grace, drained).await;
         self.endpoint.unfinished() == 0
+    }
+
+    /// A way to read the counters while the server is in use elsewhere.
+    pub fn monitor(&self) -> Monitor {
+        Monitor::new(&self.endpoint)
     }
 
     /// What the endpoint has counted so far.

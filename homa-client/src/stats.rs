@@ -1,6 +1,41 @@
-//! [`EndpointCounters`]: what an endpoint has done.
+//! [`EndpointCounters`]: what an endpoint has done; [`Monitor`]: a way to ask.
 
-use crate::engine::Counters;
+use std::sync::{Arc, Weak};
+
+use crate::engine::{Counters, RpcInfo};
+use crate::user::endpoint::Endpoint;
+
+/// Reads the counters of an endpoint without keeping it open, say for a metrics exporter.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// use homa_client::{Config, Server};
+///
+/// let server = Server::bind("127.0.0.1:0".parse()?, &Config::default())?;
+/// let monitor = server.monitor();
+/// assert_eq!(monitor.counters().unwrap().protocol.requests_delivered, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Monitor(Weak<Endpoint>);
+
+impl Monitor {
+    pub(crate) fn new(endpoint: &Arc<Endpoint>) -> Self {
+        Self(Arc::downgrade(endpoint))
+    }
+
+    /// What the endpoint has counted so far; `None` once it is gone.
+    pub fn counters(&self) -> Option<EndpointCounters> {
+        Some(self.0.upgrade()?.counters())
+    }
+
+    /// The RPCs that are live on the endpoint; `None` once it is gone.
+    pub fn rpcs(&self) -> Option<Vec<RpcInfo>> {
+        Some(self.0.upgrade()?.snapshot())
+    }
+}
 
 /// Counts since an endpoint was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -68,6 +68,11 @@ impl Finished {
         block.until = until;
     }
 
+    /// When there may be something old to drop.
+    pub(super) fn next_expiry(&self) -> Option<Time> {
+        self.expiry.front().map(|(due, _)| *due)
+    }
+
     /// Drops what is old, and makes room for one more block.
     pub(super) fn expire(&mut self, now: Time) {
         while let Some((due, key)) = self.expiry.front().copied() {

@@ -496,18 +496,20 @@ impl Engine {
 
     /// When to call [`Engine::handle_timeout`], and why. The time may have passed already.
     pub fn poll_timeout(&self, now: Time) -> Option<(Time, Wake)> {
-        let silence = self
-            .deadlines
+        let silence = self.deadlines.first().map(|at| at + self.lateness);
+        let reap = self.finished.next_expiry();
+        let pace = self
+            .sending
             .first()
-            .map(|at| (at + self.lateness, Wake::Silence));
-        let pace = (self.sending.len() > 0)
-            .then(|| self.pacer.wait_until(now))
-            .flatten()
-            .map(|at| (at, Wake::Pace));
-        match (silence, pace) {
-            (Some(silence), Some(pace)) => Some(if pace.0 < silence.0 { pace } else { silence }),
-            (silence, pace) => silence.or(pace),
-        }
+            .and_then(|_| self.pacer.wait_until(now));
+        [
+            (silence, Wake::Silence),
+            (reap, Wake::Reap),
+            (pace, Wake::Pace),
+        ]
+        .into_iter()
+        .filter_map(|(at, wake)| Some((at?, wake)))
+        .min_by_key(|(at, _)| *at)
     }
 
     /// What has been counted.

@@ -39,8 +39,4 @@ impl SrptQueue {
     pub(super) fn iter(&self) -> impl Iterator<Item = Rank> {
         self.entries.iter().copied()
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
 }

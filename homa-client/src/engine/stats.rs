@@ -66,6 +66,30 @@ impl DropReason {
         Self::Freeze,
         Self::Id,
     ];
+
+    /// Its name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Kind => "kind",
+            Self::Marker => "marker",
+            Self::Version => "version",
+            Self::Truncated => "truncated",
+            Self::Length => "length",
+            Self::Offset => "offset",
+            Self::Port => "port",
+            Self::UnknownRpc => "unknown_rpc",
+            Self::Source => "source",
+            Self::State => "state",
+            Self::Duplicate => "duplicate",
+            Self::Finished => "finished",
+            Self::RpcLimit => "rpc_limit",
+            Self::PeerLimit => "peer_limit",
+            Self::Pool => "pool",
+            Self::Freeze => "freeze",
+            Self::Id => "id",
+        }
+    }
 }
 
 /// What an engine has counted since it was made.

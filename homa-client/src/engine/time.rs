@@ -65,6 +65,8 @@ fn nanos(duration: Duration) -> u64 {
 pub enum Wake {
     /// An RPC has been silent for too long, or a response waits for its ack.
     Silence,
+    /// Something that was kept for a while can be forgotten.
+    Reap,
     /// The link has drained enough for the next packet.
     Pace,
 }

@@ -14,7 +14,7 @@ use super::link::Udp;
 use crate::charge::Charge;
 use crate::config::Config;
 use crate::engine::{
-    Engine, Event, Failure, RpcId, SendError, Settings, Time, Transmit, Unreachable,
+    Engine, Event, Failure, RpcId, RpcInfo, SendError, Settings, Time, Transmit, Unreachable,
 };
 use crate::error::{BindError, CallError, Executed};
 use crate::message::Message;
@@ -283,6 +283,10 @@ impl Endpoint {
     pub(crate) fn unfinished(&self) -> usize {
         let state = self.lock();
         state.engine.live_server_rpcs(state.port)
+    }
+
+    pub(crate) fn snapshot(&self) -> Vec<RpcInfo> {
+        self.lock().engine.snapshot()
     }
 
     pub(crate) fn counters(&self) -> EndpointCounters {
