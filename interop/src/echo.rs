@@ -53,12 +53,12 @@ pub(crate) enum ServeError {
     #[error("cannot listen on {uri}")]
     Listen {
         uri: &'static str,
-        source: transport::Error,
+        source: Box<transport::Error>,
     },
     #[error("the server of {uri} stopped")]
     Stopped {
         uri: String,
-        source: transport::Error,
+        source: Box<transport::Error>,
     },
     #[error("a server panicked")]
     Panicked(#[source] tokio::task::JoinError),
@@ -155,7 +155,10 @@ async fn serve() -> Result<(), ServeError> {
         servers.spawn(async move {
             let service = EchoServer::new(EchoService);
             let ended = server.add_service(service).serve_on([listener]).await;
-            ended.map_err(|source| ServeError::Stopped { uri, source })
+            ended.map_err(|source| ServeError::Stopped {
+                uri,
+                source: source.into(),
+            })
         });
     }
     match servers.join_next().await {
@@ -168,7 +171,10 @@ async fn serve() -> Result<(), ServeError> {
 async fn listen(uri: &'static str) -> Result<Listener, ServeError> {
     Listener::bind(uri)
         .await
-        .map_err(|source| ServeError::Listen { uri, source })
+        .map_err(|source| ServeError::Listen {
+            uri,
+            source: source.into(),
+        })
 }
 
 /// Answers with what it was sent.

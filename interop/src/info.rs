@@ -4,10 +4,12 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use homa_client::Config;
+use homa_client::blocking::Server;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -34,6 +36,10 @@ struct Info {
     rmem_advice: Option<String>,
     /// Whether the kernel's own Homa is loaded. Not used yet.
     kernel_module: bool,
+    /// Whether one send may carry several packets (UDP GSO), if a socket can be opened.
+    gso: Option<bool>,
+    /// Whether one receive may bring several packets (UDP GRO), if a socket can be opened.
+    gro: Option<bool>,
     /// Settings of an endpoint that is opened with none.
     defaults: Map<String, Value>,
 }
@@ -51,6 +57,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 impl Info {
     fn of_this_host() -> Self {
         let config = Config::default();
+        // Probed when an endpoint is opened.
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let probed = Server::bind(any, &config)
+            .map(|server| server.counters())
+            .ok();
         let rmem_max = read("/proc/sys/net/core/rmem_max").and_then(|text| text.parse().ok());
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -59,12 +70,19 @@ impl Info {
             rmem_max,
             rmem_advice: rmem_max.and_then(|bytes| rmem_advice(bytes, config.recv_buffer_bytes)),
             kernel_module: fs::exists("/sys/module/homa").unwrap_or(false),
+            gso: probed.as_ref().map(|counters| counters.gso),
+            gro: probed.as_ref().map(|counters| counters.gro),
             defaults: settings(&config),
         }
     }
 
     fn to_text(&self) -> String {
         let known = |value: Option<String>| value.unwrap_or_else(|| "unknown".to_owned());
+        let offload = |value: Option<bool>| match value {
+            Some(true) => "yes",
+            Some(false) => "no: long messages cost more",
+            None => "unknown",
+        };
         let module = if self.kernel_module {
             "loaded (not used yet)"
         } else {
@@ -75,10 +93,14 @@ impl Info {
              kernel             {}\n\
              cores              {}\n\
              kernel module      {module}\n\
+             UDP GSO            {}\n\
+             UDP GRO            {}\n\
              net.core.rmem_max  {}\n",
             self.version,
             known(self.kernel.clone()),
             self.cores,
+            offload(self.gso),
+            offload(self.gro),
             known(self.rmem_max.map(|bytes| bytes.to_string())),
         );
         if let Some(advice) = &self.rmem_advice {

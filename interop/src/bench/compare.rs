@@ -72,7 +72,7 @@ pub(crate) enum CompareError {
     #[error("cannot connect to {uri}")]
     Connect {
         uri: String,
-        source: transport::Error,
+        source: Box<transport::Error>,
     },
     #[error("row \"{row}\", {stack}, round {round}")]
     Round {
@@ -294,7 +294,7 @@ async fn connect(uri: &str, wide_windows: bool) -> Result<Channel, CompareError>
     };
     connect.await.map_err(|source| CompareError::Connect {
         uri: uri.to_owned(),
-        source,
+        source: source.into(),
     })
 }
 
