@@ -251,6 +251,15 @@ impl Listener {
         }
     }
 
+    /// A way to read the counters of its Homa endpoint while it serves; `None` over TCP.
+    pub fn monitor(&self) -> Option<homa_client::Monitor> {
+        match &self.socket {
+            Socket::Homa { server, .. } => Some(server.monitor()),
+            #[cfg(feature = "tcp")]
+            Socket::Tcp { .. } => None,
+        }
+    }
+
     /// The URI by which clients reach it, if the address is one that they can use: one that is
     /// unspecified (`0.0.0.0`) stands as it is.
     pub fn uri(&self) -> String {

@@ -1,0 +1,288 @@
+//! A minute of hostile datagrams, and a service that does not care.
+
+mod common;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::*;
+use homa_client::engine::DropReason;
+use homa_client::engine::wire::{Cutoffs, Data, Grant, Header, Kind, Packet, Resend, Route};
+use prost::Message as _;
+use tonic_homa::frame::{Flight, Frame, Lengths};
+use tonic_homa::metadata;
+use tonic_homa::transport::{Endpoint, Listener, Server};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const CALL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Datagrams per second. The point is what they say, not that they use up the machine.
+const RATE: u32 = 10_000;
+
+/// Not to be provoked from one host: it takes as many addresses as the table of peers holds.
+const UNUSED: [DropReason; 1] = [DropReason::PeerLimit];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_minute_of_garbage_leaves_the_service_serving() {
+    // Small enough for the flood to reach the limits.
+    let mut config = homa_client::Config::default();
+    config.protocol.max_rpcs_per_peer = 1000;
+    config.protocol.pool_bytes = 16 << 20;
+    let listener = Listener::bind_with("homa://127.0.0.1:0", config)
+        .await
+        .unwrap();
+    let (uri, addr) = (listener.uri(), listener.local_addr());
+    let monitor = listener.monitor().unwrap();
+    let router = Server::builder().add_service(big(Service::default()));
+    tokio::spawn(router.serve_on([listener]));
+    let endpoint = Endpoint::from_shared(uri).unwrap();
+    let mut client = big_client(endpoint.connect().await.unwrap());
+    // Everything that is allocated once is allocated now.
+    for _ in 0..100 {
+        client.call(ask("warm up")).await.unwrap();
+    }
+    let before = resident_bytes();
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let flood = std::thread::spawn({
+        let stop = stop.clone();
+        move || flood(addr, &stop)
+    });
+    let mut latencies = Vec::new();
+    let start = Instant::now();
+    let mut ticks = tokio::time::interval(CALL_INTERVAL);
+    while start.elapsed() < MINUTE {
+        ticks.tick().await;
+        let call = Instant::now();
+        let reply = client.call(ask("still there?")).await.unwrap();
+        assert_eq!(reply.into_inner().text, "still there?");
+        latencies.push(call.elapsed());
+    }
+    stop.store(true, Ordering::Relaxed);
+    let sent = flood.join().unwrap();
+    let counters = monitor.counters().unwrap();
+
+    latencies.sort();
+    let p99 = latencies[latencies.len() * 99 / 100];
+    println!(
+        "{sent} datagrams; {} calls, p50 {:?}, p99 {p99:?}, max {:?}",
+        latencies.len(),
+        latencies[latencies.len() / 2],
+        latencies[latencies.len() - 1]
+    );
+    for reason in DropReason::ALL {
+        println!(
+            "{:>12}: {}",
+            reason.name(),
+            counters.protocol.dropped(reason)
+        );
+    }
+    assert!(p99 <= Duration::from_millis(50), "p99 {p99:?}");
+    for reason in DropReason::ALL {
+        let dropped = counters.protocol.dropped(reason);
+        let expected = !UNUSED.contains(&reason);
+        assert_eq!(dropped > 0, expected, "{}: {dropped}", reason.name());
+    }
+
+    // Clients that never acknowledge are given up after ten seconds, and so is what is kept of
+    // finished calls.
+    let patience = Instant::now() + Duration::from_secs(30);
+    let settled = || {
+        let counters = monitor.counters().unwrap();
+        counters.protocol.live_rpcs == 0 && counters.protocol.pool_used == 0
+    };
+    while !settled() {
+        assert!(Instant::now() < patience, "{:?}", monitor.counters());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    client.call(ask("after it")).await.unwrap();
+    let grown = resident_bytes().saturating_sub(before);
+    println!("{} KiB more memory than before", grown / 1024);
+    assert!(grown <= 8 << 20, "{grown} bytes more than before");
+}
+
+/// Throws datagrams at `to` until told to stop; returns how many.
+fn flood(to: SocketAddr, stop: &AtomicBool) -> u64 {
+    let mut random = Random(0x5eed);
+    let sockets: Vec<UdpSocket> = (0..4)
+        .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let request = open_frame();
+    let start = Instant::now();
+    let mut sent = 0u64;
+    let mut packet = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        // In bursts of a millisecond's worth, so that the pace holds.
+        for _ in 0..RATE / 1000 {
+            let socket = &sockets[random.below(4) as usize];
+            if sent.is_multiple_of(2) {
+                random_bytes(&mut random, &mut packet);
+            } else {
+                bent_packet(&mut random, to.port(), &request, sent, &mut packet);
+            }
+            // A full socket loses it; so be it.
+            let _ = socket.send_to(&packet, to);
+            sent += 1;
+        }
+        let due = Duration::from_secs(1) * sent as u32 / RATE;
+        if let Some(early) = due.checked_sub(start.elapsed()) {
+            std::thread::sleep(early);
+        }
+    }
+    sent
+}
+
+fn random_bytes(random: &mut Random, packet: &mut Vec<u8>) {
+    packet.clear();
+    packet.extend((0..random.below(1700)).map(|_| random.next() as u8));
+}
+
+/// A valid packet, with one of its fields changed.
+fn bent_packet(random: &mut Random, port: u16, request: &[u8], number: u64, packet: &mut Vec<u8>) {
+    // A few ids come again and again, most are new.
+    let id = match random.below(4) {
+        0 => 0x7000_0000 + 2 * random.below(200),
+        _ => 0x8000_0000 + 2 * number,
+    };
+    let route = Route {
+        source_port: 40_000,
+        dest_port: port,
+        sender_id: id,
+        incarnation: 0x00ab_cdef,
+    };
+    // A whole request, or the first packet of a long one.
+    let (length, incoming) = match random.below(3) {
+        0 => (100_000, 40_000),
+        _ => (request.len() as u32, request.len() as u32),
+    };
+    let data = Data {
+        incoming,
+        ..Data::new(0, length)
+    };
+    let valid = match random.below(16) {
+        0 => Packet::Grant(Grant {
+            offset: 60_000,
+            priority: 0,
+            prove_port: 0,
+            bulk_port: 0,
+        }),
+        1 => Packet::Resend(Resend {
+            offset: 0,
+            length: Resend::ALL,
+            priority: 7,
+        }),
+        2 => Packet::RpcUnknown,
+        3 => Packet::Busy,
+        4 => Packet::NeedAck,
+        5 => Packet::Cutoffs(Cutoffs {
+            lengths: [0, 0, 0, 0, 1_000_000, 15_000, 2800, 200],
+            version: 1,
+        }),
+        6 => Packet::Freeze,
+        7 => Packet::Ack(Default::default()),
+        _ => Packet::Data(data),
+    };
+    packet.clear();
+    packet.extend_from_slice(&Header::emit(&route, &valid));
+    if valid.kind() == Kind::Data {
+        packet.extend_from_slice(request);
+    }
+    // Fields as (offset, bytes); those behind the end of a short packet fall to its last byte.
+    let (at, len) = FIELDS[random.below(FIELDS.len() as u64) as usize];
+    let value = match random.below(4) {
+        0 => [0; 8],
+        1 => [0xff; 8],
+        2 => (random.below(200_000) as u32)
+            .to_be_bytes()
+            .repeat(2)
+            .try_into()
+            .unwrap(),
+        _ => random.next().to_be_bytes(),
+    };
+    for (index, byte) in value.iter().take(len).enumerate() {
+        let at = (at + index).min(packet.len() - 1);
+        packet[at] = *byte;
+    }
+    if random.below(20) == 0 {
+        packet.truncate(random.below(packet.len() as u64) as usize);
+    }
+}
+
+/// Source port, destination port, sequence, incarnation, type, doff, flags, version, checksum,
+/// urgent, id, message length, incoming, ack, ack's port, cutoff version, retransmit, limit of
+/// the response, offset, first bytes of the gRPC frame.
+const FIELDS: [(usize, usize); 20] = [
+    (0, 2),
+    (2, 2),
+    (4, 4),
+    (8, 3),
+    (11, 1),
+    (12, 1),
+    (13, 1),
+    (14, 2),
+    (16, 2),
+    (18, 2),
+    (20, 8),
+    (28, 4),
+    (32, 4),
+    (36, 8),
+    (44, 2),
+    (46, 2),
+    (48, 1),
+    (49, 1),
+    (52, 4),
+    (56, 8),
+];
+
+/// A call as the channel would send it.
+fn open_frame() -> Vec<u8> {
+    let mut head = Vec::new();
+    metadata::encode_path(b"/tonic_homa.test.v1.Test/Call", &mut head).unwrap();
+    let body = ask("flood").encode_to_vec();
+    let frame = Frame {
+        epoch: 1,
+        call: 1,
+        going_away: false,
+        kind: tonic_homa::frame::Kind::Open {
+            flight: Flight {
+                start: true,
+                end: true,
+                ..Flight::default()
+            },
+            deadline_us: 0,
+            push: false,
+        },
+    };
+    let lengths = Lengths {
+        head: head.len() as u32,
+        ..Lengths::default()
+    };
+    let prefix = (body.len() as u32).to_be_bytes();
+    [&frame.emit(lengths)[..], &head, &[0], &prefix, &body].concat()
+}
+
+/// Memory of this process, flood and client included.
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+/// xorshift64*
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit.max(1)
+    }
+}
