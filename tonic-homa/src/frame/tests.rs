@@ -328,7 +328,9 @@ fn every_validation_rule_refuses() {
             FrameError::Short { len }
         );
     }
-    let cases: [(&[(usize, &[u8])], FrameError); 20] = [
+    type Change = (usize, &'static [u8]);
+    let too_long = &[0, 0, 0, 31];
+    let cases: [(&[Change], FrameError); 20] = [
         (&[(0, b"X")], FrameError::Magic),
         (&[(2, b"X")], FrameError::Magic),
         (&[(3, b"2")], FrameError::Version(b'2')),
@@ -338,7 +340,7 @@ fn every_validation_rule_refuses() {
         (&[(4, &[0x86])], FrameError::Kind(0x86)),
         (&[(5, &[47])], FrameError::HeaderLen(47)),
         (&[(5, &[69])], FrameError::Lengths),
-        (&[(40, &31_u32.to_be_bytes())], FrameError::Lengths),
+        (&[(40, too_long)], FrameError::Lengths),
         (&[(40, &[0xFF; 8])], FrameError::Lengths),
         (&[(8, &[0; 8])], FrameError::Epoch),
         (&[(16, &[0; 8])], FrameError::Call(0)),
@@ -346,11 +348,11 @@ fn every_validation_rule_refuses() {
         (&[(6, &[0, 2])], FrameError::Head),
         (&[(6, &[0, 2]), (40, &[0; 4])], FrameError::NoStart),
         // Trailers from a client, with and without the flag.
-        (&[(44, &1_u32.to_be_bytes())], FrameError::Tail),
+        (&[(44, &[0, 0, 0, 1])], FrameError::Tail),
         (&[(6, &[0, 7])], FrameError::Tail),
         // 20 bytes of body and a total of 19.
         (
-            &[(6, &[0, 9]), (24, &19_u64.to_be_bytes())],
+            &[(6, &[0, 9]), (24, &[0, 0, 0, 0, 0, 0, 0, 19])],
             FrameError::PastEnd,
         ),
         // A CANCEL with sections, and one with a code that does not exist.

@@ -57,10 +57,30 @@ pub(super) struct Identities {
 #[derive(Debug)]
 struct Inner {
     epochs: HashMap<(IpAddr, u64), Epoch>,
-    live: HashMap<CallKey, AbortHandle>,
+    live: HashMap<CallKey, Task>,
     /// Of all epochs together.
     ranges: usize,
     swept: Instant,
+}
+
+/// What ends a live call.
+#[derive(Debug)]
+enum Task {
+    /// It is about to be spawned.
+    Starting,
+    Running(AbortHandle),
+    /// It is to be aborted, or is ending.
+    Cancelled,
+}
+
+impl Task {
+    /// The task to abort, if it is known and was not aborted before.
+    fn cancel(&mut self) -> Option<AbortHandle> {
+        match std::mem::replace(self, Self::Cancelled) {
+            Self::Running(task) => Some(task),
+            Self::Starting | Self::Cancelled => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -86,29 +106,57 @@ impl Identities {
         }
     }
 
-    /// Starts the task of a call that is seen for the first time. It gets the semaphore that its
-    /// client's calls share, if these are limited, and has to call [`Self::finish`] in the end.
-    pub(super) fn start(
-        &self,
-        key: CallKey,
-        spawn: impl FnOnce(Option<Arc<Semaphore>>) -> AbortHandle,
-    ) -> Result<(), Refusal> {
+    /// Admits a call that is seen for the first time. Its task is told to [`Self::running`], and
+    /// has to call [`Self::finish`] in the end. Returns the semaphore that the calls of its client
+    /// share, if these are limited.
+    pub(super) fn start(&self, key: CallKey) -> Result<Option<Arc<Semaphore>>, Refusal> {
         let mut inner = self.lock();
         let epoch = inner.mark(key, self.limit)?.ok_or(Refusal::Duplicate)?;
         epoch.live += 1;
-        // Under the lock, so that a call that ends at once waits until it is in the table.
-        let task = spawn(epoch.limit.clone());
-        inner.live.insert(key, task);
-        Ok(())
+        let limit = epoch.limit.clone();
+        inner.live.insert(key, Task::Starting);
+        Ok(limit)
+    }
+
+    /// Tells the task of a call that was started. Not a part of [`Self::start`], because a
+    /// runtime that is shutting down drops a new task, which then finishes, inside of `spawn`.
+    pub(super) fn running(&self, key: CallKey, task: AbortHandle) {
+        let cancelled = match self.lock().live.get_mut(&key) {
+            // It has ended already.
+            None => return,
+            Some(state @ Task::Starting) => {
+                *state = Task::Running(task);
+                return;
+            }
+            Some(Task::Running(_) | Task::Cancelled) => task,
+        };
+        cancelled.abort();
     }
 
     /// Ends a call; one that has not come yet is refused when it does.
     pub(super) fn cancel(&self, key: CallKey) {
         let mut inner = self.lock();
-        if let Some(task) = inner.live.get(&key) {
-            task.abort();
-        } else if inner.mark(key, self.limit).is_err() {
+        let task = inner.live.get_mut(&key).map(Task::cancel);
+        if task.is_none() && inner.mark(key, self.limit).is_err() {
             tracing::debug!("no room to remember a cancelled call");
+        }
+        // Aborting runs other people's code.
+        drop(inner);
+        if let Some(task) = task.flatten() {
+            task.abort();
+        }
+    }
+
+    /// Ends all calls.
+    pub(super) fn cancel_all(&self) {
+        let tasks: Vec<_> = self
+            .lock()
+            .live
+            .values_mut()
+            .filter_map(Task::cancel)
+            .collect();
+        for task in tasks {
+            task.abort();
         }
     }
 
@@ -123,13 +171,6 @@ impl Identities {
         }
         if inner.live.is_empty() {
             self.idle.notify_waiters();
-        }
-    }
-
-    /// Ends all calls.
-    pub(super) fn cancel_all(&self) {
-        for task in self.lock().live.values() {
-            task.abort();
         }
     }
 
@@ -287,10 +328,6 @@ mod tests {
         }
     }
 
-    fn sleeper(_: Option<Arc<Semaphore>>) -> AbortHandle {
-        tokio::spawn(std::future::pending::<()>()).abort_handle()
-    }
-
     #[test]
     fn a_call_set_is_a_set() {
         let mut random = 1_u64;
@@ -329,28 +366,38 @@ mod tests {
     #[tokio::test]
     async fn a_call_starts_once_and_not_after_its_cancel() {
         let seen = Identities::new(None);
-        assert_eq!(seen.start(key(1, 1), sleeper), Ok(()));
-        assert_eq!(seen.start(key(1, 1), sleeper), Err(Refusal::Duplicate));
-        assert_eq!(seen.start(key(2, 1), sleeper), Ok(()));
+        let duplicate = |key| matches!(seen.start(key), Err(Refusal::Duplicate));
+        assert!(!duplicate(key(1, 1)) && duplicate(key(1, 1)) && !duplicate(key(2, 1)));
         seen.cancel(key(1, 2));
-        assert_eq!(seen.start(key(1, 2), sleeper), Err(Refusal::Duplicate));
+        assert!(duplicate(key(1, 2)));
         seen.finish(key(1, 1));
-        assert_eq!(seen.start(key(1, 1), sleeper), Err(Refusal::Duplicate));
+        assert!(duplicate(key(1, 1)));
     }
 
     #[tokio::test]
-    async fn cancel_ends_the_task() {
+    async fn cancel_ends_the_task_whenever_it_comes() {
         let seen = Identities::new(None);
-        let mut task = None;
-        let started = seen.start(key(1, 1), |_| {
-            let handle = tokio::spawn(std::future::pending::<()>());
-            let abort = handle.abort_handle();
-            task = Some(handle);
-            abort
-        });
-        assert_eq!(started, Ok(()));
-        seen.cancel(key(1, 1));
-        assert!(task.unwrap().await.unwrap_err().is_cancelled());
+        let spawn = || tokio::spawn(std::future::pending::<()>());
+        // While the task runs, before it is known, and together with all others.
+        for call in 1..=3 {
+            let task = spawn();
+            assert!(seen.start(key(1, call)).is_ok());
+            if call == 2 {
+                seen.cancel(key(1, call));
+            }
+            seen.running(key(1, call), task.abort_handle());
+            match call {
+                1 => seen.cancel(key(1, call)),
+                2 => {}
+                _ => seen.cancel_all(),
+            }
+            assert!(task.await.unwrap_err().is_cancelled());
+        }
+        // A task that ended before it was told is not kept.
+        assert!(seen.start(key(1, 4)).is_ok());
+        seen.finish(key(1, 4));
+        seen.running(key(1, 4), spawn().abort_handle());
+        assert!(!seen.lock().live.contains_key(&key(1, 4)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -391,7 +438,7 @@ mod tests {
     #[tokio::test]
     async fn idle_waits_for_the_last_call() {
         let seen = Arc::new(Identities::new(None));
-        assert_eq!(seen.start(key(1, 1), sleeper), Ok(()));
+        assert!(seen.start(key(1, 1)).is_ok());
         let waiting = tokio::spawn({
             let seen = seen.clone();
             async move { seen.idle().await }

@@ -1,4 +1,22 @@
-//! tonic's [`transport`](tonic) module, name by name, for Homa and TCP.
+//! tonic's `transport` module, name by name, for Homa and TCP: [`Endpoint`] and [`Channel`] for
+//! clients, [`Server`] and [`Router`] for servers.
+//!
+//! What differs from tonic's:
+//!
+//! * URIs choose the transport, on both sides; [`Router::serve`] takes one in place of a socket
+//!   address, and [`Listener`] binds one before anything is served.
+//! * The error of a [`Channel`] is a [`tonic::Status`], which keeps its source.
+//! * Over Homa the deadline covers the whole call on both ends and fails with
+//!   `DEADLINE_EXCEEDED`, not `CANCELLED`; dropping a call ends its handler; and a handler that
+//!   panics is answered `INTERNAL`.
+//! * There is no TLS, no balancing over several endpoints, and no custom connector.
+//!
+//! # Latency
+//!
+//! A call over Homa takes a few microseconds of work, and waking another thread takes longer than
+//! that. So a small service is fastest on one thread: `#[tokio::main(flavor = "current_thread")]`
+//! or `worker_threads = 1`. In a multi-thread runtime make calls from spawned tasks:
+//! the future of `main` runs on a thread of its own, which has to be woken for every reply.
 
 mod body;
 pub mod channel;

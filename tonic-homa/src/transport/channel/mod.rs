@@ -104,7 +104,10 @@ impl Service<Request<Body>> for Channel {
     type Error = Status;
     type Future = ResponseFuture;
 
-    #[cfg_attr(not(feature = "tcp"), allow(unused_variables, reason = "Homa is always ready"))]
+    #[cfg_attr(
+        not(feature = "tcp"),
+        allow(unused_variables, reason = "Homa is always ready")
+    )]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         match &mut self.kind {
             Kind::Homa(_) | Kind::Refused(_) => Poll::Ready(Ok(())),

@@ -195,10 +195,10 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub(super) fn new(shared: Arc<Shared>, responder: Option<Responder>, key: CallKey) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, responder: Responder, key: CallKey) -> Self {
         Self {
             shared,
-            responder,
+            responder: Some(responder),
             key,
         }
     }

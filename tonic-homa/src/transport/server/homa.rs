@@ -147,28 +147,28 @@ impl Shared {
                     let text = "the server is stopping";
                     return self.reset(responder, &frame, ResetReason::Stopping, text);
                 }
-                // In the closure only if the call may run: a refusal needs the responder, too.
-                let mut responder = Some(responder);
-                let started = self.seen.start(key, |limit| {
-                    let answer = Answer::new(self.clone(), responder.take(), key);
-                    let info = self.info(peer, local);
-                    let call = Call {
-                        flight,
-                        deadline_us,
-                        lengths,
-                        message,
-                        limit,
-                        info,
-                    };
-                    tokio::spawn(call.run(service.clone(), answer)).abort_handle()
-                });
-                if let (Err(refusal), Some(responder)) = (started, responder) {
-                    let (reason, text) = match refusal {
-                        Refusal::Duplicate => (ResetReason::Duplicate, "opened before"),
-                        Refusal::Overloaded => (ResetReason::Overloaded, "too many clients"),
-                    };
-                    self.reset(responder, &frame, reason, text);
-                }
+                let limit = match self.seen.start(key) {
+                    Ok(limit) => limit,
+                    Err(refusal) => {
+                        let (reason, text) = match refusal {
+                            Refusal::Duplicate => (ResetReason::Duplicate, "opened before"),
+                            Refusal::Overloaded => (ResetReason::Overloaded, "too many clients"),
+                        };
+                        return self.reset(responder, &frame, reason, text);
+                    }
+                };
+                let answer = Answer::new(self.clone(), responder, key);
+                let info = self.info(peer, local);
+                let call = Call {
+                    flight,
+                    deadline_us,
+                    lengths,
+                    message,
+                    limit,
+                    info,
+                };
+                let task = tokio::spawn(call.run(service.clone(), answer));
+                self.seen.running(key, task.abort_handle());
             }
             Kind::Cancel { .. } => {
                 self.seen.cancel(key);

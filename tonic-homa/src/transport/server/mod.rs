@@ -35,6 +35,8 @@ pub use listener::{Listener, ServeAddr};
 pub use tonic::transport::server::TcpConnectInfo;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// One listener being served.
+type Serving = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 type TraceFn = Arc<dyn Fn(&Request<()>) -> Span + Send + Sync>;
 
 const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
@@ -529,7 +531,7 @@ impl<L> Router<L> {
         let Self { server, routes } = self;
         let service = server.layers.layer(routes.prepare());
         let (stop, stopping) = watch::channel(false);
-        let mut servers: Vec<Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>> = Vec::new();
+        let mut servers: Vec<Serving> = Vec::new();
         for listener in listeners {
             let (service, stopping) = (service.clone(), stopping.clone());
             servers.push(match listener.socket {
