@@ -14,7 +14,7 @@ use crate::engine::RpcId;
 use crate::error::{BindError, CallError};
 use crate::message::Message;
 use crate::stats::EndpointCounters;
-use crate::user::endpoint::{Endpoint, Handle, Outcome};
+use crate::user::endpoint::{Handle, Outcome};
 use crate::user::registry::{self, Family};
 
 /// Makes RPCs to any number of servers.
@@ -102,7 +102,7 @@ impl Client {
             .and_then(|endpoint| {
                 let (rpc, waiter, receiver) = endpoint.call(to, request)?;
                 Ok(Running {
-                    endpoint: Arc::clone(endpoint),
+                    endpoint: endpoint.clone(),
                     rpc,
                     waiter,
                     receiver,
@@ -134,7 +134,7 @@ impl Client {
             .unwrap_or_default()
     }
 
-    fn endpoint(&self, family: Family) -> Result<&Arc<Endpoint>, BindError> {
+    fn endpoint(&self, family: Family) -> Result<&Handle, BindError> {
         let slot = match family {
             Family::V4 => &self.inner.v4,
             Family::V6 => &self.inner.v6,
@@ -144,9 +144,7 @@ impl Client {
             // Another thread may have been faster; both handles are of the same endpoint.
             let _ = slot.set(handle);
         }
-        slot.get()
-            .map(|handle| &**handle)
-            .ok_or(BindError::NoRuntime)
+        slot.get().ok_or(BindError::NoRuntime)
     }
 }
 
@@ -171,7 +169,7 @@ enum State {
 
 #[derive(Debug)]
 struct Running {
-    endpoint: Arc<Endpoint>,
+    endpoint: Handle,
     rpc: RpcId,
     waiter: usize,
     receiver: oneshot::Receiver<Outcome>,

@@ -1,7 +1,6 @@
 //! [`Server`]: accepts requests inside a tokio runtime.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime;
@@ -12,13 +11,15 @@ use crate::engine::RpcId;
 use crate::error::{BindError, ReplyError};
 use crate::message::Message;
 use crate::stats::{EndpointCounters, Monitor};
-use crate::user::endpoint::{Endpoint, Handle};
+use crate::user::endpoint::Handle;
 use crate::user::registry;
 
 /// Accepts requests on one Homa port, whose number is also that of its UDP socket.
 ///
-/// All methods take `&self`: put it in an [`Arc`] to accept on several tasks. When it is dropped
-/// its port is closed within a second; [`Server::shutdown`] lets accepted requests finish first.
+/// All methods take `&self`: put it in an [`Arc`](std::sync::Arc) to accept on several tasks. When
+/// it is dropped, requests that nobody has accepted are refused, those that were accepted can still
+/// be answered, and the port is closed a second after the last of them. [`Server::shutdown`] waits
+/// for that.
 #[derive(Debug)]
 pub struct Server {
     endpoint: Handle,
@@ -64,7 +65,6 @@ impl Server {
         tokio::pin!(drained);
         drained.as_mut().enable();
         self.endpoint.drain();
-        self.endpoint.accepts.close();
         let _ = timeout(grace, drained).await;
         self.endpoint.unfinished() == 0
     }
@@ -80,6 +80,12 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.endpoint.abandon_accepts();
+    }
+}
+
 /// A request that waits for its answer.
 #[derive(Debug)]
 pub struct Request {
@@ -89,7 +95,7 @@ pub struct Request {
 
 impl Request {
     pub(crate) fn new(
-        endpoint: Arc<Endpoint>,
+        endpoint: Handle,
         rpc: RpcId,
         peer: SocketAddr,
         local: Option<IpAddr>,
@@ -130,6 +136,12 @@ impl Request {
         self.responder.reply(reply)
     }
 
+    /// Turns it down as a closed port would: it surely has not run.
+    pub(crate) fn refuse(mut self) {
+        self.responder.answered = true;
+        self.responder.endpoint.refuse_request(self.responder.rpc);
+    }
+
     /// The bytes, and what is needed to answer.
     pub fn into_parts(self) -> (Message, Responder) {
         (self.message, self.responder)
@@ -140,7 +152,7 @@ impl Request {
 /// as timed out after the protocol's silence limit (1 s).
 #[derive(Debug)]
 pub struct Responder {
-    endpoint: Arc<Endpoint>,
+    endpoint: Handle,
     rpc: RpcId,
     peer: SocketAddr,
     local: Option<IpAddr>,

@@ -134,6 +134,60 @@ async fn nobody_there_is_told_at_once() {
     );
 }
 
+/// The request had arrived when the server died: nobody knows how far it got.
+#[tokio::test]
+async fn a_server_that_dies_with_the_request_may_have_run_it() {
+    let server = tokio::net::UdpSocket::bind(localhost(0)).await.unwrap();
+    let addr = server.local_addr().unwrap();
+    let client = Client::bind(&Config::default()).unwrap();
+    let call = tokio::spawn(client.call(addr, "run this".into()));
+    server.recv_from(&mut [0; 1500]).await.unwrap();
+    drop(server);
+    let error = call.await.unwrap().unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CallError::PeerUnreachable {
+                reason: Unreachable::Port,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert_eq!(error.executed(), Executed::Maybe);
+}
+
+/// Requests that nobody has accepted are refused when their server goes away; those that were
+/// accepted can still be answered.
+#[tokio::test]
+async fn a_dropped_server_refuses_what_nobody_has_accepted() {
+    let server = Server::bind(localhost(0), &Config::default()).unwrap();
+    let addr = server.local_addr();
+    let client = Client::bind(&Config::default()).unwrap();
+    let accepted = tokio::spawn(client.call(addr, "accepted".into()));
+    let request = server.accept().await.unwrap();
+    let waiting = tokio::spawn(client.call(addr, "waiting".into()));
+    let monitor = server.monitor();
+    while monitor.counters().unwrap().protocol.requests_delivered < 2 {
+        tokio::task::yield_now().await;
+    }
+    drop(server);
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CallError::PeerUnreachable {
+                reason: Unreachable::HomaPort,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert_eq!(error.executed(), Executed::No);
+    request.reply("answered".into()).unwrap();
+    assert_eq!(accepted.await.unwrap().unwrap().into_bytes(), "answered");
+}
+
 /// A silent host, as behind a firewall: the protocol's own limit ends the call.
 #[tokio::test]
 async fn a_silent_peer_times_out() {

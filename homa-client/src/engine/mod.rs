@@ -93,7 +93,7 @@ pub use self::stats::{Counters, DropReason};
 pub use self::time::{Time, Wake};
 use self::transmit::Control;
 pub use self::transmit::{Segment, Transmit};
-use self::wire::PendingAck;
+use self::wire::{Packet, PendingAck};
 use crate::{ConfigError, Message};
 
 /// Deadlines are rounded up to this, so that one wake-up serves many RPCs.
@@ -223,8 +223,8 @@ pub enum Failure {
     Unreachable {
         /// What it says.
         reason: Unreachable,
-        /// Whether the server had shown any sign of life about this RPC before.
-        answered: bool,
+        /// Whether the request may have been received, and may have run.
+        may_have_run: bool,
     },
     /// The server's engine was replaced by another one meanwhile.
     PeerRestarted,
@@ -449,11 +449,23 @@ impl Engine {
         self.granter.touch();
     }
 
-    /// The network says that `peer` cannot be reached (ICMP).
-    pub fn handle_unreachable(&mut self, now: Time, peer: SocketAddr, reason: Unreachable) {
+    /// The network or the local system says that `peer` cannot be reached. `quote` is the start of
+    /// the packet that it refused, as far as it is known; it tells which request surely did not
+    /// get there.
+    pub fn handle_unreachable(
+        &mut self,
+        now: Time,
+        peer: SocketAddr,
+        reason: Unreachable,
+        quote: &[u8],
+    ) {
         let Some(found) = self.peers.find(peer) else {
             self.forget_bulk_port(peer);
             return;
+        };
+        let refused = match Packet::parse(quote) {
+            Ok((common, Packet::Data(data))) if !data.retransmit => Some(common.sender_id),
+            _ => None,
         };
         let keys: Vec<RpcKey> = self
             .rpcs
@@ -462,8 +474,30 @@ impl Engine {
             .map(|(key, _)| key)
             .collect();
         for key in keys {
-            let answered = self.rpcs.get(key).is_some_and(|rpc| rpc.answered);
-            self.fail(now, key, Failure::Unreachable { reason, answered });
+            let Some(rpc) = self.rpcs.get(key) else {
+                continue;
+            };
+            let unsent = rpc
+                .outgoing
+                .as_ref()
+                .is_none_or(|message| message.sent() == 0);
+            let may_have_run = rpc.answered || !(unsent || refused == Some(rpc.id));
+            self.fail(
+                now,
+                key,
+                Failure::Unreachable {
+                    reason,
+                    may_have_run,
+                },
+            );
+        }
+    }
+
+    /// Turns a request down that was handed over but surely not begun, like a closed port does.
+    pub fn refuse(&mut self, now: Time, rpc: RpcId) {
+        if let Some(key) = self.rpcs.resolve(rpc) {
+            self.send_control(key, &Packet::NoSuchPort, None);
+            self.end(now, key, Remember::Yes);
         }
     }
 
@@ -574,6 +608,7 @@ impl Engine {
             cookie,
             incarnation,
             answered: false,
+            asked: false,
             response_unscheduled_kib: 0,
             outgoing: None,
             incoming: None,

@@ -86,7 +86,8 @@ impl Engine {
         if (rpc.peer_port, rpc.local_port) != (common.source_port, common.dest_port) {
             return Err(DropReason::Source);
         }
-        rpc.answered = true;
+        rpc.answered |= common.kind != Kind::NoSuchPort;
+        let may_have_run = rpc.answered || rpc.asked;
         match common.kind {
             // Statement 55: these, and no others, show that the sender is at work.
             Kind::Data | Kind::Grant => {
@@ -138,9 +139,15 @@ impl Engine {
                 Ok(())
             }
             Packet::NoSuchPort => {
-                let answered = false;
                 let reason = Unreachable::HomaPort;
-                self.fail(now, key, Failure::Unreachable { reason, answered });
+                self.fail(
+                    now,
+                    key,
+                    Failure::Unreachable {
+                        reason,
+                        may_have_run,
+                    },
+                );
                 Ok(())
             }
             // Only an endpoint that we really talk to gets its cookie back.

@@ -102,8 +102,11 @@ pub(super) struct Rpc {
     pub(super) cookie: u64,
     /// The peer's incarnation when the request was first sent; 0: none was known.
     pub(super) incarnation: u32,
-    /// Whether the peer has shown any sign of life about it.
+    /// Whether the peer has shown any sign of life about it, other than a refusal.
     pub(super) answered: bool,
+    /// Whether the peer was asked about it again: from then on nobody can tell which of our
+    /// packets a refusal answers.
+    pub(super) asked: bool,
     /// From the request: longest unscheduled part of the response, in KiB; 0: no limit.
     pub(super) response_unscheduled_kib: u8,
     pub(super) outgoing: Option<OutMessage>,

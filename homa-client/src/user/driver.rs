@@ -126,7 +126,9 @@ impl Driver<'_> {
     /// Sets the timer to the engine's next deadline.
     fn plan_sleep(&self, mut sleep: std::pin::Pin<&mut Sleep>, end: Option<Instant>) {
         let endpoint = self.endpoint;
-        let next = endpoint.lock().engine.poll_timeout(endpoint.clock.now());
+        // Under the lock, so that a call that is started meanwhile knows whether to nudge.
+        let state = endpoint.lock();
+        let next = state.engine.poll_timeout(endpoint.clock.now());
         let mut until = match next {
             Some((at, _)) => endpoint.clock.instant(at),
             None => Instant::now() + IDLE,

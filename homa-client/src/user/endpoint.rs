@@ -10,12 +10,10 @@ use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
 use super::clock::Clock;
-use super::link::Udp;
+use super::link::{Refused, Udp};
 use crate::charge::Charge;
 use crate::config::Config;
-use crate::engine::{
-    Engine, Event, Failure, RpcId, RpcInfo, SendError, Settings, Time, Transmit, Unreachable,
-};
+use crate::engine::{Engine, Event, Failure, RpcId, RpcInfo, SendError, Settings, Time, Transmit};
 use crate::error::{BindError, CallError, Executed};
 use crate::message::Message;
 use crate::server::Request;
@@ -66,6 +64,9 @@ pub(super) struct State {
     pub(super) stalled: VecDeque<Transmit>,
     /// The Homa port of this endpoint's client or server.
     port: u16,
+    /// Whether this server takes no more requests.
+    refusing: bool,
+    /// Whether somebody waits for the last of its RPCs to end.
     draining: bool,
     closed: bool,
 }
@@ -92,17 +93,28 @@ pub(crate) struct AcceptQueue {
 }
 
 impl AcceptQueue {
+    /// Turns the request down if nobody accepts any more.
     fn push(&self, request: Request) {
-        lock(&self.requests).push_back(request);
+        let mut requests = lock(&self.requests);
+        if self.closed.load(Ordering::Acquire) {
+            drop(requests);
+            return request.refuse();
+        }
+        requests.push_back(request);
+        drop(requests);
         self.arrived.notify_one();
     }
 
     /// No more requests will come: wakes everybody who waits for one.
-    pub(crate) fn close(&self) {
+    fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.arrived.notify_waiters();
         // For one who is about to wait.
         self.arrived.notify_one();
+    }
+
+    fn take_all(&self) -> VecDeque<Request> {
+        std::mem::take(&mut lock(&self.requests))
     }
 
     pub(crate) async fn pop(&self) -> Option<Request> {
@@ -148,6 +160,7 @@ impl Endpoint {
             transmitting: false,
             stalled: VecDeque::new(),
             port,
+            refusing: false,
             draining: false,
             closed: false,
         };
@@ -269,14 +282,38 @@ impl Endpoint {
         self.lock().closed
     }
 
-    /// Stops accepting requests on this server; those that were accepted go on.
+    /// Stops taking requests on this server, and signals `drained` once those that were taken are
+    /// done with.
     pub(crate) fn drain(&self) {
+        self.stop_accepting(true);
+    }
+
+    /// The server is gone: nobody will take what waits to be accepted.
+    pub(crate) fn abandon_accepts(&self) {
+        self.stop_accepting(false);
+        for request in self.accepts.take_all() {
+            request.refuse();
+        }
+    }
+
+    fn stop_accepting(&self, draining: bool) {
         let mut state = self.lock();
         let port = state.port;
-        state.engine.open_port(port, false);
-        state.draining = true;
+        if !state.closed {
+            state.engine.open_port(port, false);
+        }
+        state.refusing = true;
+        state.draining |= draining;
         drop(state);
+        self.accepts.close();
         self.nudge.notify_one();
+    }
+
+    /// Turns down a request that nobody has looked at.
+    pub(crate) fn refuse_request(&self, rpc: RpcId) {
+        let mut state = self.lock();
+        state.engine.refuse(self.clock.now(), rpc);
+        self.transmit(state);
     }
 
     /// Requests that this server has not answered, or whose answer is not acknowledged.
@@ -320,15 +357,8 @@ impl Endpoint {
                 return self.nudge_if_sooner(&state);
             }
             drop(state);
-            let sends = self.link.counters.sends.load(Ordering::Relaxed);
             let unsent = self.send(batch);
-            let sends = self
-                .link
-                .counters
-                .sends
-                .load(Ordering::Relaxed)
-                .wrapping_sub(sends);
-            self.inline_sends.fetch_add(sends, Ordering::Relaxed);
+            self.inline_sends.fetch_add(unsent.calls, Ordering::Relaxed);
             state = self.lock();
             if self.after_send(&mut state, unsent) {
                 break;
@@ -363,12 +393,13 @@ impl Endpoint {
 
     fn send(&self, mut batch: Vec<Transmit>) -> Unsent {
         let mut sent = self.link.send(&batch);
-        if !sent.refused.is_empty() {
+        if sent.errors_queued {
             self.link.drain_errors(&mut sent.refused);
         }
         batch.drain(..sent.done);
         Unsent {
             rest: batch,
+            calls: sent.calls,
             refused: sent.refused,
         }
     }
@@ -381,14 +412,14 @@ impl Endpoint {
     }
 
     /// Tells the engine what the network says of some destinations.
-    pub(super) fn refuse(&self, state: &mut State, refused: Vec<(SocketAddr, Unreachable)>) {
+    pub(super) fn refuse(&self, state: &mut State, refused: Vec<Refused>) {
         if refused.is_empty() {
             return;
         }
         let now = self.clock.now();
-        for (peer, reason) in refused {
-            tracing::debug!(%peer, %reason, "unreachable");
-            state.engine.handle_unreachable(now, peer, reason);
+        for Refused { to, reason, quote } in refused {
+            tracing::debug!(%to, %reason, "unreachable");
+            state.engine.handle_unreachable(now, to, reason, &quote);
         }
         // The driver hands the failures over.
         self.nudge.notify_one();
@@ -416,6 +447,10 @@ impl Endpoint {
         let now = self.clock.now();
         while let Some(event) = state.engine.poll_event(now) {
             match event {
+                Event::Request { rpc, charged, .. } if state.refusing => {
+                    state.engine.release(charged);
+                    state.engine.refuse(now, rpc);
+                }
                 Event::Request {
                     rpc,
                     peer,
@@ -425,7 +460,8 @@ impl Endpoint {
                     ..
                 } => {
                     let message = self.charged(message, charged);
-                    let request = Request::new(self.clone(), rpc, peer, local, message);
+                    let request =
+                        Request::new(Handle::new(self.clone()), rpc, peer, local, message);
                     into.push(Delivery::Request(request));
                 }
                 Event::Response {
@@ -496,6 +532,8 @@ impl Endpoint {
             }
         }
         self.accepts.close();
+        // Not under the lock, which their end takes.
+        drop(self.accepts.take_all());
         self.drained.notify_waiters();
     }
 }
@@ -523,7 +561,8 @@ impl State {
 
 struct Unsent {
     rest: Vec<Transmit>,
-    refused: Vec<(SocketAddr, Unreachable)>,
+    calls: u64,
+    refused: Vec<Refused>,
 }
 
 /// Keeps an endpoint open.
@@ -579,10 +618,13 @@ fn settings(config: &Config, link: &Udp) -> Settings {
 fn call_error(peer: SocketAddr, failure: Failure) -> CallError {
     match failure {
         Failure::TimedOut(silence) => CallError::TimedOut { peer, silence },
-        Failure::Unreachable { reason, answered } => CallError::PeerUnreachable {
+        Failure::Unreachable {
+            reason,
+            may_have_run,
+        } => CallError::PeerUnreachable {
             peer,
             reason,
-            executed: if answered {
+            executed: if may_have_run {
                 Executed::Maybe
             } else {
                 Executed::No

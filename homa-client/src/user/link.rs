@@ -69,9 +69,25 @@ pub(super) struct LinkCounters {
 pub(super) struct Sent {
     /// Transmits that are done with; the rest waits for room in the socket's buffer.
     pub(super) done: usize,
-    /// Destinations that the network or the system refuses.
-    pub(super) refused: Vec<(SocketAddr, Unreachable)>,
+    /// System calls it took.
+    pub(super) calls: u64,
+    /// Whether there is something in the error queue.
+    pub(super) errors_queued: bool,
+    /// What the system refused at once.
+    pub(super) refused: Vec<Refused>,
 }
+
+/// A packet that the network or the system refused.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) to: SocketAddr,
+    pub(super) reason: Unreachable,
+    /// Its first bytes, as far as they came back.
+    pub(super) quote: ArrayVec<u8, QUOTE_LEN>,
+}
+
+/// Enough of a packet to know it by.
+const QUOTE_LEN: usize = 64;
 
 impl Udp {
     /// Opens the sockets; `addr` with port 0 takes any free port. Must be called in a runtime.
@@ -149,14 +165,23 @@ impl Udp {
         while sent.done < batch.len() {
             let rest = &batch[sent.done..];
             let group = if self.gso() { group_len(rest) } else { 1 };
-            match self.send_group(&rest[..group]) {
+            match self.send_group(&rest[..group], &mut sent) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
                     self.counters.send_errors.fetch_add(1, Ordering::Relaxed);
                     tracing::debug!(to = %rest[0].to, %error, "send failed");
-                    if let Some(reason) = unreachable_reason(&error) {
-                        sent.refused.push((rest[0].to, reason));
+                    // "Connection refused" is always about an earlier packet.
+                    if let Some(reason) = unreachable_reason(&error)
+                        && reason != Unreachable::Port
+                    {
+                        let header = rest[0].segments[0].header.iter().copied();
+                        let quote = header.take(QUOTE_LEN).collect();
+                        sent.refused.push(Refused {
+                            to: rest[0].to,
+                            reason,
+                            quote,
+                        });
                     }
                 }
             }
@@ -165,14 +190,14 @@ impl Udp {
         sent
     }
 
-    fn send_group(&self, group: &[Transmit]) -> io::Result<()> {
+    fn send_group(&self, group: &[Transmit], sent: &mut Sent) -> io::Result<()> {
         let segments: ArrayVec<&Segment, MAX_SEGMENTS> = group
             .iter()
             .flat_map(|transmit| &transmit.segments)
             .take(MAX_SEGMENTS)
             .collect();
         if self.gso() || segments.len() == 1 {
-            match self.send_segments(&group[0], &segments) {
+            match self.send_segments(&group[0], &segments, sent) {
                 Err(error) if segments.len() > 1 && refuses_gso(&error) => {
                     tracing::info!(%error, "segmentation offload is off: the system refuses it");
                     self.gso.store(false, Ordering::Relaxed);
@@ -183,11 +208,16 @@ impl Udp {
         // A batch that stops half way is repeated from its start; the receiver drops doubles.
         segments
             .iter()
-            .try_for_each(|segment| self.send_segments(&group[0], &[*segment]))
+            .try_for_each(|segment| self.send_segments(&group[0], &[*segment], sent))
     }
 
     /// One system call.
-    fn send_segments(&self, first: &Transmit, segments: &[&Segment]) -> io::Result<()> {
+    fn send_segments(
+        &self,
+        first: &Transmit,
+        segments: &[&Segment],
+        sent: &mut Sent,
+    ) -> io::Result<()> {
         let mut iov: ArrayVec<IoSlice<'_>, { 2 * MAX_SEGMENTS }> = ArrayVec::new();
         for segment in segments {
             iov.push(IoSlice::new(&segment.header));
@@ -230,19 +260,24 @@ impl Udp {
             _ => {}
         }
         let to = SockaddrStorage::from(first.to);
-        let send = || {
+        self.main.try_io(Interest::WRITABLE, || {
+            let fd = self.main.as_raw_fd();
             let flags = MsgFlags::MSG_DONTWAIT;
-            match sendmsg(self.main.as_raw_fd(), &iov, &cmsgs, flags, Some(&to)) {
-                // An error of an earlier packet, maybe of another peer, is reported on the next
-                // call: it is in the error queue, too. This packet has not been sent yet.
-                Err(Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH) => {
-                    sendmsg(self.main.as_raw_fd(), &iov, &cmsgs, flags, Some(&to))
-                }
-                result => result,
+            let mut result = sendmsg(fd, &iov, &cmsgs, flags, Some(&to));
+            for _ in 0..3 {
+                // The network's answer to an earlier packet, maybe of another peer, is reported
+                // by the next call, whatever that is. It is in the error queue, too, and this
+                // packet was not sent.
+                let Err(Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH) = result
+                else {
+                    break;
+                };
+                sent.errors_queued = true;
+                result = sendmsg(fd, &iov, &cmsgs, flags, Some(&to));
             }
-            .map_err(io::Error::from)
-        };
-        self.main.try_io(Interest::WRITABLE, send)?;
+            Ok(result?)
+        })?;
+        sent.calls += 1;
         self.counters.sends.fetch_add(1, Ordering::Relaxed);
         self.counters
             .packets_sent
@@ -336,13 +371,15 @@ impl Udp {
     }
 
     /// Empties the error queues: what the network has said of destinations.
-    pub(super) fn drain_errors(&self, refused: &mut Vec<(SocketAddr, Unreachable)>) {
+    pub(super) fn drain_errors(&self, refused: &mut Vec<Refused>) {
         // Bounded: a flood of errors must not hold the driver.
         for _ in 0..64 {
             let mut cmsgs = cmsg_space!([u8; 128], i32, u32);
+            let mut quoted = [0; QUOTE_LEN];
+            let mut iov = [IoSliceMut::new(&mut quoted)];
             let message = recvmsg::<SockaddrStorage>(
                 self.main.as_raw_fd(),
-                &mut [],
+                &mut iov,
                 Some(&mut cmsgs),
                 MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT,
             );
@@ -358,7 +395,12 @@ impl Udp {
                 };
                 let error = io::Error::from_raw_os_error(errno as i32);
                 if let Some(reason) = unreachable_reason(&error) {
-                    refused.push((to, reason));
+                    let quote = message.iovs().next().unwrap_or_default().iter().copied();
+                    refused.push(Refused {
+                        to,
+                        reason,
+                        quote: quote.take(QUOTE_LEN).collect(),
+                    });
                 }
             }
         }

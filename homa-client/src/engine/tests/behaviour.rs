@@ -173,7 +173,7 @@ fn a_closed_homa_port_refuses_at_once() {
         failure,
         Failure::Unreachable {
             reason,
-            answered: false
+            may_have_run: false
         }
     );
     assert!(pair.now.since(now) < Duration::from_millis(1));
