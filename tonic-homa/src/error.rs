@@ -71,7 +71,7 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// tonic's own transport failed; only for `http:`, `https:` and `unix:` URIs.
+    /// tonic's own transport failed; only for `http:` and `unix:` URIs.
     #[cfg(feature = "tcp")]
     #[error(transparent)]
     Tcp(#[from] tonic::transport::Error),

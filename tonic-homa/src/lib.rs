@@ -39,9 +39,9 @@
 //!
 //! * Streaming calls are answered `UNIMPLEMENTED`, unless the whole stream is ready at once.
 //! * Longer messages are answered `RESOURCE_EXHAUSTED`.
-//! * There is no TLS: nothing is encrypted or authenticated.
 //!
-//! Each of these works over `http://` from the same binary; there is no silent fallback to it.
+//! Both work over `http://` from the same binary; there is no silent fallback to it. There is no
+//! TLS over either: nothing is encrypted or authenticated.
 //!
 //! # Features
 //!

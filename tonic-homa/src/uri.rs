@@ -32,6 +32,15 @@ pub enum UriError {
         /// Its scheme; empty if there is none.
         scheme: String,
     },
+    /// TLS is asked for.
+    #[error(
+        "`{uri}` needs TLS, which is not supported: use http:// or homa:// where you trust the \
+         network, or tonic's own transport"
+    )]
+    NoTls {
+        /// The URI as given.
+        uri: String,
+    },
     /// A scheme that works on one side only.
     #[error("`{uri}` cannot be served: use homa:// or http:// with an address of this host")]
     NotServable {
@@ -179,10 +188,9 @@ impl Target {
                 HomaTarget::parse(text, role).map(Self::Homa)
             }
             "http" if text.contains("://") => Self::tcp(text),
-            "https" | "unix" if role == Role::Server => {
-                Err(UriError::NotServable { uri: text.into() })
-            }
-            "https" | "unix" => Self::tcp(text),
+            "https" => Err(UriError::NoTls { uri: text.into() }),
+            "unix" if role == Role::Server => Err(UriError::NotServable { uri: text.into() }),
+            "unix" => Self::tcp(text),
             _ => {
                 let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
                 Err(UriError::UnknownScheme {
@@ -446,7 +454,9 @@ mod tests {
             ("homa://me@a:1", Client, ["me@a", "user names"]),
             ("homa://:1", Client, ["homa://:1", "homa://10.0.0.1:4000"]),
             ("homa://a b:1", Client, ["a b", "valid URI"]),
-            ("https://a", Server, ["https://a", "homa:// or http://"]),
+            ("unix:/tmp/a", Server, ["unix:/tmp/a", "homa:// or http://"]),
+            ("https://a", Client, ["https://a", "TLS"]),
+            ("https://a", Server, ["https://a", "TLS"]),
         ] {
             let error = Target::parse(uri, role).unwrap_err().to_string();
             assert!(
@@ -458,7 +468,7 @@ mod tests {
 
     #[test]
     fn tcp_is_left_to_tonic_or_refused() {
-        for uri in ["http://a:1", "http://a", "https://a:1", "unix:/tmp/a"] {
+        for uri in ["http://a:1", "http://a", "unix:/tmp/a"] {
             match Target::parse(uri, Role::Client) {
                 #[cfg(feature = "tcp")]
                 Ok(Target::Tcp(_)) => {}

@@ -29,7 +29,7 @@ const USER_AGENT: &str = concat!("tonic-homa/", env!("CARGO_PKG_VERSION"));
 /// | URI | transport |
 /// |---|---|
 /// | `homa://host:port` | Homa; the port is mandatory |
-/// | `http://…`, `https://…`, `unix:…` | tonic's own (feature `tcp`) |
+/// | `http://…`, `unix:…` | tonic's own, without TLS (feature `tcp`) |
 ///
 /// The host is a name, an IPv4 address or an IPv6 address in brackets. Names are resolved by
 /// [`connect`](Self::connect) or the first call, and again after the server could not be reached.
