@@ -59,6 +59,9 @@ impl Default for Config {
 /// Largest packet where nothing is configured: what every Ethernet takes.
 const DEFAULT_MTU: u16 = 1500;
 
+/// Largest packet that is ever sent, and so the largest that has to be received.
+pub(crate) const MAX_MTU: usize = 9000;
+
 impl Config {
     /// The largest IP packet in bytes.
     pub(crate) fn mtu(&self) -> usize {
@@ -67,7 +70,7 @@ impl Config {
 
     /// Whether every value is within its range.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if !(576..=9000).contains(&self.mtu()) {
+        if !(576..=MAX_MTU).contains(&self.mtu()) {
             return Err(ConfigError {
                 key: "mtu",
                 value: self.mtu().to_string(),

@@ -45,6 +45,19 @@ async fn every_size_comes_back_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn peers_may_use_packets_of_different_sizes() {
+    let mut jumbo = Config::default();
+    jumbo.mtu = Some(9000);
+    for (ours, theirs) in [(&Config::default(), &jumbo), (&jumbo, &Config::default())] {
+        let (_server, addr) = echo(theirs);
+        let client = Client::bind(ours).unwrap();
+        let body = pattern(200_000);
+        let response = client.call(addr, body.clone().into()).await.unwrap();
+        assert!(response.into_bytes() == body);
+    }
+}
+
+#[tokio::test]
 async fn ipv6_and_a_dual_stack_server() {
     let Ok(server) = Server::bind("[::]:0".parse().unwrap(), &Config::default()) else {
         println!("skipped: no IPv6 here");

@@ -136,8 +136,10 @@ fn flood(to: SocketAddr, stop: &AtomicBool) -> u64 {
 }
 
 fn random_bytes(random: &mut Random, packet: &mut Vec<u8>) {
+    // Now and then longer than any packet of ours.
+    let longest = if random.below(20) == 0 { 12_000 } else { 1700 };
     packet.clear();
-    packet.extend((0..random.below(1700)).map(|_| random.next() as u8));
+    packet.extend((0..random.below(longest)).map(|_| random.next() as u8));
 }
 
 /// A valid packet, with one of its fields changed.

@@ -205,6 +205,7 @@ impl Endpoint {
         message: Message,
         waiter: Waiter,
     ) -> Result<(RpcId, usize), CallError> {
+        let to = without_flow(to);
         if to.port() == 0 || to.ip().is_unspecified() || to.ip().is_multicast() {
             return Err(CallError::BadAddress { addr: to });
         }
@@ -633,6 +634,14 @@ fn call_error(peer: SocketAddr, failure: Failure) -> CallError {
         Failure::PeerRestarted => CallError::PeerRestarted { peer },
         Failure::Closed => CallError::Closed,
     }
+}
+
+/// Flow labels do not tell peers apart.
+fn without_flow(mut addr: SocketAddr) -> SocketAddr {
+    if let SocketAddr::V6(v6) = &mut addr {
+        v6.set_flowinfo(0);
+    }
+    addr
 }
 
 /// A random number from the keys that the standard library draws for its hash maps.

@@ -26,6 +26,9 @@ use crate::error::BindError;
 /// Datagrams taken from the main socket in one go.
 pub(super) const MAIN_BATCH: usize = 32;
 
+/// The longest packet taken from the main socket: a peer may use a larger MTU than we do.
+const MAX_PACKET: usize = crate::config::MAX_MTU;
+
 /// What the kernel charges a socket's buffer for a packet of ordinary size, header and all: a
 /// buffer of 212,992 bytes holds 92 of them.
 const PACKET_CHARGE: usize = 2315;
@@ -43,7 +46,6 @@ pub(super) struct Udp {
     main: UdpSocket,
     bulk: Option<UdpSocket>,
     local: SocketAddr,
-    mtu: usize,
     buffers: Buffers,
     /// Whether one send may hold several segments; switched off when the system refuses.
     gso: AtomicBool,
@@ -117,7 +119,6 @@ impl Udp {
             main: UdpSocket::from_std(main).map_err(failed)?,
             bulk: bulk.map(UdpSocket::from_std).transpose().map_err(failed)?,
             local,
-            mtu: config.mtu(),
             buffers: Buffers::default(),
             gso: AtomicBool::new(gso),
             gro,
@@ -289,10 +290,7 @@ impl Udp {
     /// many more were cut and are of no use.
     pub(super) fn recv_main(&self, into: &mut Vec<Datagram>) -> (usize, usize) {
         MAIN_RX.with_borrow_mut(|rx| {
-            let rx = rx.get_or_insert_with(|| MainRx::new(self.mtu));
-            if rx.buffers[0].len() < self.mtu {
-                *rx = MainRx::new(self.mtu);
-            }
+            let rx = rx.get_or_insert_with(MainRx::new);
             let (mut received, mut truncated) = (0, 0);
             let result = self.main.try_io(Interest::READABLE, || {
                 (received, truncated) = rx.receive(&self.main, self, into)?;
@@ -464,11 +462,11 @@ struct MainRx {
 }
 
 impl MainRx {
-    fn new(mtu: usize) -> Self {
+    fn new() -> Self {
         Self {
             headers: Self::headers(),
             buffers: (0..MAIN_BATCH)
-                .map(|_| vec![0; mtu].into_boxed_slice())
+                .map(|_| vec![0; MAX_PACKET].into_boxed_slice())
                 .collect(),
         }
     }
