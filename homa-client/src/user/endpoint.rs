@@ -60,6 +60,8 @@ pub(super) struct State {
     waiting: Slab<Waiter>,
     /// Whether some thread is between filling a batch and the next.
     transmitting: bool,
+    /// Whether somebody found it transmitting and left something for the transmitter.
+    missed: bool,
     /// What did not fit into the socket's send buffer.
     pub(super) stalled: VecDeque<Transmit>,
     /// The Homa port of this endpoint's client or server.
@@ -158,6 +160,7 @@ impl Endpoint {
             engine,
             waiting: Slab::new(),
             transmitting: false,
+            missed: false,
             stalled: VecDeque::new(),
             port,
             refusing: false,
@@ -348,21 +351,23 @@ impl Endpoint {
     /// this along.
     fn transmit<'a>(&'a self, mut state: MutexGuard<'a, State>) {
         if state.transmitting || !state.stalled.is_empty() {
+            state.missed = true;
             return;
         }
         state.transmitting = true;
         for _ in 0..CALLER_BATCHES {
             let batch = state.fill(self.clock.now());
-            if batch.is_empty() {
-                state.transmitting = false;
-                return self.nudge_if_sooner(&state);
-            }
+            let full = batch.full;
             drop(state);
-            let unsent = self.send(batch);
+            let unsent = self.send(batch.transmits);
             self.inline_sends.fetch_add(unsent.calls, Ordering::Relaxed);
             state = self.lock();
             if self.after_send(&mut state, unsent) {
                 break;
+            }
+            if !full && !std::mem::take(&mut state.missed) {
+                state.transmitting = false;
+                return self.nudge_if_sooner(&state);
             }
         }
         state.transmitting = false;
@@ -373,23 +378,29 @@ impl Endpoint {
     pub(super) fn transmit_batch(&self) -> bool {
         let mut state = self.lock();
         if state.transmitting {
+            state.missed = true;
             return false;
         }
         let batch = if state.stalled.is_empty() {
             state.fill(self.clock.now())
         } else {
-            state.stalled.drain(..).collect()
+            // Whoever found it stalled waits for more than these.
+            Batch {
+                transmits: state.stalled.drain(..).collect(),
+                full: true,
+            }
         };
-        if batch.is_empty() {
+        if batch.transmits.is_empty() {
             return false;
         }
         state.transmitting = true;
         drop(state);
-        let unsent = self.send(batch);
+        let unsent = self.send(batch.transmits);
         let mut state = self.lock();
         let stalled = self.after_send(&mut state, unsent);
         state.transmitting = false;
-        !stalled
+        let missed = std::mem::take(&mut state.missed);
+        !stalled && (batch.full || missed)
     }
 
     fn send(&self, mut batch: Vec<Transmit>) -> Unsent {
@@ -541,16 +552,19 @@ impl Endpoint {
 
 impl State {
     /// Up to [`BATCH`] packets.
-    fn fill(&mut self, now: Time) -> Vec<Transmit> {
-        let mut batch = Vec::new();
+    fn fill(&mut self, now: Time) -> Batch {
+        let mut transmits = Vec::new();
         let mut packets = 0;
         while packets < BATCH
             && let Some(transmit) = self.engine.poll_transmit(now, BATCH - packets)
         {
             packets += transmit.segments.len();
-            batch.push(transmit);
+            transmits.push(transmit);
         }
-        batch
+        Batch {
+            transmits,
+            full: packets >= BATCH,
+        }
     }
 
     fn finish(&mut self, cookie: u64, outcome: Outcome, into: &mut Vec<Delivery>) {
@@ -558,6 +572,12 @@ impl State {
             into.push(Delivery::Outcome(sender, outcome));
         }
     }
+}
+
+struct Batch {
+    transmits: Vec<Transmit>,
+    /// Whether the engine may have more that is ready.
+    full: bool,
 }
 
 struct Unsent {
