@@ -16,10 +16,14 @@ use crate::engine::Datagram;
 /// Sleeps are planned this far ahead when the engine has no deadline.
 const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
 
+/// Turns with something left in the sockets, after which timers run all the same.
+const MAX_BUSY_TURNS: u32 = 64;
+
 /// Runs until the last handle is gone and a moment has passed.
 pub(super) async fn drive(endpoint: Arc<Endpoint>) {
     let _closer = Closer(&endpoint);
     let mut driver = Driver {
+        busy_turns: 0,
         endpoint: &endpoint,
         datagrams: Vec::new(),
         deliveries: Vec::new(),
@@ -73,6 +77,8 @@ impl Drop for Closer<'_> {
 
 struct Driver<'a> {
     endpoint: &'a Arc<Endpoint>,
+    /// Turns in a row that left something in the sockets.
+    busy_turns: u32,
     /// Used again from turn to turn.
     datagrams: Vec<Datagram>,
     deliveries: Vec<Delivery>,
@@ -86,6 +92,7 @@ impl Driver<'_> {
         let (received, truncated) = endpoint.link.recv_main(&mut self.datagrams);
         let bulk = endpoint.link.recv_bulk(&mut self.datagrams);
         let drained = received + truncated < MAIN_BATCH && !bulk;
+        self.busy_turns = if drained { 0 } else { self.busy_turns + 1 };
 
         let mut state = endpoint.lock();
         let now = endpoint.clock.now();
@@ -99,8 +106,8 @@ impl Driver<'_> {
         for datagram in self.datagrams.drain(..) {
             state.engine.handle_datagram(now, datagram);
         }
-        // What waits in the sockets is not silence.
-        if drained
+        // What waits in the sockets is not silence; but a flood must not stop the clock.
+        if (drained || self.busy_turns > MAX_BUSY_TURNS)
             && state
                 .engine
                 .poll_timeout(now)
