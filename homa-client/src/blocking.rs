@@ -137,6 +137,12 @@ impl Server {
         self.runtime.block_on(self.inner.shutdown(grace))
     }
 
+    /// Refuses new requests from now on and does not wait. Once those that wait are accepted,
+    /// [`Server::accept`] returns `None`. May be called anywhere.
+    pub fn stop(&self) {
+        self.inner.stop();
+    }
+
     /// What the endpoint has counted so far.
     pub fn counters(&self) -> EndpointCounters {
         self.inner.counters()

@@ -14,7 +14,7 @@ pub enum CallError {
     /// The message is empty or longer than `max_message_bytes`; nothing was sent.
     #[error(
         "a Homa message holds 1 to {limit} bytes, this one has {size}: \
-         split it, or use a stream transport for it"
+         split a longer one, or use a stream transport for it"
     )]
     BadSize {
         /// Bytes in the message.
@@ -64,15 +64,7 @@ pub enum CallError {
         /// The server called.
         peer: SocketAddr,
     },
-    /// The peer broke the protocol in a way that makes this call impossible to finish.
-    #[error("{peer} broke the protocol: {what}")]
-    PeerMisbehaved {
-        /// The server called.
-        peer: SocketAddr,
-        /// What it did.
-        what: &'static str,
-    },
-    /// The local endpoint is closed: its runtime has ended, or its socket failed.
+    /// The local endpoint is closed: its runtime has ended.
     #[error("the local Homa endpoint is closed")]
     Closed,
     /// A socket for the destination's address family cannot be opened.

@@ -59,14 +59,24 @@ impl Server {
 
     /// Refuses new requests from now on, as a closed port does, and waits up to `grace` until
     /// those that were accepted are answered and the answers acknowledged. Returns whether all
-    /// were.
+    /// were; if so, the port is free again as soon as the server is dropped.
     pub async fn shutdown(&self, grace: Duration) -> bool {
         let drained = self.endpoint.drained.notified();
         tokio::pin!(drained);
         drained.as_mut().enable();
         self.endpoint.drain();
         let _ = timeout(grace, drained).await;
-        self.endpoint.unfinished() == 0
+        if self.endpoint.unfinished() > 0 {
+            return false;
+        }
+        self.endpoint.finish().await;
+        true
+    }
+
+    /// Refuses new requests from now on, as a closed port does, and does not wait. Once those that
+    /// wait are accepted, [`Server::accept`] returns `None`.
+    pub fn stop(&self) {
+        self.endpoint.stop();
     }
 
     /// A way to read the counters while the server is in use elsewhere.

@@ -147,6 +147,59 @@ async fn nobody_there_is_told_at_once() {
     );
 }
 
+/// A failed call must not end another one, nor give it its response.
+#[tokio::test]
+async fn calls_that_fail_are_dropped_and_started_at_once_do_not_mix() {
+    let dead = UdpSocket::bind(localhost(0)).unwrap().local_addr().unwrap();
+    let (_server, live) = echo(&Config::default());
+    let client = Client::bind(&Config::default()).unwrap();
+    for round in 0..50 {
+        let failing = client.call(dead, "a".into());
+        let first = client.call(live, format!("first {round}").into());
+        drop(failing);
+        let second = client.call(live, format!("second {round}").into());
+        assert_eq!(first.await.unwrap().into_bytes(), format!("first {round}"));
+        assert_eq!(
+            second.await.unwrap().into_bytes(),
+            format!("second {round}")
+        );
+    }
+}
+
+/// After a shutdown that left nothing undone, the port can be served again at once.
+#[tokio::test]
+async fn a_port_is_free_after_shutdown() {
+    let (server, addr) = echo(&Config::default());
+    let client = Client::bind(&Config::default()).unwrap();
+    client.call(addr, "x".into()).await.unwrap();
+    assert!(server.shutdown(Duration::from_secs(5)).await);
+    // The task that accepted has ended with the server.
+    tokio::task::yield_now().await;
+    drop(server);
+    Server::bind(addr, &Config::default()).unwrap();
+}
+
+/// A runtime that ends before it has ever driven the endpoint closes it all the same.
+#[test]
+fn a_runtime_that_ends_early_closes_its_endpoints() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let client = runtime
+        .block_on(async { Client::bind(&Config::default()) })
+        .unwrap();
+    drop(runtime);
+    let other = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let error = other
+        .block_on(client.call(localhost(4000), "x".into()))
+        .unwrap_err();
+    assert!(matches!(error, CallError::Closed), "{error:?}");
+}
+
 /// The request had arrived when the server died: nobody knows how far it got.
 #[tokio::test]
 async fn a_server_that_dies_with_the_request_may_have_run_it() {

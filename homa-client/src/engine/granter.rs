@@ -7,7 +7,7 @@ use super::srpt::{Rank, SrptQueue};
 
 /// A window is granted in this many steps at most, so that its packets leave and arrive in
 /// batches worth a system call. HEAD grants whatever has become free, however little.
-const GRANT_STEPS: usize = 4;
+const GRANT_STEPS: usize = 2;
 
 /// Grants to the messages with the fewest bytes to come, a few at a time.
 #[derive(Debug)]
@@ -44,6 +44,12 @@ impl Granter {
             touched: Vec::new(),
             changed: false,
         }
+    }
+
+    /// Bytes granted and not received.
+    #[cfg(test)]
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding
     }
 
     /// Room may have appeared: memory was released, or the limits have changed.

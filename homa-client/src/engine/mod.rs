@@ -237,7 +237,7 @@ pub enum Failure {
 #[non_exhaustive]
 pub enum Unreachable {
     /// No process listens on that UDP port.
-    #[error("nothing listens on that port")]
+    #[error("nothing listens on that port: is the server running?")]
     Port,
     /// A Homa endpoint is there, but the Homa port is not open in it.
     #[error("a Homa endpoint answers there, but that Homa port is not open")]
@@ -248,6 +248,9 @@ pub enum Unreachable {
     /// There is no way to its network.
     #[error("no route to the network")]
     Network,
+    /// The local system cannot send to such an address from here.
+    #[error("the local system cannot send there: a link-local address needs its scope (%eth0)")]
+    Address,
     /// A firewall or the local system refuses the packets.
     #[error("a firewall or the local system refuses it")]
     Refused,
@@ -384,7 +387,7 @@ impl Engine {
                 message,
             })
         };
-        if self.send_used + message.len() > send_bytes {
+        if !self.has_send_room(now, message.len()) {
             return busy("send_bytes", send_bytes, message);
         }
         if self.rpcs.len() >= max_rpcs {
@@ -420,6 +423,14 @@ impl Engine {
         let Some(key) = self.rpcs.resolve(rpc) else {
             return Ok(());
         };
+        if !self.has_send_room(now, message.len()) {
+            let limit = self.settings.send_bytes;
+            return Err(SendError::Busy {
+                what: "send_bytes",
+                limit,
+                message,
+            });
+        }
         let Some(found) = self.rpcs.get_mut(key) else {
             return Ok(());
         };
@@ -436,11 +447,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends an RPC without a word to the peer, which finds out by itself.
-    pub fn cancel(&mut self, now: Time, rpc: RpcId) {
-        if let Some(key) = self.rpcs.resolve(rpc) {
-            self.end(now, key, Remember::Yes);
-        }
+    /// Ends an RPC without a word to the peer, which finds out by itself. Returns whether it was
+    /// live: if not, its last event has been queued already, and will still be polled.
+    pub fn cancel(&mut self, now: Time, rpc: RpcId) -> bool {
+        let Some(key) = self.rpcs.resolve(rpc) else {
+            return false;
+        };
+        self.end(now, key, Remember::Yes);
+        true
     }
 
     /// Gives back receive memory that an event has announced as charged.
@@ -632,6 +646,32 @@ impl Engine {
         }
         self.our_turn(now, key);
         self.enqueue(key);
+    }
+
+    /// Whether `len` more bytes may be held for sending. If not, replies that were sent long ago
+    /// and that nobody acknowledges make room: their clients are gone, or never were.
+    fn has_send_room(&mut self, now: Time, len: usize) -> bool {
+        let limit = self.settings.send_bytes;
+        if self.send_used + len <= limit {
+            return true;
+        }
+        let mut unacknowledged: Vec<(Time, RpcKey)> = self
+            .rpcs
+            .iter()
+            .filter(|(_, rpc)| rpc.state == RpcState::Replying)
+            .filter(|(_, rpc)| rpc.outgoing.as_ref().is_some_and(OutMessage::all_sent))
+            .map(|(key, rpc)| (rpc.silence.heard, key))
+            .collect();
+        unacknowledged.sort_unstable();
+        for (_, key) in unacknowledged {
+            // Some more than needed, so that this search is rare.
+            if self.send_used + len <= limit - limit / 4 {
+                break;
+            }
+            self.counters.replies_forgotten += 1;
+            self.end(now, key, Remember::Yes);
+        }
+        self.send_used + len <= limit
     }
 
     /// Puts the RPC among those that have something to send, or takes it out.

@@ -87,6 +87,10 @@ impl Engine {
             return Err(DropReason::Source);
         }
         rpc.answered |= common.kind != Kind::NoSuchPort;
+        // Whoever has shown to know the RPC is the one that may have run it.
+        if rpc.incarnation == 0 && common.kind != Kind::RpcUnknown {
+            rpc.incarnation = common.incarnation;
+        }
         let may_have_run = rpc.answered || rpc.asked;
         match common.kind {
             // Statement 55: these, and no others, show that the sender is at work.
@@ -111,9 +115,10 @@ impl Engine {
         }
         match packet {
             Packet::Data(data) => {
-                self.receive_data(now, peer, key, datagram, &data)?;
+                // Its piggybacked ack counts whether or not its payload is of use.
+                let received = self.receive_data(now, peer, key, datagram, &data);
                 self.process_piggyback(now, peer, &data);
-                Ok(())
+                received
             }
             Packet::Grant(grant) => self.receive_grant(now, peer, key, grant),
             Packet::Resend(resend) => self.receive_resend(now, key, resend),
@@ -329,6 +334,7 @@ impl Engine {
             return Err(DropReason::UnknownRpc);
         };
         rpc.state = state;
+        let before = rpc.incoming.as_ref().map_or(0, InMessage::outstanding);
         if rpc.incoming.is_none() {
             let mut message = InMessage::new(length, data.incoming);
             let charge = reserve(message.granted() as usize);
@@ -342,7 +348,6 @@ impl Engine {
         let Some(message) = &mut rpc.incoming else {
             return Err(DropReason::State);
         };
-        let before = message.outstanding();
         let more = message.uncharged_with(payload.len());
         if more > 0 {
             if !self.pool.charge(more, need) {
@@ -350,14 +355,12 @@ impl Engine {
             }
             message.charged += more;
         }
-        let first = message.received() == 0;
         let empty = payload.is_empty();
         let fresh = message.insert(data.offset(), payload);
         // What was sent twice and arrives only now was lost on its first way.
         let lost_bulk = data.retransmit && fresh > 0 && message.is_scheduled(data.offset());
         let complete = message.complete();
-        self.granter
-            .update(key, rpc, if first { 0 } else { before });
+        self.granter.update(key, rpc, before);
         self.arm(key);
         if lost_bulk {
             self.peers.get_mut(peer).withdraw_bulk(now);
@@ -498,15 +501,15 @@ impl Engine {
         let Some(rpc) = self.rpcs.get_mut(key) else {
             return Err(DropReason::UnknownRpc);
         };
-        if rpc.state != RpcState::Calling {
-            return Err(DropReason::State);
-        }
         if rpc.incarnation == 0 {
             rpc.incarnation = common.incarnation;
         } else if common.incarnation != 0 && rpc.incarnation != common.incarnation {
             // Another life of the server answers: what the first did with it, nobody knows.
             self.fail(now, key, Failure::PeerRestarted);
             return Ok(());
+        }
+        if rpc.state != RpcState::Calling {
+            return Err(DropReason::State);
         }
         let Some(message) = &mut rpc.outgoing else {
             return Err(DropReason::State);

@@ -39,8 +39,9 @@ pub struct Settings {
     /// application. Default 64 MiB; at least four messages. A sixteenth is kept for messages of
     /// one packet. When it is full, DATA is dropped and asked for again later.
     pub pool_bytes: usize,
-    /// Bytes of outgoing messages held at once, sent and not yet acknowledged. Default 256 MiB;
-    /// at least one message. When it is full, requests are refused as busy.
+    /// Bytes of outgoing messages held at once: not yet sent, or sent and not yet acknowledged.
+    /// Default 256 MiB; at least one message. When it is reached, replies that nobody has
+    /// acknowledged for longest are given up; if that is not enough, messages are refused as busy.
     pub send_bytes: usize,
     /// RPCs in the table, both roles. Default 65,536; 1 to 1,048,576.
     pub max_rpcs: usize,

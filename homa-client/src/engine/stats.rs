@@ -103,6 +103,8 @@ pub struct Counters {
     pub retransmitted: u64,
     /// RPCs that ended because the peer was silent for too long.
     pub timeouts: u64,
+    /// Replies given up before they were acknowledged, because `send_bytes` was reached.
+    pub replies_forgotten: u64,
     /// Requests handed to the application.
     pub requests_delivered: u64,
     /// Responses handed to the application.

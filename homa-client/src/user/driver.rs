@@ -10,7 +10,7 @@ use std::time::Instant;
 use tokio::time::{Sleep, sleep_until};
 
 use super::endpoint::{Delivery, Endpoint, LINGER};
-use super::link::MAIN_BATCH;
+use super::link::{Look, MAIN_BATCH};
 use crate::engine::Datagram;
 
 /// Sleeps are planned this far ahead when the engine has no deadline.
@@ -19,12 +19,16 @@ const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
 /// Turns with something left in the sockets, after which timers run all the same.
 const MAX_BUSY_TURNS: u32 = 64;
 
-/// Runs until the last handle is gone and a moment has passed.
-pub(super) async fn drive(endpoint: Arc<Endpoint>) {
-    let _closer = Closer(&endpoint);
+/// Turns in a row without letting other tasks run. Each moves up to 64 KB in and out; yielding
+/// after each would have the driver wander from thread to thread.
+const MAX_TURNS: u32 = 8;
+
+/// Runs until the last handle is gone and what is owed to others is done.
+pub(super) async fn drive(closer: Closer) {
+    let endpoint = &closer.0;
     let mut driver = Driver {
         busy_turns: 0,
-        endpoint: &endpoint,
+        endpoint,
         datagrams: Vec::new(),
         deliveries: Vec::new(),
     };
@@ -32,11 +36,26 @@ pub(super) async fn drive(endpoint: Arc<Endpoint>) {
     let mut nudged = pin!(endpoint.nudge.notified());
     let mut end = None;
     loop {
-        if driver.turn() {
+        let mut look = Look::Polled;
+        let mut turns = 0;
+        let more = loop {
+            turns += 1;
+            let Turn { more, delivered } = driver.turn(look);
+            // Whoever was woken may wait for this very thread.
+            if !more || delivered || turns == MAX_TURNS {
+                break more;
+            }
+            // While this goes on the runtime does not poll.
+            look = Look::Now;
+        };
+        if more {
             tokio::task::yield_now().await;
             continue;
         }
         if endpoint.is_closing() {
+            if endpoint.owes_nothing() {
+                return;
+            }
             let end = *end.get_or_insert_with(|| Instant::now() + LINGER);
             if Instant::now() >= end {
                 return;
@@ -66,10 +85,17 @@ pub(super) async fn drive(endpoint: Arc<Endpoint>) {
     }
 }
 
-/// Closes the endpoint when its driver ends, also because its runtime does.
-struct Closer<'a>(&'a Endpoint);
+/// Closes the endpoint when its driver ends, also because its runtime does, even before the first
+/// turn.
+pub(super) struct Closer(Arc<Endpoint>);
 
-impl Drop for Closer<'_> {
+impl Closer {
+    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
+        Self(endpoint)
+    }
+}
+
+impl Drop for Closer {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -84,13 +110,20 @@ struct Driver<'a> {
     deliveries: Vec<Delivery>,
 }
 
+/// What a turn led to.
+struct Turn {
+    /// There is more to do at once.
+    more: bool,
+    /// Somebody was woken.
+    delivered: bool,
+}
+
 impl Driver<'_> {
     /// One round: short messages first, then one piece of the long ones, then what they lead to.
-    /// Returns whether there is more to do at once.
-    fn turn(&mut self) -> bool {
+    fn turn(&mut self, look: Look) -> Turn {
         let endpoint = self.endpoint;
-        let (received, truncated) = endpoint.link.recv_main(&mut self.datagrams);
-        let bulk = endpoint.link.recv_bulk(&mut self.datagrams);
+        let (received, truncated) = endpoint.link.recv_main(look, &mut self.datagrams);
+        let bulk = endpoint.link.recv_bulk(look, &mut self.datagrams);
         let drained = received + truncated < MAIN_BATCH && !bulk;
         self.busy_turns = if drained { 0 } else { self.busy_turns + 1 };
 
@@ -121,9 +154,10 @@ impl Driver<'_> {
         endpoint.collect(&mut state, &mut self.deliveries);
         drop(state);
 
+        let delivered = !self.deliveries.is_empty();
         endpoint.deliver(&mut self.deliveries);
-        let more = endpoint.transmit_batch();
-        more || !drained
+        let more = endpoint.transmit_batch() || !drained;
+        Turn { more, delivered }
     }
 
     fn stalled(&self) -> bool {

@@ -50,7 +50,7 @@ pub(crate) struct Endpoint {
     inline_sends: AtomicU64,
     /// Requests that wait to be accepted, on servers.
     pub(crate) accepts: AcceptQueue,
-    /// Signalled when a server that shuts down has nothing left to do.
+    /// Signalled when a server that shuts down has nothing left to do, and when it is closed.
     pub(crate) drained: Notify,
 }
 
@@ -66,6 +66,7 @@ pub(super) struct State {
     pub(super) stalled: VecDeque<Transmit>,
     /// The Homa port of this endpoint's client or server.
     port: u16,
+    server: bool,
     /// Whether this server takes no more requests.
     refusing: bool,
     /// Whether somebody waits for the last of its RPCs to end.
@@ -163,6 +164,7 @@ impl Endpoint {
             missed: false,
             stalled: VecDeque::new(),
             port,
+            server,
             refusing: false,
             draining: false,
             closed: false,
@@ -253,11 +255,9 @@ impl Endpoint {
     /// The caller is gone: its RPC ends, and its response will be dropped.
     pub(crate) fn cancel_call(&self, rpc: RpcId, waiter: usize) {
         let mut state = self.lock();
-        state.engine.cancel(self.clock.now(), rpc);
-        // The entry may be another call's if this one had ended just now.
-        if let Some(Waiter::Caller(sender)) = state.waiting.get(waiter)
-            && sender.is_closed()
-        {
+        // If it is over already, its event is on the way and frees the entry, which must not be
+        // given to another call before.
+        if state.engine.cancel(self.clock.now(), rpc) {
             state.waiting.remove(waiter);
         }
     }
@@ -279,7 +279,7 @@ impl Endpoint {
 
     /// Nobody will answer this request.
     pub(crate) fn abandon(&self, rpc: RpcId) {
-        self.lock().engine.cancel(self.clock.now(), rpc);
+        let _ = self.lock().engine.cancel(self.clock.now(), rpc);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -292,9 +292,14 @@ impl Endpoint {
         self.stop_accepting(true);
     }
 
+    /// Stops taking requests on this server.
+    pub(crate) fn stop(&self) {
+        self.stop_accepting(false);
+    }
+
     /// The server is gone: nobody will take what waits to be accepted.
     pub(crate) fn abandon_accepts(&self) {
-        self.stop_accepting(false);
+        self.stop();
         for request in self.accepts.take_all() {
             request.refuse();
         }
@@ -526,6 +531,27 @@ impl Endpoint {
         }
     }
 
+    /// Whether nobody would miss this endpoint from now on. Clients wait for the servers that will
+    /// ask whether their responses have arrived.
+    pub(super) fn owes_nothing(&self) -> bool {
+        let state = self.lock();
+        state.server && state.engine.live_server_rpcs(state.port) == 0
+    }
+
+    /// Ends the driver of a server that has nothing left to do, and waits for that.
+    pub(crate) async fn finish(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.nudge.notify_one();
+        loop {
+            let mut ended = std::pin::pin!(self.drained.notified());
+            ended.as_mut().enable();
+            if self.is_closed() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
@@ -594,6 +620,15 @@ impl Handle {
     pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
         endpoint.handles.fetch_add(1, Ordering::AcqRel);
         Self(endpoint)
+    }
+
+    /// One more handle of an endpoint that has some; once the last is gone there is no way back.
+    pub(super) fn join(endpoint: Arc<Endpoint>) -> Option<Self> {
+        let one_more = |handles| (handles > 0).then_some(handles + 1);
+        let joined = endpoint
+            .handles
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        joined.is_ok().then_some(Self(endpoint))
     }
 }
 

@@ -66,6 +66,24 @@ pub(super) struct LinkCounters {
     pub(super) send_errors: AtomicU64,
 }
 
+/// How to find out whether a socket has something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Ask the runtime, which knows as of when it polled last. Costs nothing if there is nothing.
+    Polled,
+    /// Ask the system. Finds what has come since.
+    Now,
+}
+
+impl Look {
+    fn at<T>(self, socket: &UdpSocket, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match self {
+            Self::Polled => socket.try_io(Interest::READABLE, read),
+            Self::Now => read(),
+        }
+    }
+}
+
 /// What became of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
@@ -197,18 +215,30 @@ impl Udp {
             .flat_map(|transmit| &transmit.segments)
             .take(MAX_SEGMENTS)
             .collect();
-        if self.gso() || segments.len() == 1 {
+        let Some((head, tail)) = segments.split_first() else {
+            return Ok(());
+        };
+        if self.gso() || tail.is_empty() {
             match self.send_segments(&group[0], &segments, sent) {
-                Err(error) if segments.len() > 1 && refuses_gso(&error) => {
-                    tracing::info!(%error, "segmentation offload is off: the system refuses it");
-                    self.gso.store(false, Ordering::Relaxed);
+                Err(error) if !tail.is_empty() && refuses_gso(&error) => {
+                    // If a single packet is refused as well, it is not for being one of several.
+                    self.send_segments(&group[0], &[head], sent)?;
+                    // Segments may not exceed the device's MTU, single packets are fragmented:
+                    // slow, but other destinations have other devices.
+                    if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) {
+                        tracing::debug!(to = %group[0].to, "packets exceed the MTU: lower `mtu`");
+                    } else {
+                        tracing::info!(%error, "segmentation offload is off: it is refused");
+                        self.gso.store(false, Ordering::Relaxed);
+                    }
                 }
                 result => return result,
             }
+        } else {
+            self.send_segments(&group[0], &[head], sent)?;
         }
         // A batch that stops half way is repeated from its start; the receiver drops doubles.
-        segments
-            .iter()
+        tail.iter()
             .try_for_each(|segment| self.send_segments(&group[0], &[*segment], sent))
     }
 
@@ -288,11 +318,11 @@ impl Udp {
 
     /// Takes up to [`MAIN_BATCH`] datagrams from the main socket. Returns how many came, and how
     /// many more were cut and are of no use.
-    pub(super) fn recv_main(&self, into: &mut Vec<Datagram>) -> (usize, usize) {
+    pub(super) fn recv_main(&self, look: Look, into: &mut Vec<Datagram>) -> (usize, usize) {
         MAIN_RX.with_borrow_mut(|rx| {
             let rx = rx.get_or_insert_with(MainRx::new);
             let (mut received, mut truncated) = (0, 0);
-            let result = self.main.try_io(Interest::READABLE, || {
+            let result = look.at(&self.main, || {
                 (received, truncated) = rx.receive(&self.main, self, into)?;
                 // A partial batch tells that the socket is empty: forget that it was readable,
                 // which saves the call that would find nothing.
@@ -318,25 +348,27 @@ impl Udp {
 
     /// Takes one datagram, or one run of segments, from the bulk socket. Returns whether there
     /// was one.
-    pub(super) fn recv_bulk(&self, into: &mut Vec<Datagram>) -> bool {
+    pub(super) fn recv_bulk(&self, look: Look, into: &mut Vec<Datagram>) -> bool {
         let Some(bulk) = &self.bulk else { return false };
-        let mut buffer = self.buffers.take();
-        let received = bulk.try_io(Interest::READABLE, || {
+        let received = look.at(bulk, || {
+            let mut buffer = self.buffers.take();
             let mut cmsgs = cmsg_space!(i32, i32, u32, nix::libc::in6_pktinfo);
             let mut iov = [IoSliceMut::new(&mut buffer)];
-            let message = recvmsg::<SockaddrStorage>(
-                bulk.as_raw_fd(),
-                &mut iov,
-                Some(&mut cmsgs),
-                MsgFlags::MSG_DONTWAIT,
-            )?;
-            Ok((
-                message.bytes,
-                self.describe(message.address, message.cmsgs()),
-            ))
+            let fd = bulk.as_raw_fd();
+            let flags = MsgFlags::MSG_DONTWAIT;
+            match recvmsg::<SockaddrStorage>(fd, &mut iov, Some(&mut cmsgs), flags) {
+                Ok(message) => {
+                    let described = self.describe(message.address, message.cmsgs());
+                    let len = message.bytes;
+                    Ok((buffer, len, described))
+                }
+                Err(error) => {
+                    self.buffers.give_back(buffer);
+                    Err(error.into())
+                }
+            }
         });
-        let Ok((len, described)) = received else {
-            self.buffers.give_back(buffer);
+        let Ok((buffer, len, described)) = received else {
             return false;
         };
         let Some(Described {
@@ -564,7 +596,7 @@ fn group_len(batch: &[Transmit]) -> usize {
 fn refuses_gso(error: &io::Error) -> bool {
     matches!(
         Errno::from_raw(error.raw_os_error().unwrap_or(0)),
-        Errno::EIO | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOPROTOOPT
+        Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP | Errno::ENOPROTOOPT
     )
 }
 
@@ -573,6 +605,7 @@ fn unreachable_reason(error: &io::Error) -> Option<Unreachable> {
         Errno::ECONNREFUSED => Some(Unreachable::Port),
         Errno::EHOSTUNREACH | Errno::EHOSTDOWN => Some(Unreachable::Host),
         Errno::ENETUNREACH | Errno::ENETDOWN => Some(Unreachable::Network),
+        Errno::EINVAL | Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT => Some(Unreachable::Address),
         Errno::EPERM | Errno::EACCES => Some(Unreachable::Refused),
         _ => None,
     }
@@ -636,4 +669,20 @@ fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
     }
     let v6 = address.as_sockaddr_in6()?;
     Some(std::net::SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_from_errors_of_the_moment() {
+        let reason = |errno: Errno| unreachable_reason(&io::Error::from(errno));
+        assert_eq!(reason(Errno::ECONNREFUSED), Some(Unreachable::Port));
+        assert_eq!(reason(Errno::ENETUNREACH), Some(Unreachable::Network));
+        assert_eq!(reason(Errno::EINVAL), Some(Unreachable::Address));
+        assert_eq!(reason(Errno::EPERM), Some(Unreachable::Refused));
+        assert_eq!(reason(Errno::ENOBUFS), None);
+        assert_eq!(reason(Errno::EMSGSIZE), None);
+    }
 }

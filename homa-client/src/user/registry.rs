@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use tokio::runtime;
 
-use super::driver::drive;
+use super::driver::{Closer, drive};
 use super::endpoint::{Endpoint, Handle, lock};
 use crate::config::Config;
 use crate::error::BindError;
@@ -44,11 +44,12 @@ pub(crate) fn client(
     let found = clients.iter().find(|shared| {
         shared.runtime == runtime.id() && shared.family == family && shared.config == *config
     });
-    if let Some(endpoint) = found.and_then(|shared| shared.endpoint.upgrade())
-        && !endpoint.is_closing()
-        && !endpoint.is_closed()
+    if let Some(handle) = found
+        .and_then(|shared| shared.endpoint.upgrade())
+        .and_then(Handle::join)
+        && !handle.is_closed()
     {
-        return Ok(Handle::new(endpoint));
+        return Ok(handle);
     }
     let any: SocketAddr = match family {
         Family::V4 => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -95,7 +96,7 @@ fn open(
 ) -> Result<Handle, BindError> {
     let _inside = runtime.enter();
     let handle = Handle::new(Arc::new(Endpoint::open(addr, config, server)?));
-    runtime.spawn(drive(Arc::clone(&handle)));
+    runtime.spawn(drive(Closer::new(Arc::clone(&handle))));
     Ok(handle)
 }
 

@@ -142,9 +142,7 @@ fn a_restarted_server_fails_the_call_instead_of_running_it_twice() {
 
     pair.request("second".into(), 0);
     server_request(&mut pair);
-    let mut next = Engine::new(Settings::default(), 999).unwrap();
-    next.open_port(SERVER_PORT, true);
-    pair.engines[SERVER] = next;
+    replace_server(&mut pair);
     let event = client_event(&mut pair, SECOND);
     assert!(
         matches!(
@@ -157,6 +155,121 @@ fn a_restarted_server_fails_the_call_instead_of_running_it_twice() {
         "{event:?}"
     );
     assert!(pair.event(SERVER).is_none());
+}
+
+/// The same at first contact: whoever has said anything about the RPC is the one that may have run
+/// it.
+#[test]
+fn a_server_that_restarts_after_its_first_sign_of_life_is_noticed() {
+    let mut pair = Pair::new(13, Settings::default());
+    pair.request("first".into(), 0);
+    server_request(&mut pair);
+    // It is asked, and says that it is busy.
+    run(&mut pair, Duration::from_millis(15));
+    assert_eq!(pair.engines[SERVER].counters().sent(Kind::Busy), 1);
+    replace_server(&mut pair);
+    let event = client_event(&mut pair, SECOND);
+    assert!(
+        matches!(
+            event,
+            Some(Event::Failed {
+                failure: Failure::PeerRestarted,
+                ..
+            })
+        ),
+        "{event:?}"
+    );
+    assert!(pair.event(SERVER).is_none());
+}
+
+/// ... and when a part of the response has arrived already.
+#[test]
+fn a_restart_amid_a_response_is_noticed_at_once() {
+    let mut pair = Pair::new(14, Settings::default());
+    pair.request("first".into(), 0);
+    let rpc = server_request(&mut pair);
+    pair.reply(rpc, vec![1; 500_000].into());
+    // The unscheduled part, and the first grant.
+    let until = pair.now + Duration::from_micros(15);
+    while pair.step(until) {}
+    replace_server(&mut pair);
+    let start = pair.now;
+    let event = client_event(&mut pair, SECOND);
+    assert!(
+        matches!(
+            event,
+            Some(Event::Failed {
+                failure: Failure::PeerRestarted,
+                ..
+            })
+        ),
+        "{event:?}"
+    );
+    assert!(pair.now.since(start) < Duration::from_millis(50));
+}
+
+fn replace_server(pair: &mut Pair) {
+    let mut next = Engine::new(Settings::default(), 999).unwrap();
+    next.open_port(SERVER_PORT, true);
+    pair.engines[SERVER] = next;
+}
+
+/// Replies to clients that never acknowledge are bounded in bytes, and those that do get theirs.
+#[test]
+fn replies_that_nobody_acknowledges_make_room() {
+    let settings = Settings {
+        send_bytes: 3_000_000,
+        ..Settings::default()
+    };
+    let mut pair = Pair::new(15, settings);
+    pair.engines[CLIENT] = Engine::new(Settings::default(), 5).unwrap();
+    pair.engines[CLIENT].open_port(CLIENT_PORT, false);
+    for number in 0..100 {
+        pair.request("give me much".into(), number);
+        let rpc = server_request(&mut pair);
+        pair.faults.loss = 100;
+        pair.reply(rpc, vec![1; 39_000].into());
+        pair.flush();
+        pair.faults.loss = 0;
+        assert!(pair.engines[SERVER].send_used <= 3_000_000);
+    }
+    assert!(pair.engines[SERVER].counters().replies_forgotten > 0);
+    pair.request("short".into(), 1000);
+    let rpc = server_request(&mut pair);
+    pair.reply(rpc, "here".into());
+    loop {
+        let event = client_event(&mut pair, SECOND);
+        if matches!(event, Some(Event::Response { cookie: 1000, .. })) {
+            break;
+        }
+        assert!(event.is_some());
+    }
+}
+
+/// Empty packets announce a message and count once.
+#[test]
+fn empty_packets_do_not_use_up_the_grants() {
+    let mut pair = Pair::new(16, Settings::default());
+    let route = Route {
+        source_port: CLIENT_PORT,
+        dest_port: SERVER_PORT,
+        sender_id: 0x7000,
+        incarnation: 1,
+    };
+    let announce = Data {
+        incoming: 40_000,
+        ..Data::new(0, 500_000)
+    };
+    for _ in 0..50 {
+        let packet = Header::emit(&route, &Packet::Data(announce)).to_vec();
+        pair.send(CLIENT, Pair::addr(SERVER), 0, packet.into());
+    }
+    pair.request(vec![1; 500_000].into(), 0);
+    let rpc = server_request(&mut pair);
+    pair.reply(rpc, "done".into());
+    assert!(client_event(&mut pair, SECOND).is_some());
+    run(&mut pair, 2 * SECOND);
+    assert_eq!(pair.engines[SERVER].granter.outstanding(), 0);
 }
 
 #[test]
@@ -444,7 +557,10 @@ fn hostile_packets_are_counted_and_harmless() {
         let counters = engine.counters();
         assert_eq!((counters.live_rpcs, counters.pool_used), (0, 0));
     }
-    pair.request("still there?".into(), 1);
+    for engine in &pair.engines {
+        assert_eq!(engine.granter.outstanding(), 0);
+    }
+    pair.request(vec![1; 300_000].into(), 1);
     let rpc = server_request(&mut pair);
     pair.reply(rpc, "yes".into());
     let event = client_event(&mut pair, SECOND);
