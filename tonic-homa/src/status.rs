@@ -49,7 +49,7 @@ impl ResetError {
 pub(crate) fn from_call_error(error: CallError) -> Status {
     let code = match &error {
         CallError::BadSize { .. } | CallError::Busy { .. } => Code::ResourceExhausted,
-        CallError::PeerMisbehaved { .. } => Code::Internal,
+        CallError::BadAddress { .. } => Code::InvalidArgument,
         _ => Code::Unavailable,
     };
     with_source(code, error)
@@ -171,6 +171,14 @@ mod tests {
             .downcast_ref::<CallError>()
             .unwrap();
         assert_eq!(source.executed(), Executed::Maybe);
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_called_is_the_callers_fault() {
+        let addr = SocketAddr::from(([0, 0, 0, 0], 4_000));
+        let status = from_call_error(CallError::BadAddress { addr });
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains("0.0.0.0:4000"), "{status}");
     }
 
     #[test]

@@ -1,20 +1,22 @@
 //! URIs: which transport, which host, which options.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use http::Uri;
 
 /// Ports of Homa servers end here; the ones above belong to clients.
 const LAST_SERVER_PORT: u16 = 32_767;
 
-const KNOWN_KEYS: &str = "engine, wire, stream, fallback";
+/// The keys that can be used. `stream` and `fallback` are known too, but always refused.
+const KNOWN_KEYS: &str = "engine (auto, udp) and wire (native)";
 
 /// Why a URI cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UriError {
     /// It is no URI.
-    #[error("`{uri}` is no valid URI ({reason}): write for example homa://10.0.0.1:4000")]
+    #[error("`{uri}` is no valid URI ({reason}): write for example {}", example(.uri))]
     Invalid {
         /// The text as given.
         uri: String,
@@ -64,6 +66,36 @@ pub enum UriError {
         port: String,
         /// What is allowed.
         range: &'static str,
+    },
+    /// An address that servers can listen on or groups can share, but nobody can be called by.
+    #[error("`{uri}` cannot be called: `{host}` is {what}, use the address of one server")]
+    NotCallable {
+        /// The URI as given.
+        uri: String,
+        /// Its host.
+        host: String,
+        /// Which kind of address it is.
+        what: &'static str,
+    },
+    /// A part after `#`.
+    #[error("`#{fragment}` in `{uri}` has no meaning here: leave it out")]
+    Fragment {
+        /// The URI as given.
+        uri: String,
+        /// What follows the `#`.
+        fragment: String,
+    },
+    /// The scheme and the query ask for different engines.
+    #[error(
+        "`{uri}` asks for engine {scheme} in its scheme and for engine={query}: use one of them"
+    )]
+    EngineConflict {
+        /// The URI as given.
+        uri: String,
+        /// The engine of its scheme.
+        scheme: Engine,
+        /// The engine of its query.
+        query: Engine,
     },
     /// A query key that means nothing.
     #[error("unknown key `{key}` in `{uri}`: known are {KNOWN_KEYS}")]
@@ -214,6 +246,7 @@ impl Target {
 
 impl HomaTarget {
     fn parse(text: &str, role: Role) -> Result<Self, UriError> {
+        no_fragment(text)?;
         let uri: Uri = text
             .parse()
             .map_err(|error: http::uri::InvalidUri| invalid(text, error))?;
@@ -232,8 +265,12 @@ impl HomaTarget {
             return Err(invalid(text, "no host"));
         }
         let port = port(text, host, authority.as_str(), role)?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if role == Role::Client {
+            callable(text, host)?;
+        }
         let mut target = Self {
-            host: host.trim_start_matches('[').trim_end_matches(']').into(),
+            host: host.into(),
             port,
             authority: authority.as_str().into(),
             engine: None,
@@ -264,7 +301,19 @@ impl HomaTarget {
 
     fn set(&mut self, uri: &str, key: &str, value: &str) -> Result<(), UriError> {
         match (key, value) {
-            ("engine", _) => self.engine = Some(Engine::parse(value)?),
+            ("engine", _) => {
+                let query = Engine::parse(value)?;
+                // The query has no key twice, so that one which is set comes from the scheme.
+                if let Some(scheme) = self.engine.replace(query)
+                    && scheme != query
+                {
+                    return Err(UriError::EngineConflict {
+                        uri: uri.into(),
+                        scheme,
+                        query,
+                    });
+                }
+            }
             ("wire", "native") => {}
             ("wire", "grpc_homa" | "auto") => {
                 return Err(UriError::Unsupported {
@@ -280,18 +329,11 @@ impl HomaTarget {
                     allowed: "native",
                 });
             }
-            ("stream", "push" | "pull") => {
+            ("stream", _) => {
                 return Err(UriError::Unsupported {
                     key: "stream",
                     value: value.into(),
                     remedy: "leave it out, and use an http:// URI for streaming calls",
-                });
-            }
-            ("stream", _) => {
-                return Err(UriError::UnknownValue {
-                    key: "stream",
-                    value: value.into(),
-                    allowed: "none in this version",
                 });
             }
             ("fallback", _) => {
@@ -338,6 +380,43 @@ fn port(uri: &str, host: &str, authority: &str, role: Role) -> Result<u16, UriEr
     }
 }
 
+/// [`Uri`] drops what follows a `#` without a word.
+pub(crate) fn no_fragment(uri: &str) -> Result<(), UriError> {
+    match uri.split_once('#') {
+        None => Ok(()),
+        Some((_, fragment)) => Err(UriError::Fragment {
+            uri: uri.into(),
+            fragment: fragment.into(),
+        }),
+    }
+}
+
+/// Refuses addresses that no server can have. Names are looked up later.
+fn callable(uri: &str, host: &str) -> Result<(), UriError> {
+    let what = match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(ip) if ip.is_unspecified() => "for listening only",
+        Ok(ip) if ip.is_multicast() => "a multicast address",
+        _ => return Ok(()),
+    };
+    Err(UriError::NotCallable {
+        uri: uri.into(),
+        host: host.into(),
+        what,
+    })
+}
+
+/// What a URI like this one could look like.
+fn example(uri: &str) -> &'static str {
+    let (scheme, _) = uri.split_once(':').unwrap_or(("", uri));
+    if scheme.eq_ignore_ascii_case("http") {
+        "http://10.0.0.1:4000"
+    } else if scheme.eq_ignore_ascii_case("unix") {
+        "unix:/run/greeter.sock"
+    } else {
+        "homa://10.0.0.1:4000"
+    }
+}
+
 fn invalid(uri: &str, reason: impl fmt::Display) -> UriError {
     UriError::Invalid {
         uri: uri.into(),
@@ -376,6 +455,7 @@ mod tests {
                 Some(Engine::Udp),
             ),
             ("homa+udp://a:1", "a", 1, Some(Engine::Udp)),
+            ("homa+udp://a:1?engine=udp", "a", 1, Some(Engine::Udp)),
             ("HOMA://a:1", "a", 1, None),
         ] {
             let target = homa(uri, Role::Client).unwrap();
@@ -413,7 +493,7 @@ mod tests {
             (
                 "homa://a:1?color=red",
                 Client,
-                ["`color`", "engine, wire, stream, fallback"],
+                ["`color`", "known are engine (auto, udp) and wire (native)"],
             ),
             (
                 "homa://a:1?engine=udp&engine=udp",
@@ -444,7 +524,11 @@ mod tests {
             ("homa://a:1?wire=auto", Client, ["wire=auto", "wire=native"]),
             ("homa://a:1?wire=x", Client, ["`x`", "native"]),
             ("homa://a:1?stream=push", Client, ["stream=push", "http://"]),
-            ("homa://a:1?stream=no", Client, ["`no`", "none"]),
+            (
+                "homa://a:1?stream=no",
+                Client,
+                ["stream=no", "leave it out"],
+            ),
             (
                 "homa://a:1?fallback=http://a:1",
                 Client,
@@ -454,6 +538,27 @@ mod tests {
             ("homa://me@a:1", Client, ["me@a", "user names"]),
             ("homa://:1", Client, ["homa://:1", "homa://10.0.0.1:4000"]),
             ("homa://a b:1", Client, ["a b", "valid URI"]),
+            ("homa://a:1#x", Client, ["`#x`", "leave it out"]),
+            ("homa://a:1?wire=native#", Server, ["`#`", "leave it out"]),
+            (
+                "homa+udp://a:1?engine=auto",
+                Client,
+                ["engine udp in its scheme", "engine=auto"],
+            ),
+            (
+                "homa+udp://a:1?engine=kernel",
+                Client,
+                ["engine=kernel", "use engine=udp"],
+            ),
+            ("homa://0.0.0.0:1", Client, ["`0.0.0.0`", "listening"]),
+            ("homa://[::]:1", Client, ["`::`", "listening"]),
+            (
+                "homa://[::ffff:0.0.0.0]:1",
+                Client,
+                ["0.0.0.0", "listening"],
+            ),
+            ("homa://224.0.0.1:1", Client, ["`224.0.0.1`", "multicast"]),
+            ("homa://[ff02::1]:1", Client, ["`ff02::1`", "multicast"]),
             ("unix:/tmp/a", Server, ["unix:/tmp/a", "homa:// or http://"]),
             ("https://a", Client, ["https://a", "TLS"]),
             ("https://a", Server, ["https://a", "TLS"]),
@@ -463,6 +568,20 @@ mod tests {
                 named.iter().all(|named| error.contains(named)),
                 "{uri}: {error}"
             );
+        }
+    }
+
+    #[test]
+    fn the_example_of_an_invalid_uri_has_its_scheme() {
+        for (uri, shown) in [
+            ("homa://a b:1", "homa://10.0.0.1:4000"),
+            ("http://a b:1", "http://10.0.0.1:4000"),
+            ("HTTP://a b:1", "http://10.0.0.1:4000"),
+            ("unix:", "unix:/run/greeter.sock"),
+            ("\u{fffd}", "homa://10.0.0.1:4000"),
+        ] {
+            let error = invalid(uri, "because").to_string();
+            assert!(error.ends_with(&format!("for example {shown}")), "{error}");
         }
     }
 

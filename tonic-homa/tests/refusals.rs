@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use common::*;
 use homa_client::{BindError, CallError, Executed};
 use tonic::Code;
-use tonic_homa::transport::{Channel, Endpoint, Error, Listener, ServeAddr, Server, UriError};
+use tonic_homa::transport::{
+    Channel, Endpoint, Engine, Error, Listener, ServeAddr, Server, UriError,
+};
 use tonic_homa::{ClientConfig, ConfigError, ServerConfig, URI_VARIABLE};
 
 /// Nothing listens on discard.
@@ -36,6 +38,28 @@ async fn uris_are_refused_before_anything_is_sent() {
             key: "fallback",
             ..
         }
+    ));
+    assert!(matches!(
+        refused("homa+udp://a:1?engine=auto"),
+        UriError::EngineConflict {
+            scheme: Engine::Udp,
+            query: Engine::Auto,
+            ..
+        }
+    ));
+    assert!(matches!(
+        refused("homa://a:1#part"),
+        UriError::Fragment { fragment, .. } if fragment == "part"
+    ));
+    assert!(matches!(
+        refused("homa://0.0.0.0:4000"),
+        UriError::NotCallable { host, .. } if host == "0.0.0.0"
+    ));
+    let error = refused("http://a b:1").to_string();
+    assert!(error.contains("for example http://"), "{error}");
+    assert!(matches!(
+        "http://127.0.0.1:0#part".parse::<ServeAddr>(),
+        Err(Error::Uri(UriError::Fragment { .. }))
     ));
     assert!(matches!(
         Endpoint::from_shared(vec![0xFF]),

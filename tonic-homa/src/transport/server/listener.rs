@@ -9,6 +9,8 @@ use http::Uri;
 use crate::config::{self, ServerConfig};
 use crate::error::Error;
 use crate::resolve::resolve;
+#[cfg(feature = "tcp")]
+use crate::uri::no_fragment;
 use crate::uri::{HomaTarget, Role, Target, UriError};
 
 /// Where a server listens, and over what.
@@ -70,6 +72,7 @@ fn tcp_host(text: &str) -> Result<Kind, UriError> {
         uri: text.into(),
         reason,
     };
+    no_fragment(text)?;
     let uri: Uri = text
         .parse()
         .map_err(|error: http::uri::InvalidUri| invalid(error.to_string()))?;
