@@ -293,6 +293,20 @@ async fn a_channels_limits_hold() {
 }
 
 #[tokio::test]
+async fn a_rate_per_eternity_lets_its_calls_through_and_no_more() {
+    for scheme in BOTH {
+        let host = serve(scheme).await;
+        let endpoint = host.endpoint().rate_limit(2, Duration::MAX);
+        let mut client = TestClient::new(endpoint.connect().await.unwrap());
+        for _ in 0..2 {
+            client.call(ask("x")).await.unwrap();
+        }
+        let third = tokio::time::timeout(Duration::from_millis(50), client.call(ask("x"))).await;
+        assert!(third.is_err(), "{scheme}: {third:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_servers_limit_waits_or_sheds() {
     for shed in [false, true] {
         let server = Server::builder()

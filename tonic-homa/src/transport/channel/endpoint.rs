@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::Channel;
 use super::call::HomaChannel;
-use super::limit::RateLimit;
+use super::limit::{self, RateLimit};
 use crate::config::{self, ClientConfig};
 use crate::error::Error;
 use crate::metadata;
@@ -231,7 +231,8 @@ impl Endpoint {
     /// as 1. Default: no limit.
     #[must_use]
     pub fn rate_limit(mut self, limit: u64, duration: Duration) -> Self {
-        let (limit, duration) = (limit.max(1), duration.max(Duration::from_nanos(1)));
+        let limit = limit.max(1);
+        let duration = duration.clamp(Duration::from_nanos(1), limit::LONGEST_WINDOW);
         self.settings.rate_limit = Some((limit, duration));
         on_tcp!(self, tcp => tcp.rate_limit(limit, duration))
     }

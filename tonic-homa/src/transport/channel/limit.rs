@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+/// Longer windows count as this one: a clock's time plus it is always a time.
+pub(super) const LONGEST_WINDOW: Duration = Duration::from_secs(30 * 365 * 24 * 3_600);
+
 /// At most so many calls in each window of time.
 #[derive(Debug)]
 pub(super) struct RateLimit {
@@ -21,6 +24,7 @@ struct Window {
 
 impl RateLimit {
     pub(super) fn new(calls: u64, per: Duration) -> Self {
+        let per = per.min(LONGEST_WINDOW);
         let window = Window {
             ends: Instant::now() + per,
             left: calls,
