@@ -9,7 +9,9 @@
 //! The environment variable `TONIC_HOMA_URI`, if it is set and not empty, takes the place of
 //! `uri` wherever a configuration is *used*: in
 //! [`Endpoint::from_config`](crate::transport::Endpoint::from_config) and
-//! [`ServeAddr`](crate::transport::ServeAddr). Reading a file does not look at it.
+//! [`ServeAddr`](crate::transport::ServeAddr). Reading a file does not look at it, and neither
+//! does an endpoint that is made of a URI, such as the generated `connect("homa://…")`. It is one
+//! variable: in a process with several configurations, clients' and servers', all get its URI.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -75,8 +75,8 @@ pub enum Error {
     #[cfg(feature = "tcp")]
     #[error(transparent)]
     Tcp(#[from] tonic::transport::Error),
-    /// The server's Homa socket failed, or its runtime is shutting down.
-    #[error("the server's Homa endpoint was closed")]
+    /// The runtime on which the server's Homa endpoint was opened has ended.
+    #[error("the server's Homa endpoint is closed: the runtime that it was opened on has ended")]
     Closed,
     /// A conversion into an endpoint or an address that is not this crate's failed.
     #[error(transparent)]

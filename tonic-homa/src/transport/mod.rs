@@ -17,6 +17,10 @@
 //! that. So a small service is fastest on one thread: `#[tokio::main(flavor = "current_thread")]`
 //! or `worker_threads = 1`. In a multi-thread runtime make calls from spawned tasks:
 //! the future of `main` runs on a thread of its own, which has to be woken for every reply.
+//!
+//! A service on one thread must not block it: this crate has no threads of its own, so that a
+//! handler which blocks for over a second makes the whole server silent, and its clients' calls fail with
+//! `UNAVAILABLE`. Put such work into `tokio::task::spawn_blocking`, or have several workers.
 
 mod body;
 pub mod channel;

@@ -431,7 +431,7 @@ impl<L> Router<L> {
     ///
     /// # Errors
     ///
-    /// Those of [`Listener::bind`]; [`Error::Closed`] if a Homa socket fails later.
+    /// Those of [`Listener::bind`], and those of [`serve_on`](Self::serve_on).
     pub async fn serve<A, B>(self, addr: A) -> Result<(), Error>
     where
         A: TryInto<ServeAddr>,
@@ -492,7 +492,8 @@ impl<L> Router<L> {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`] if a Homa socket fails, [`Error::Tcp`] if tonic's server does.
+    /// [`Error::Closed`] if the runtime on which a Homa listener was bound has ended,
+    /// [`Error::Tcp`] if tonic's server fails.
     pub async fn serve_on<B>(
         self,
         listeners: impl IntoIterator<Item = Listener>,
