@@ -119,7 +119,8 @@ impl<P> fmt::Debug for HomaServer<P> {
     }
 }
 
-/// A running server. Dropping it stops the server without waiting for calls in progress.
+/// A running server. Dropping it refuses new requests and waits for nothing: those that came
+/// before are still answered. It may be dropped anywhere, inside a tokio runtime as well.
 #[derive(Debug)]
 pub struct ServerHandle {
     server: Arc<Server>,
@@ -134,6 +135,11 @@ impl ServerHandle {
 
     /// Refuses new requests, and waits up to `grace` until those accepted are answered. Tells
     /// whether all were; if not, their handlers still run when this returns.
+    ///
+    /// # Panics
+    ///
+    /// When called inside a tokio runtime, whose thread it would block. There, drop the handle, or
+    /// call this in `tokio::task::spawn_blocking`.
     pub fn shutdown(mut self, grace: Duration) -> bool {
         let all_answered = self.server.shutdown(grace);
         if all_answered {
@@ -157,6 +163,6 @@ impl ServerHandle {
 
 impl Drop for ServerHandle {
     fn drop(&mut self) {
-        self.server.shutdown(Duration::ZERO);
+        self.server.stop();
     }
 }

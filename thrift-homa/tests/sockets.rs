@@ -205,6 +205,28 @@ fn after_a_shutdown_the_port_is_free_and_calls_fail() {
 }
 
 #[test]
+fn a_handle_dropped_inside_a_runtime_stops_the_server_and_does_not_panic() {
+    let server = serve(&Echo::default());
+    let addr = server.local_addr();
+    let mut client = connect(&server);
+    client.ping().expect("a reply");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async move { drop(server) });
+    assert_eq!(
+        transport_kind(client.echo("hello?")),
+        TransportErrorKind::NotOpen
+    );
+    // Once its workers have ended, the port is free.
+    let deadline = Instant::now() + GRACE;
+    while let Err(error) = HomaServer::bind(addr, Echo::default(), NonZeroUsize::MIN) {
+        assert!(Instant::now() < deadline, "{error:?}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn an_address_in_use_is_named() {
     let server = serve(&Echo::default());
     let addr = server.local_addr();
