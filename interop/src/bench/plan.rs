@@ -59,7 +59,7 @@ const fn behind_bulk(name: &'static str, wide_windows: bool) -> Scenario {
     }
 }
 
-/// Something the README says about the results.
+/// Something that the README says below its table about the results. Change both together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim {
     row: &'static str,
