@@ -22,7 +22,12 @@ use serde::de::{Deserializer, Error as _};
 
 use crate::uri::{Engine, UriError};
 
-/// Overrides `uri` of every configuration; read by `from_config` and `from_env` on both sides.
+/// The environment variable that takes the place of `uri` in every configuration.
+///
+/// Read where a configuration is used ([`Endpoint::from_config`](crate::transport::Endpoint),
+/// `connect(&config)`, `serve(&config)`, `effective_uri`) and by `from_env` on both sides, but not
+/// where a URI is given, as in `connect("homa://…")`. There is one for the whole process: all of
+/// its configurations, clients' and servers', then have the same URI.
 pub const URI_VARIABLE: &str = "TONIC_HOMA_URI";
 
 /// Settings of a client. Unknown keys are refused.

@@ -19,8 +19,9 @@
 //! the future of `main` runs on a thread of its own, which has to be woken for every reply.
 //!
 //! A service on one thread must not block it: this crate has no threads of its own, so that a
-//! handler which blocks for over a second makes the whole server silent, and its clients' calls fail with
-//! `UNAVAILABLE`. Put such work into `tokio::task::spawn_blocking`, or have several workers.
+//! handler which blocks for over a second makes the whole server silent, and its clients' calls
+//! fail with `UNAVAILABLE`. Put such work into `tokio::task::spawn_blocking`, or have several
+//! workers.
 
 mod body;
 pub mod channel;
