@@ -624,11 +624,11 @@ impl Handle {
 
     /// One more handle of an endpoint that has some; once the last is gone there is no way back.
     pub(super) fn join(endpoint: Arc<Endpoint>) -> Option<Self> {
-        let one_more = |handles| (handles > 0).then_some(handles + 1);
+        let one_more = |handles: usize| handles.checked_add(1).filter(|_| handles > 0);
         let joined = endpoint
             .handles
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
-        joined.is_ok().then_some(Self(endpoint))
+        joined.is_ok().then(|| Self(endpoint))
     }
 }
 
