@@ -20,6 +20,12 @@ const MIN_IDLE: Duration = Duration::from_secs(10);
 /// A bulk port that lost packets is not used for this long.
 const BULK_WITHDRAWN: Duration = Duration::from_secs(600);
 
+/// It is given up after this many rounds of loss with no arrival in between, ...
+const BULK_LOSSES: u8 = 3;
+
+/// ... where losses this close together are one round.
+const BULK_ROUND: Duration = Duration::from_millis(5);
+
 /// One remote endpoint.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -39,6 +45,9 @@ pub(super) struct Peer {
     pub(super) used: Time,
     /// Our bulk socket as this peer reaches it.
     pub(super) bulk: Bulk,
+    /// Rounds of loss on our bulk socket since anything arrived there, and when the last was.
+    bulk_losses: u8,
+    bulk_lost: Option<Time>,
     /// When we last sent a BUSY to prove the peer's bulk port.
     pub(super) proof_sent: Option<Time>,
     /// The peer's bulk port, for scheduled DATA to it; 0: its main port.
@@ -68,6 +77,8 @@ impl Peer {
             rpcs: 0,
             used: now,
             bulk: Bulk::Unproven,
+            bulk_losses: 0,
+            bulk_lost: None,
             proof_sent: None,
             bulk_port: 0,
         }
@@ -95,9 +106,23 @@ impl Peer {
         }
     }
 
-    pub(super) fn withdraw_bulk(&mut self, now: Time) {
-        if self.bulk == Bulk::Proven {
+    /// Something has arrived by our bulk socket.
+    pub(super) fn bulk_arrived(&mut self) {
+        self.bulk_losses = 0;
+    }
+
+    /// Bytes sent to our bulk socket had to be sent again. One such round may be an overflow, or
+    /// a retransmission that overtook the original; several with nothing in between mean that
+    /// nothing gets there any more.
+    pub(super) fn bulk_lost(&mut self, now: Time) {
+        if self.bulk_lost.is_some_and(|at| now.since(at) < BULK_ROUND) {
+            return;
+        }
+        self.bulk_lost = Some(now);
+        self.bulk_losses += 1;
+        if self.bulk == Bulk::Proven && self.bulk_losses >= BULK_LOSSES {
             self.bulk = Bulk::Withdrawn(now + BULK_WITHDRAWN);
+            self.bulk_losses = 0;
         }
     }
 }
@@ -186,6 +211,29 @@ mod tests {
 
     fn addr(port: u16) -> SocketAddr {
         ([127, 0, 0, 1], port).into()
+    }
+
+    #[test]
+    fn a_bulk_port_is_given_up_after_losses_without_arrivals() {
+        let ms = Duration::from_millis(1);
+        let mut peer = Peer::new(addr(1), Time::ZERO);
+        peer.bulk = Bulk::Proven;
+        for round in 0..10 {
+            peer.bulk_lost(Time::ZERO + 10 * round * ms);
+            peer.bulk_arrived();
+        }
+        assert_eq!(peer.bulk_ports(Some(9), Time::ZERO), (0, 9));
+        // One round, however many packets.
+        let start = Time::ZERO + 200 * ms;
+        for _ in 0..50 {
+            peer.bulk_lost(start);
+        }
+        assert_eq!(peer.bulk_ports(Some(9), start), (0, 9));
+        peer.bulk_lost(start + 10 * ms);
+        peer.bulk_lost(start + 20 * ms);
+        assert_eq!(peer.bulk_ports(Some(9), start + 30 * ms), (0, 0));
+        let later = start + 20 * ms + BULK_WITHDRAWN;
+        assert_eq!(peer.bulk_ports(Some(9), later), (9, 0));
     }
 
     #[test]

@@ -362,8 +362,10 @@ impl Engine {
         let complete = message.complete();
         self.granter.update(key, rpc, before);
         self.arm(key);
-        if lost_bulk {
-            self.peers.get_mut(peer).withdraw_bulk(now);
+        if datagram.socket == Socket::Bulk {
+            self.peers.get_mut(peer).bulk_arrived();
+        } else if lost_bulk {
+            self.peers.get_mut(peer).bulk_lost(now);
         }
         if fresh == 0 && !empty {
             return Err(DropReason::Duplicate);
