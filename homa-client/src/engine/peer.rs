@@ -115,12 +115,13 @@ impl Peer {
     /// a retransmission that overtook the original; several with nothing in between mean that
     /// nothing gets there any more.
     pub(super) fn bulk_lost(&mut self, now: Time) {
-        if self.bulk_lost.is_some_and(|at| now.since(at) < BULK_ROUND) {
+        let same_round = self.bulk_lost.is_some_and(|at| now.since(at) < BULK_ROUND);
+        if same_round || self.bulk != Bulk::Proven {
             return;
         }
         self.bulk_lost = Some(now);
         self.bulk_losses += 1;
-        if self.bulk == Bulk::Proven && self.bulk_losses >= BULK_LOSSES {
+        if self.bulk_losses >= BULK_LOSSES {
             self.bulk = Bulk::Withdrawn(now + BULK_WITHDRAWN);
             self.bulk_losses = 0;
         }
