@@ -111,6 +111,18 @@ pub enum ReplyError {
         /// The reply, handed back.
         reply: Message,
     },
+    /// The endpoint's limit of buffered bytes is reached by replies that are still being sent.
+    #[error("{what} is full ({limit}): answer later, or raise the setting")]
+    Busy {
+        /// The setting that is exhausted.
+        what: &'static str,
+        /// Its value.
+        limit: usize,
+        /// What is needed to answer later.
+        responder: Box<crate::Responder>,
+        /// The reply, handed back.
+        reply: Message,
+    },
     /// The endpoint is closed.
     #[error("the local Homa endpoint is closed")]
     Closed,

@@ -7,7 +7,7 @@ use tokio::runtime;
 use tokio::time::timeout;
 
 use crate::config::Config;
-use crate::engine::RpcId;
+use crate::engine::{RpcId, SendError};
 use crate::error::{BindError, ReplyError};
 use crate::message::Message;
 use crate::stats::{EndpointCounters, Monitor};
@@ -141,7 +141,7 @@ impl Request {
     /// Answers it, on this thread.
     ///
     /// # Errors
-    /// [`ReplyError`]; the reply comes back if it has the wrong size.
+    /// [`ReplyError`]; if the reply has the wrong size or there is no room for it, it comes back.
     pub fn reply(self, reply: Message) -> Result<(), ReplyError> {
         self.responder.reply(reply)
     }
@@ -173,23 +173,41 @@ impl Responder {
     /// Answers, on this thread. A client that is gone meanwhile is no error.
     ///
     /// # Errors
-    /// [`ReplyError`]; the reply comes back if it has the wrong size, with the responder.
+    /// [`ReplyError`]; if the reply has the wrong size or there is no room for it, it comes back
+    /// with the responder.
     pub fn reply(mut self, reply: Message) -> Result<(), ReplyError> {
         if self.endpoint.is_closed() {
             self.answered = true;
             return Err(ReplyError::Closed);
         }
-        match self.endpoint.reply(self.rpc, reply) {
+        let error = match self.endpoint.reply(self.rpc, reply) {
             Ok(()) => {
                 self.answered = true;
-                Ok(())
+                return Ok(());
             }
-            Err((reply, limit)) => Err(ReplyError::BadSize {
-                size: reply.len(),
+            Err(error) => error,
+        };
+        match error {
+            SendError::BadSize { limit, message } => Err(ReplyError::BadSize {
+                size: message.len(),
                 limit,
                 responder: Box::new(self),
-                reply,
+                reply: message,
             }),
+            SendError::Busy {
+                what,
+                limit,
+                message,
+            } => Err(ReplyError::Busy {
+                what,
+                limit,
+                responder: Box::new(self),
+                reply: message,
+            }),
+            SendError::Closed { .. } => {
+                self.answered = true;
+                Err(ReplyError::Closed)
+            }
         }
     }
 

@@ -339,6 +339,41 @@ async fn a_reply_of_the_wrong_size_can_be_replaced() {
     );
 }
 
+/// Replies that are still being sent fill the send buffer: the next is handed back, and says why.
+#[tokio::test]
+async fn a_reply_that_finds_no_room_is_handed_back() {
+    let mut config = Config::default();
+    config.protocol.send_bytes = 1_000_000;
+    let server = Server::bind(localhost(0), &config).unwrap();
+    let addr = server.local_addr();
+    let client = Client::bind(&Config::default()).unwrap();
+    let first = tokio::spawn(client.call(addr, "first".into()));
+    let second = tokio::spawn(client.call(addr, "second".into()));
+    let requests = [
+        server.accept().await.unwrap(),
+        server.accept().await.unwrap(),
+    ];
+    let [one, two] = requests;
+    one.reply(vec![1; 800_000].into()).unwrap();
+    let error = two.reply(vec![2; 800_000].into()).unwrap_err();
+    assert!(
+        error.to_string().contains("send_bytes is full (1000000)"),
+        "{error}"
+    );
+    let homa_client::ReplyError::Busy {
+        responder, reply, ..
+    } = error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!(reply.len(), 800_000);
+    responder.reply("sorry".into()).unwrap();
+    let one = first.await.unwrap().unwrap().len();
+    let two = second.await.unwrap().unwrap().len();
+    assert_eq!(one.min(two), 5);
+    assert_eq!(one.max(two), 800_000);
+}
+
 #[tokio::test]
 async fn servers_want_a_port_of_their_own() {
     let server = Server::bind(localhost(0), &Config::default()).unwrap();

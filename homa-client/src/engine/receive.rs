@@ -337,7 +337,8 @@ impl Engine {
         let before = rpc.incoming.as_ref().map_or(0, InMessage::outstanding);
         if rpc.incoming.is_none() {
             let mut message = InMessage::new(length, data.incoming);
-            let charge = reserve(message.granted() as usize);
+            // All that this packet needs as well, so that nothing below can fail half way.
+            let charge = reserve((message.granted() as usize).max(payload.len()).max(1));
             if !self.pool.charge(charge, need) {
                 return Err(DropReason::Pool);
             }

@@ -262,19 +262,12 @@ impl Endpoint {
         }
     }
 
-    /// Answers a request; on error the reply is handed back with the limit it broke.
-    pub(crate) fn reply(&self, rpc: RpcId, message: Message) -> Result<(), (Message, usize)> {
+    /// Answers a request.
+    pub(crate) fn reply(&self, rpc: RpcId, message: Message) -> Result<(), SendError> {
         let mut state = self.lock();
-        match state.engine.send_reply(self.clock.now(), rpc, message) {
-            Ok(()) => {
-                self.transmit(state);
-                Ok(())
-            }
-            Err(SendError::BadSize { limit, message } | SendError::Busy { limit, message, .. }) => {
-                Err((message, limit))
-            }
-            Err(SendError::Closed { .. }) => Ok(()),
-        }
+        state.engine.send_reply(self.clock.now(), rpc, message)?;
+        self.transmit(state);
+        Ok(())
     }
 
     /// Nobody will answer this request.
