@@ -37,6 +37,7 @@ mod user;
 pub use client::{Call, Client};
 pub use config::{BulkPort, Config, ConfigError};
 pub use engine::Unreachable;
+pub use engine::wire::Carrier;
 #[cfg(feature = "user")]
 pub use error::{BindError, CallError, Executed, ReplyError};
 pub use message::Message;

@@ -49,6 +49,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod api;
 mod deadlines;
 mod finished;
 mod granter;
@@ -74,9 +75,9 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
+pub use self::api::{Datagram, Event, Failure, RpcInfo, SendError, Socket, Unreachable};
 use self::deadlines::Deadlines;
 use self::finished::Finished;
 use self::granter::Granter;
@@ -93,7 +94,7 @@ pub use self::stats::{Counters, DropReason};
 pub use self::time::{Time, Wake};
 use self::transmit::Control;
 pub use self::transmit::{Segment, Transmit};
-use self::wire::{Packet, PendingAck};
+use self::wire::{Carrier, Packet, PendingAck};
 use crate::{ConfigError, Message};
 
 /// Deadlines are rounded up to this, so that one wake-up serves many RPCs.
@@ -146,157 +147,6 @@ struct Owed {
     local_port: u16,
 }
 
-/// A datagram as it came from the network.
-#[derive(Clone, Debug)]
-pub struct Datagram {
-    /// Address and UDP port of its sender.
-    pub from: SocketAddr,
-    /// The local address it was sent to, where known; answers leave from it.
-    pub local: Option<IpAddr>,
-    /// Its IP TOS byte.
-    pub tos: u8,
-    /// Which of the endpoint's sockets it came by.
-    pub socket: Socket,
-    /// The packet.
-    pub data: Bytes,
-}
-
-/// The sockets of a UDP endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Socket {
-    /// Everything goes here, except …
-    Main,
-    /// … scheduled DATA, once the peer has proven that its packets arrive here.
-    Bulk,
-}
-
-/// What the application should know.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// A request is there, to be answered with [`Engine::send_reply`].
-    Request {
-        /// Names the RPC.
-        rpc: RpcId,
-        /// The Homa port it was sent to.
-        port: u16,
-        /// Who sent it.
-        peer: SocketAddr,
-        /// The local address it was sent to, where known.
-        local: Option<IpAddr>,
-        /// The request.
-        message: Message,
-        /// What has to be handed to [`Engine::release`] once the message is dropped.
-        charged: usize,
-    },
-    /// The response of a request has arrived; the RPC is over.
-    Response {
-        /// Names the RPC.
-        rpc: RpcId,
-        /// The mark given to [`Engine::send_request`].
-        cookie: u64,
-        /// The response.
-        message: Message,
-        /// What has to be handed to [`Engine::release`] once the message is dropped.
-        charged: usize,
-    },
-    /// A request failed; the RPC is over.
-    Failed {
-        /// Names the RPC.
-        rpc: RpcId,
-        /// The mark given to [`Engine::send_request`].
-        cookie: u64,
-        /// Whom it was sent to.
-        peer: SocketAddr,
-        /// Why.
-        failure: Failure,
-    },
-}
-
-/// Why a request failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Failure {
-    /// Nothing was heard of the RPC for this long.
-    TimedOut(Duration),
-    /// The network, or the peer's endpoint, says that it cannot be delivered.
-    Unreachable {
-        /// What it says.
-        reason: Unreachable,
-        /// Whether the request may have been received, and may have run.
-        may_have_run: bool,
-    },
-    /// The server's engine was replaced by another one meanwhile.
-    PeerRestarted,
-    /// The local port was closed.
-    Closed,
-}
-
-/// Why a peer cannot be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Unreachable {
-    /// No process listens on that UDP port.
-    #[error("nothing listens on that port: is the server running?")]
-    Port,
-    /// A Homa endpoint is there, but the Homa port is not open in it.
-    #[error("a Homa endpoint answers there, but that Homa port is not open")]
-    HomaPort,
-    /// There is no way to the host.
-    #[error("no route to the host")]
-    Host,
-    /// There is no way to its network.
-    #[error("no route to the network")]
-    Network,
-    /// The local system cannot send to such an address from here.
-    #[error("the local system cannot send there: a link-local address needs its scope (%eth0)")]
-    Address,
-    /// A firewall or the local system refuses the packets.
-    #[error("a firewall or the local system refuses it")]
-    Refused,
-}
-
-/// Why a message was not taken for sending. It is handed back.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum SendError {
-    /// Empty, or longer than `max_message_bytes`.
-    BadSize {
-        /// The setting.
-        limit: usize,
-        /// The message.
-        message: Message,
-    },
-    /// A table or buffer is full.
-    Busy {
-        /// The setting that is exhausted.
-        what: &'static str,
-        /// Its value.
-        limit: usize,
-        /// The message.
-        message: Message,
-    },
-    /// The local port is not open.
-    Closed {
-        /// The message.
-        message: Message,
-    },
-}
-
-/// One live RPC, for diagnosis (`struct homa_rpc_info` of the kernel's ABI).
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RpcInfo {
-    /// The id; odd: we are the server.
-    pub id: u64,
-    /// The other side.
-    pub peer: SocketAddr,
-    /// Length of the outgoing message, and how much of it is sent and granted.
-    pub outgoing: Option<[u32; 3]>,
-    /// Length of the incoming message, and how much of it is received and granted.
-    pub incoming: Option<[u32; 3]>,
-}
-
 impl Engine {
     /// An engine without ports. `seed` makes its ids and its incarnation; draw it at random, or
     /// a restarted process may be taken for its predecessor.
@@ -304,7 +154,10 @@ impl Engine {
         settings.check()?;
         let [first, second] = [1, 2].map(|step| scramble(seed.wrapping_add(step)));
         Ok(Self {
-            incarnation: (first as u32 & 0x00ff_ffff).max(1),
+            incarnation: match settings.carrier {
+                Carrier::Udp => (first as u32 & 0x00ff_ffff).max(1),
+                Carrier::Ip => 0,
+            },
             // Even, and far from both ends.
             next_id: (second >> 2 | 1 << 60) & !1,
             next_age: 0,
@@ -393,7 +246,7 @@ impl Engine {
         if self.rpcs.len() >= max_rpcs {
             return busy("max_rpcs", max_rpcs, message);
         }
-        let Some(peer) = self.peers.find_or_insert(to, now) else {
+        let Some(peer) = self.peers.find_or_insert(self.endpoint_of(to), now) else {
             return busy("max_peers", self.settings.max_peers, message);
         };
         if self.peers.get(peer).rpcs as usize >= max_rpcs_per_peer {
@@ -473,11 +326,19 @@ impl Engine {
         reason: Unreachable,
         quote: &[u8],
     ) {
-        let Some(found) = self.peers.find(peer) else {
+        let Some(found) = self.peers.find(self.endpoint_of(peer)) else {
             self.forget_bulk_port(peer);
             return;
         };
-        let refused = match Packet::parse(quote) {
+        // On IP protocol 146 a closed port is one of many behind the same address.
+        let only_port = match (self.settings.carrier, reason) {
+            (Carrier::Ip, Unreachable::Port) => match quote {
+                [_, _, high, low, ..] => Some(u16::from_be_bytes([*high, *low])),
+                _ => return,
+            },
+            _ => None,
+        };
+        let refused = match Packet::parse(self.settings.carrier, quote) {
             Ok((common, Packet::Data(data))) if !data.retransmit => Some(common.sender_id),
             _ => None,
         };
@@ -485,6 +346,7 @@ impl Engine {
             .rpcs
             .iter()
             .filter(|(_, rpc)| rpc.peer == found)
+            .filter(|(_, rpc)| only_port.is_none_or(|port| rpc.peer_port == port))
             .map(|(key, _)| key)
             .collect();
         for key in keys {
@@ -510,7 +372,9 @@ impl Engine {
     /// Turns a request down that was handed over but surely not begun, like a closed port does.
     pub fn refuse(&mut self, now: Time, rpc: RpcId) {
         if let Some(key) = self.rpcs.resolve(rpc) {
-            self.send_control(key, &Packet::NoSuchPort, None);
+            if self.settings.carrier == Carrier::Udp {
+                self.send_control(key, &Packet::NoSuchPort, None);
+            }
             self.end(now, key, Remember::Yes);
         }
     }
@@ -585,7 +449,7 @@ impl Engine {
             .iter()
             .map(|(_, rpc)| RpcInfo {
                 id: rpc.id,
-                peer: self.peers.get(rpc.peer).addr,
+                peer: self.name_of(rpc),
                 outgoing: rpc
                     .outgoing
                     .as_ref()
@@ -596,6 +460,24 @@ impl Engine {
                     .map(|message| [message.length(), message.received(), message.granted()]),
             })
             .collect()
+    }
+
+    /// What tells peers apart: on IP protocol 146, the address alone.
+    fn endpoint_of(&self, mut addr: SocketAddr) -> SocketAddr {
+        if self.settings.carrier == Carrier::Ip {
+            addr.set_port(0);
+        }
+        addr
+    }
+
+    /// The other side of an RPC as the application knows it: on IP protocol 146 with its Homa
+    /// port.
+    fn name_of(&self, rpc: &Rpc) -> SocketAddr {
+        let mut addr = self.peers.get(rpc.peer).addr;
+        if self.settings.carrier == Carrier::Ip {
+            addr.set_port(rpc.peer_port);
+        }
+        addr
     }
 
     /// The silence clock: `now` less all the time by which the driver was late.
@@ -711,7 +593,7 @@ impl Engine {
             let event = Event::Failed {
                 rpc: RpcId { key, id: rpc.id },
                 cookie: rpc.cookie,
-                peer: self.peers.get(rpc.peer).addr,
+                peer: self.name_of(&rpc),
                 failure,
             };
             self.events.push_back(Pending { event, ack: None });

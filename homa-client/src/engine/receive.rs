@@ -7,7 +7,8 @@ use super::peer::{Bulk, PeerKey};
 use super::pool::Need;
 use super::rpc::{Input, RpcKey, RpcState};
 use super::wire::{
-    Ack, Common, Cutoffs, DATA_HEADER_LEN, Data, Grant, Kind, Packet, PendingAck, Resend, Route,
+    Ack, Carrier, Common, Cutoffs, DATA_HEADER_LEN, Data, Grant, Kind, Packet, PendingAck, Resend,
+    Route,
 };
 use super::{
     Datagram, DropReason, Engine, Event, Failure, NewRpc, Owed, Pending, Remember, RpcId, Socket,
@@ -21,11 +22,13 @@ const REPEAT_AFTER: Duration = Duration::from_millis(5);
 pub(super) const MAX_RESENDS: usize = 32;
 
 impl Engine {
-    /// Takes one datagram. Whatever is wrong with it ends in [`Counters`](super::Counters).
-    pub fn handle_datagram(&mut self, now: Time, datagram: Datagram) {
-        if let Err(reason) = self.receive(now, datagram) {
-            self.counters.count_drop(reason);
-        }
+    /// Takes one datagram. Whatever is wrong with it ends in [`Counters`](super::Counters);
+    /// returned is why it was dropped, if it was.
+    pub fn handle_datagram(&mut self, now: Time, mut datagram: Datagram) -> Option<DropReason> {
+        datagram.from = self.endpoint_of(datagram.from);
+        let reason = self.receive(now, datagram).err()?;
+        self.counters.count_drop(reason);
+        Some(reason)
     }
 
     /// Counts a datagram that the driver could not hand over, being cut or unreadable.
@@ -34,7 +37,7 @@ impl Engine {
     }
 
     fn receive(&mut self, now: Time, datagram: Datagram) -> Result<(), DropReason> {
-        let (common, packet) = Packet::parse(&datagram.data)?;
+        let (common, packet) = Packet::parse(self.settings.carrier, &datagram.data)?;
         self.counters.count_received(common.kind);
         if common.kind == Kind::Freeze {
             return Err(DropReason::Freeze);
@@ -226,8 +229,9 @@ impl Engine {
 
     /// Nobody here has that Homa port, or it accepts no requests.
     fn refuse_port(&mut self, datagram: &Datagram, common: &Common) -> DropReason {
-        // Never an answer to such an answer.
-        if common.kind != Kind::NoSuchPort {
+        // Never an answer to such an answer. On IP protocol 146 the answer is ICMP's, which is for
+        // the driver to give: this port may be another process's.
+        if common.kind != Kind::NoSuchPort && self.settings.carrier == Carrier::Udp {
             self.answer(datagram, common, &Packet::NoSuchPort);
         }
         DropReason::Port
@@ -393,7 +397,7 @@ impl Engine {
         let charged = message.charged;
         let message = message.into_message();
         let id = RpcId { key, id: rpc.id };
-        let peer = self.peers.get(rpc.peer).addr;
+        let addr = self.peers.get(rpc.peer).addr;
         if state == RpcState::Ended {
             let owed = Owed {
                 ack: PendingAck {
@@ -410,11 +414,12 @@ impl Engine {
             };
             self.events.push_back(Pending {
                 event,
-                ack: Some((peer, owed)),
+                ack: Some((addr, owed)),
             });
             self.end(now, key, Remember::No);
         } else {
             let (port, local) = (rpc.local_port, rpc.local_ip);
+            let peer = self.rpcs.get(key).map_or(addr, |rpc| self.name_of(rpc));
             let event = Event::Request {
                 rpc: id,
                 port,

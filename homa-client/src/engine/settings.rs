@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
+use super::wire::Carrier;
 use crate::ConfigError;
 
-/// Settings of an engine. [`Settings::default`] is what the UDP carrier uses.
+/// Settings of an engine. [`Settings::default`] is what the UDP carrier uses, and
+/// [`Settings::for_carrier`] has those of IP protocol 146.
 ///
 /// The numbers are those of HomaModule where it has them (`homa-protocol` C.13); each field says
 /// where we differ.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Settings {
+    /// What carries the packets. Default UDP. With IP protocol 146 `timers` should be
+    /// [`Timers::IP`], since a kernel gives up on silent peers much sooner.
+    pub carrier: Carrier,
     /// Longest message, in bytes, that is sent or accepted. Default 1,000,000, the protocol's
-    /// limit; 1 to 32,000,000. More than the peers' limit makes them drop such messages.
+    /// limit; 1 to 32,000,000, but never more than 1,000,000 on IP protocol 146. More than the peers' limit makes them drop such messages.
     pub max_message_bytes: usize,
     /// Bytes of a message that are sent without waiting for a grant. Default 40,000; 1 to
     /// `max_message_bytes`. More saves a round trip for longer messages, and lets more senders
@@ -63,7 +68,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            max_message_bytes: 1_000_000,
+            carrier: Carrier::Udp,
+            max_message_bytes: MAX_KERNEL_MESSAGE,
             unsched_bytes: 40_000,
             packet_payload: 1416,
             max_incoming: 128 * 1024,
@@ -84,7 +90,26 @@ impl Default for Settings {
     }
 }
 
+/// The longest message that the kernel module takes.
+const MAX_KERNEL_MESSAGE: usize = 1_000_000;
+
 impl Settings {
+    /// The defaults for this carrier.
+    pub fn for_carrier(carrier: Carrier) -> Self {
+        Self {
+            carrier,
+            packet_payload: match carrier {
+                Carrier::Udp => 1416,
+                Carrier::Ip => 1424,
+            },
+            timers: match carrier {
+                Carrier::Udp => Timers::UDP,
+                Carrier::Ip => Timers::IP,
+            },
+            ..Self::default()
+        }
+    }
+
     /// Whether every value is within its range.
     pub fn check(&self) -> Result<(), ConfigError> {
         fn within(
@@ -103,11 +128,15 @@ impl Settings {
                 })
             }
         }
+        let (longest, range) = match self.carrier {
+            Carrier::Udp => (32_000_000, "1 to 32000000 bytes, default 1000000"),
+            Carrier::Ip => (MAX_KERNEL_MESSAGE, "1 to 1000000 bytes on IP protocol 146"),
+        };
         within(
             "max_message_bytes",
             self.max_message_bytes,
-            (1, 32_000_000),
-            "1 to 32000000 bytes, default 1000000",
+            (1, longest),
+            range,
         )?;
         within(
             "unsched_bytes",
@@ -207,5 +236,16 @@ impl Timers {
         need_ack_max: Duration::from_secs(1),
         give_up: Duration::from_secs(10),
         remember: Duration::from_secs(10),
+    };
+
+    /// On IP protocol 146: those of HomaModule (`homa-protocol` C.13, statements 51, 64 and 76),
+    /// but NEED_ACK backs off and ends.
+    pub const IP: Self = Self {
+        resend: Duration::from_millis(5),
+        timeout: Duration::from_millis(100),
+        need_ack: Duration::from_millis(2),
+        need_ack_max: Duration::from_millis(100),
+        give_up: Duration::from_secs(10),
+        remember: Duration::from_secs(1),
     };
 }

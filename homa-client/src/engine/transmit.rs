@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::outgoing::OutMessage;
 use super::priority;
 use super::rpc::{Rpc, RpcKey, RpcState};
-use super::wire::{DATA_HEADER_LEN, Data, Grant, Header, Kind, Packet, Route};
+use super::wire::{Carrier, DATA_HEADER_LEN, Data, Grant, Header, Kind, Packet, Route};
 use super::{Engine, Time};
 
 /// Control packets that wait for the driver, at most. All of them are repeated when lost.
@@ -213,7 +213,9 @@ impl Engine {
     fn response_limit(&self) -> u8 {
         let budget = self.settings.main_buffer_bytes / 2;
         let outstanding = self.rpcs.client_count();
-        if outstanding * self.settings.unsched_bytes <= budget {
+        if self.settings.carrier == Carrier::Ip
+            || outstanding * self.settings.unsched_bytes <= budget
+        {
             return 0;
         }
         (budget / outstanding / 1024).clamp(1, 255) as u8

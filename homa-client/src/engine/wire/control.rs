@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::{MAX_HEADER_LEN, PendingAck, put, u16_at, u32_at, u64_at};
+use super::{Carrier, MAX_HEADER_LEN, PendingAck, put, u16_at, u32_at, u64_at};
 
 /// Acks that one ACK packet holds besides that of its header.
 pub const MAX_ACKS: usize = 5;
@@ -24,12 +24,16 @@ pub struct Grant {
 }
 
 impl Grant {
-    pub(super) fn parse(packet: &[u8]) -> Self {
+    pub(super) fn parse(carrier: Carrier, packet: &[u8]) -> Self {
+        let port_at = |at| match carrier {
+            Carrier::Udp => u16_at(packet, at),
+            Carrier::Ip => 0,
+        };
         Self {
             offset: u32_at(packet, 28),
             priority: packet[32],
-            prove_port: u16_at(packet, 4),
-            bulk_port: u16_at(packet, 6),
+            prove_port: port_at(4),
+            bulk_port: port_at(6),
         }
     }
 

@@ -1,7 +1,7 @@
 //! DATA: a piece of a message.
 
 use super::super::stats::DropReason;
-use super::{DATA_HEADER_LEN, MAX_HEADER_LEN, put, u16_at, u32_at, u64_at};
+use super::{Carrier, DATA_HEADER_LEN, MAX_HEADER_LEN, put, u16_at, u32_at, u64_at};
 
 /// The header of a DATA packet.
 ///
@@ -60,7 +60,7 @@ impl Data {
         }
     }
 
-    pub(super) fn parse(packet: &[u8]) -> Result<Self, DropReason> {
+    pub(super) fn parse(carrier: Carrier, packet: &[u8]) -> Result<Self, DropReason> {
         let message_length = u32_at(packet, 28);
         if message_length == 0 {
             return Err(DropReason::Length);
@@ -76,7 +76,10 @@ impl Data {
             }),
             cutoff_version: u16_at(packet, 46),
             retransmit: packet[48] != 0,
-            response_unscheduled_kib: packet[49],
+            response_unscheduled_kib: match carrier {
+                Carrier::Udp => packet[49],
+                Carrier::Ip => 0,
+            },
             segment_offset: u32_at(packet, DATA_HEADER_LEN - 4),
         })
     }

@@ -1,7 +1,7 @@
 //! The common header, 28 bytes in front of every packet.
 
 use super::super::stats::DropReason;
-use super::{MAX_HEADER_LEN, array_at, put, u16_at, u32_at, u64_at};
+use super::{Carrier, MAX_HEADER_LEN, array_at, put, u16_at, u32_at, u64_at};
 
 /// Bytes of the common header.
 pub const HEADER_LEN: usize = 28;
@@ -66,6 +66,11 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
     }
 
+    /// Whether only our UDP carrier has it.
+    fn is_local_to_udp(self) -> bool {
+        self as u8 >= 0x20
+    }
+
     /// Position in [`Kind::ALL`].
     pub fn index(self) -> usize {
         let byte = self as u8;
@@ -111,24 +116,33 @@ pub struct Common {
 }
 
 impl Common {
-    /// Checks and parses what all packets of the UDP carrier have in common.
-    pub fn parse(packet: &[u8]) -> Result<Self, DropReason> {
+    /// Checks and parses what all packets of this carrier have in common. On IP protocol 146,
+    /// everything that the kernel ignores is ignored here too (statement 7).
+    pub fn parse(carrier: Carrier, packet: &[u8]) -> Result<Self, DropReason> {
         if packet.len() < HEADER_LEN {
             return Err(DropReason::Short);
         }
         let kind = Kind::from_byte(packet[11]).ok_or(DropReason::Kind)?;
-        if packet[13] != FLAGS || u16_at(packet, 18) != URGENT {
-            return Err(DropReason::Marker);
+        let mut incarnation = 0;
+        match carrier {
+            Carrier::Udp => {
+                if packet[13] != FLAGS || u16_at(packet, 18) != URGENT {
+                    return Err(DropReason::Marker);
+                }
+                if u16_at(packet, 14) != WIRE_VERSION {
+                    return Err(DropReason::Version);
+                }
+                let [high, middle, low] = array_at(packet, 8);
+                incarnation = u32::from_be_bytes([0, high, middle, low]);
+            }
+            Carrier::Ip if kind.is_local_to_udp() => return Err(DropReason::Kind),
+            Carrier::Ip => {}
         }
-        if u16_at(packet, 14) != WIRE_VERSION {
-            return Err(DropReason::Version);
-        }
-        let [high, middle, low] = array_at(packet, 8);
         Ok(Self {
             source_port: u16_at(packet, 0),
             dest_port: u16_at(packet, 2),
             sequence: u32_at(packet, 4),
-            incarnation: u32::from_be_bytes([0, high, middle, low]),
+            incarnation,
             kind,
             sender_id: u64_at(packet, 20),
         })

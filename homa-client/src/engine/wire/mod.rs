@@ -25,6 +25,17 @@ pub const MAX_HEADER_LEN: usize = 80;
 /// Bytes of the header of a DATA packet.
 pub const DATA_HEADER_LEN: usize = 56;
 
+/// What carries the packets. Two endpoints must share one to understand each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Carrier {
+    /// One packet per UDP datagram, between user-space endpoints. Fields that are idle in the
+    /// kernel's format carry what this needs.
+    #[default]
+    Udp,
+    /// One packet per IP packet of protocol 146, as the kernel module sends and expects them.
+    Ip,
+}
+
 /// One packet of any kind, without the payload of DATA.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packet {
@@ -55,16 +66,16 @@ pub enum Packet {
 }
 
 impl Packet {
-    /// Parses one packet as UDP carries it. Returns it with its common header and, for DATA,
-    /// leaves the payload to the caller: it starts at [`DATA_HEADER_LEN`].
-    pub fn parse(packet: &[u8]) -> Result<(Common, Self), DropReason> {
-        let common = Common::parse(packet)?;
+    /// Parses one packet as `carrier` brought it. Returns it with its common header and, for
+    /// DATA, leaves the payload to the caller: it starts at [`DATA_HEADER_LEN`].
+    pub fn parse(carrier: Carrier, packet: &[u8]) -> Result<(Common, Self), DropReason> {
+        let common = Common::parse(carrier, packet)?;
         if packet.len() < common.kind.header_len() {
             return Err(DropReason::Short);
         }
         let body = match common.kind {
-            Kind::Data => Self::Data(Data::parse(packet)?),
-            Kind::Grant => Self::Grant(Grant::parse(packet)),
+            Kind::Data => Self::Data(Data::parse(carrier, packet)?),
+            Kind::Grant => Self::Grant(Grant::parse(carrier, packet)),
             Kind::Resend => Self::Resend(Resend::parse(packet)),
             Kind::RpcUnknown => Self::RpcUnknown,
             Kind::Busy => Self::Busy,
@@ -150,7 +161,7 @@ impl std::ops::Deref for Header {
 
 impl std::fmt::Debug for Header {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", Packet::parse(self))
+        write!(f, "{:?}", Packet::parse(Carrier::Udp, self))
     }
 }
 

@@ -29,7 +29,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 /// `hex` decodes to `packet` of `route`, and `packet` encodes to `hex` without its payload.
 fn check(hex: &str, route: Route, packet: Packet) {
     let bytes = bytes(hex);
-    let (common, parsed) = Packet::parse(&bytes).unwrap();
+    let (common, parsed) = Packet::parse(Carrier::Udp, &bytes).unwrap();
     assert_eq!(parsed, packet);
     assert_eq!(
         Route {
@@ -63,7 +63,7 @@ fn v1_and_v2_request_of_five_bytes() {
     );
     check(&ours, CLIENT, Packet::Data(data));
 
-    let mut offsets = [kernel, &ours].map(|hex| match Packet::parse(&bytes(hex)) {
+    let mut offsets = [kernel, &ours].map(|hex| match Packet::parse(Carrier::Udp, &bytes(hex)) {
         Ok((common, Packet::Data(data))) => (common.local_id(), data.offset()),
         other => panic!("{other:?}"),
     });
@@ -152,7 +152,7 @@ fn an_ack_with_a_wild_count_has_five_entries() {
     let mut packet = Header::emit(&CLIENT, &Packet::Ack(Ack::default())).to_vec();
     packet[28..30].copy_from_slice(&[0xff; 2]);
     packet[30..].fill(0x10);
-    let Ok((_, Packet::Ack(ack))) = Packet::parse(&packet) else {
+    let Ok((_, Packet::Ack(ack))) = Packet::parse(Carrier::Udp, &packet) else {
         panic!()
     };
     assert_eq!(ack.entries.len(), MAX_ACKS);
@@ -235,18 +235,22 @@ fn short_or_foreign_packets_are_refused_with_the_reason() {
         if kind == Kind::Data {
             packet[31] = 1;
         }
-        assert!(Packet::parse(&packet).is_ok(), "{kind:?}");
+        assert!(Packet::parse(Carrier::Udp, &packet).is_ok(), "{kind:?}");
         // Trailing bytes of control packets are ignored (statement 5).
         packet.push(0);
-        assert!(Packet::parse(&packet).is_ok(), "{kind:?}");
+        assert!(Packet::parse(Carrier::Udp, &packet).is_ok(), "{kind:?}");
         packet.truncate(kind.header_len() - 1);
-        assert_eq!(Packet::parse(&packet), Err(DropReason::Short), "{kind:?}");
+        assert_eq!(
+            Packet::parse(Carrier::Udp, &packet),
+            Err(DropReason::Short),
+            "{kind:?}"
+        );
     }
     let valid = Header::emit(&CLIENT, &Packet::Busy).to_vec();
     let with = |at: usize, byte: u8| {
         let mut packet = valid.clone();
         packet[at] = byte;
-        Packet::parse(&packet).map(|_| ())
+        Packet::parse(Carrier::Udp, &packet).map(|_| ())
     };
     assert_eq!(with(11, 0x0f), Err(DropReason::Kind));
     assert_eq!(with(11, 0x19), Err(DropReason::Kind));
@@ -259,5 +263,5 @@ fn short_or_foreign_packets_are_refused_with_the_reason() {
     assert_eq!(with(12, 0xff), Ok(()));
     assert_eq!(with(16, 0xff), Ok(()));
     let empty = Header::emit(&CLIENT, &Packet::Data(Data::new(0, 0)));
-    assert_eq!(Packet::parse(&empty), Err(DropReason::Length));
+    assert_eq!(Packet::parse(Carrier::Udp, &empty), Err(DropReason::Length));
 }
