@@ -56,6 +56,7 @@ mod granter;
 mod incoming;
 mod outgoing;
 mod pacer;
+mod path;
 mod peer;
 mod pool;
 mod priority;
@@ -521,7 +522,10 @@ impl Engine {
 
     fn set_outgoing(&mut self, now: Time, key: RpcKey, message: Message, unscheduled: usize) {
         self.send_used += message.len();
-        let payload = self.settings.packet_payload as u32;
+        let Some(peer) = self.rpcs.get(key).map(|rpc| rpc.peer) else {
+            return;
+        };
+        let payload = self.payload_to(now, peer);
         let unscheduled = u32::try_from(unscheduled).unwrap_or(u32::MAX);
         if let Some(rpc) = self.rpcs.get_mut(key) {
             rpc.outgoing = Some(OutMessage::new(message, payload, unscheduled));

@@ -13,16 +13,23 @@ const MAX_RESEND_RANGES: usize = 64;
 ///
 /// It is cut at multiples of `payload`, counted from 0 below `unscheduled` and from there
 /// beyond it, with a cut exactly at `unscheduled`. A retransmission uses the same cuts, since
-/// a kernel drops what overlaps partly with what it has (statement 19).
+/// a kernel drops what overlaps partly with what it has (statement 19). If the path turns out
+/// to take less, each of these packets goes in pieces of its own.
 #[derive(Debug)]
 pub(super) struct OutMessage {
     /// Parts with the offset at which each starts.
     parts: Vec<(u32, Bytes)>,
     length: u32,
     payload: u32,
+    /// Most bytes that one packet may hold; below `payload` once the path has shrunk.
+    piece: u32,
     unscheduled: u32,
     granted: u32,
     sent: u32,
+    /// The peer has forgotten what was sent; from here on it is repeated as grants come.
+    replay: Option<u32>,
+    /// Where the latest RESEND began, and how often in a row that has been asked for.
+    asked: (u32, u8),
     /// Level from the latest GRANT.
     pub(super) priority: u8,
     /// Ranges to send again: disjoint, ascending, ending at or below `sent`.
@@ -47,9 +54,12 @@ impl OutMessage {
             parts,
             length,
             payload,
+            piece: payload,
             unscheduled,
             granted: unscheduled,
             sent: 0,
+            replay: None,
+            asked: (0, 0),
             priority: 0,
             resend: Vec::new(),
             resend_priority: 0,
@@ -89,6 +99,43 @@ impl OutMessage {
     /// Raises what may be sent; a smaller offset changes nothing (statement 34).
     pub(super) fn grant(&mut self, offset: u32) {
         self.granted = self.granted.max(offset.min(self.length));
+        if let Some(from) = self.replay
+            && offset > from
+        {
+            let end = offset.min(self.sent);
+            self.resend(from..end, self.priority);
+            self.replay = (end < self.sent).then_some(end);
+        }
+    }
+
+    /// The peer knows nothing of the message: it goes again up to `limit` and at least its first
+    /// packet, the rest of what was sent with the grants that follow.
+    pub(super) fn replay(&mut self, limit: u32, priority: u8) {
+        if self.sent == 0 {
+            return;
+        }
+        let end = self.sent.min(limit.max(self.packet_at(0).end));
+        self.resend(0..end, priority);
+        self.replay = (end < self.sent).then_some(end);
+    }
+
+    /// Most payload bytes of the packets that leave from now on.
+    pub(super) fn packet_limit(&self) -> u32 {
+        self.piece
+    }
+
+    /// The path takes no more than `piece` bytes of payload.
+    pub(super) fn shrink_to(&mut self, piece: u32) {
+        self.piece = self.piece.min(piece);
+    }
+
+    /// Notes that the peer asks for `offset`; returns how often in a row it has.
+    pub(super) fn asked_for(&mut self, offset: u32) -> u8 {
+        self.asked = match self.asked {
+            (before, times) if before == offset => (offset, times.saturating_add(1)),
+            _ => (offset, 1),
+        };
+        self.asked.1
     }
 
     /// The packet that starts at `offset`, which is a cut or lies within a packet.
@@ -99,7 +146,12 @@ impl OutMessage {
             (self.unscheduled, self.length)
         };
         let start = offset - (offset - base) % self.payload;
-        start..(start + self.payload).min(limit)
+        let end = (start + self.payload).min(limit);
+        if self.piece >= self.payload {
+            return start..end;
+        }
+        let start = offset - (offset - start) % self.piece;
+        start..(start + self.piece).min(end)
     }
 
     /// The next packet, marked as sent. A packet that starts below the grant goes whole.
@@ -233,6 +285,47 @@ mod tests {
         out.resend(50..51, 1);
         let packets: Vec<_> = std::iter::from_fn(|| out.next_resend()).collect();
         assert_eq!(packets, [0..10, 45..53]);
+    }
+
+    #[test]
+    fn on_a_narrower_path_packets_go_in_pieces_within_the_original_cuts() {
+        let mut out = message(&[53]);
+        assert_eq!(out.next_packet(), Some(0..10));
+        out.shrink_to(4);
+        out.resend(0..10, 7);
+        let again: Vec<_> = std::iter::from_fn(|| out.next_resend()).collect();
+        assert_eq!(again, [0..4, 4..8, 8..10]);
+        let first: Vec<_> = std::iter::from_fn(|| out.next_packet()).collect();
+        assert_eq!(first, [10..14, 14..18, 18..20, 20..24, 24..25]);
+        out.shrink_to(9);
+        assert_eq!(
+            out.packet_limit(),
+            4,
+            "a path does not grow under a message"
+        );
+    }
+
+    #[test]
+    fn a_peer_that_knows_nothing_gets_the_rest_again_as_it_grants() {
+        let mut out = message(&[53]);
+        out.grant(53);
+        while out.next_packet().is_some() {}
+        out.replay(25, 6);
+        let packets =
+            |out: &mut OutMessage| -> Vec<_> { std::iter::from_fn(|| out.next_resend()).collect() };
+        assert_eq!(packets(&mut out), [0..10, 10..20, 20..25]);
+        out.grant(20);
+        assert_eq!(packets(&mut out), []);
+        out.grant(40);
+        assert_eq!(packets(&mut out), [25..35, 35..45]);
+        out.grant(53);
+        assert_eq!(packets(&mut out), [35..45, 45..53]);
+        out.grant(53);
+        assert_eq!(packets(&mut out), []);
+        // However little may go, one packet does.
+        out.replay(0, 6);
+        let again = packets(&mut out);
+        assert_eq!((again.len(), again[0].clone()), (1, 0..10));
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(super) struct Peer {
     pub(super) cutoff_version: u16,
     /// When our table was sent to it last.
     pub(super) cutoffs_sent: Option<Time>,
+    /// Payload per packet that the path takes, if less than usual, and until when that holds.
+    pub(super) path: Option<(u32, Time)>,
     /// RPCs with it, on either side.
     pub(super) rpcs: u32,
     pub(super) used: Time,
@@ -74,6 +76,7 @@ impl Peer {
             cutoffs: UNKNOWN_CUTOFFS,
             cutoff_version: 0,
             cutoffs_sent: None,
+            path: None,
             rpcs: 0,
             used: now,
             bulk: Bulk::Unproven,

@@ -125,7 +125,7 @@ impl Engine {
             }
             Packet::Grant(grant) => self.receive_grant(now, peer, key, grant),
             Packet::Resend(resend) => self.receive_resend(now, key, resend),
-            Packet::RpcUnknown => self.receive_rpc_unknown(now, peer, key, common),
+            Packet::RpcUnknown => self.receive_rpc_unknown(now, key, common),
             Packet::Busy => {
                 let bulk = &mut self.peers.get_mut(peer).bulk;
                 if datagram.socket == Socket::Bulk && *bulk == Bulk::Unproven {
@@ -461,6 +461,7 @@ impl Engine {
             sender.proof_sent = Some(now);
             self.send_control(key, &Packet::Busy, Some(grant.prove_port));
         }
+        self.enqueue_resend(key);
         self.enqueue(key);
         Ok(())
     }
@@ -484,11 +485,17 @@ impl Engine {
             length => resend.offset.saturating_add(length).min(message.length()),
         };
         message.resend(resend.offset..end, priority);
+        let times = if resend.offset < sent {
+            message.asked_for(resend.offset)
+        } else {
+            0
+        };
         // Asking beyond the grant tells that a GRANT was lost.
         message.grant(end);
         if resend.offset >= sent {
             self.send_control(key, &Packet::Busy, None);
         }
+        self.suspect_path(now, key, resend.offset, times);
         self.enqueue_resend(key);
         self.enqueue(key);
         self.our_turn(now, key);
@@ -498,7 +505,6 @@ impl Engine {
     fn receive_rpc_unknown(
         &mut self,
         now: Time,
-        peer: PeerKey,
         key: RpcKey,
         common: &Common,
     ) -> Result<(), DropReason> {
@@ -522,12 +528,26 @@ impl Engine {
         let Some(message) = &mut rpc.outgoing else {
             return Err(DropReason::State);
         };
-        let cutoffs = &self.peers.get(peer).cutoffs;
-        let priority =
-            priority::unscheduled(cutoffs, self.settings.num_priorities, message.length());
-        message.resend(0..message.sent(), priority);
-        self.enqueue_resend(key);
+        let times = message.asked_for(0);
+        self.suspect_path(now, key, 0, times);
+        self.replay(key);
         Ok(())
+    }
+
+    /// The server does not know the request: it goes again, as far as incast control allows, and
+    /// what was granted beyond that as it is granted again.
+    fn replay(&mut self, key: RpcKey) {
+        let Some(rpc) = self.rpcs.get_mut(key) else {
+            return;
+        };
+        let peer = self.peers.get(rpc.peer);
+        let Some(message) = &mut rpc.outgoing else {
+            return;
+        };
+        let levels = self.settings.num_priorities;
+        let priority = priority::unscheduled(&peer.cutoffs, levels, message.length());
+        message.replay(message.unscheduled(), priority);
+        self.enqueue_resend(key);
     }
 
     fn receive_need_ack(&mut self, now: Time, key: RpcKey) -> Result<(), DropReason> {

@@ -220,6 +220,10 @@ impl RpcTable {
             .then_some(rpc.key)
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Rpc> {
+        self.rpcs.iter_mut().map(|(_, rpc)| rpc)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (RpcKey, &Rpc)> {
         self.rpcs.iter().map(|(key, rpc)| (key as RpcKey, rpc))
     }

@@ -117,7 +117,7 @@ impl Engine {
             tos,
             segments: Vec::new(),
         };
-        let full = self.settings.packet_payload;
+        let full = message.packet_limit() as usize;
         while transmit.segments.len() < most_packets(most, full) {
             let end = message.resend_end();
             let Some(range) = message.next_resend() else {
@@ -164,7 +164,7 @@ impl Engine {
         } else {
             priority::unscheduled(&peer.cutoffs, levels, message.length())
         };
-        let full = self.settings.packet_payload;
+        let full = message.packet_limit() as usize;
         let most = self
             .pacer
             .burst(now, full + DATA_HEADER_LEN, most_packets(most, full));

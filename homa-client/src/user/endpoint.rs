@@ -650,8 +650,8 @@ impl Drop for Handle {
 
 /// The engine's settings for these sockets.
 fn settings(config: &Config, link: &Udp) -> Settings {
-    let ip_header = if link.local().is_ipv4() { 20 } else { 40 };
-    let packet_payload = config.mtu() - ip_header - 8 - crate::engine::wire::DATA_HEADER_LEN;
+    let carrier = config.protocol.carrier;
+    let packet_payload = carrier.payload_for(link.local().ip(), config.mtu());
     let (main, bulk) = link.buffered_packets();
     let mut settings = config.protocol.clone();
     settings.packet_payload = packet_payload;

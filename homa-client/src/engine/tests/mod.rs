@@ -3,6 +3,7 @@
 mod behaviour;
 mod loss;
 mod pair;
+mod path;
 
 /// A small seeded generator (xorshift64*), so that every run of a test is the same.
 #[derive(Clone, Debug)]

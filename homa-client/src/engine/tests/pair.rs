@@ -45,6 +45,10 @@ pub(super) struct Pair {
     pub(super) faults: Faults,
     pub(super) fates: [Fate; Kind::ALL.len()],
     pub(super) random: Random,
+    /// Homa packets longer than this vanish.
+    pub(super) longest: usize,
+    /// The longest that has got through.
+    pub(super) longest_seen: usize,
     /// One-way delay of the network.
     pub(super) delay: Duration,
     /// Packets under way, by arrival time and order of sending.
@@ -67,6 +71,8 @@ impl Pair {
             faults: Faults::default(),
             fates: Default::default(),
             random: Random::new(seed),
+            longest: usize::MAX,
+            longest_seen: 0,
             delay: Duration::from_micros(10),
             wire: BTreeMap::new(),
             sent: 0,
@@ -118,10 +124,11 @@ impl Pair {
             socket,
             data,
         };
-        if self.random.percent(self.faults.loss) {
+        if self.random.percent(self.faults.loss) || datagram.data.len() > self.longest {
             fate.lost += 1;
             return;
         }
+        self.longest_seen = self.longest_seen.max(datagram.data.len());
         fate.delivered += 1;
         let mut copies = 1;
         if self.random.percent(self.faults.double) {

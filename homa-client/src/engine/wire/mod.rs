@@ -17,6 +17,8 @@ pub use control::{Ack, AckEntry, Cookie, Cutoffs, Grant, MAX_ACKS, Resend};
 pub use data::{Data, PendingAck};
 pub use header::{Common, FLAGS, HEADER_LEN, Kind, URGENT, WIRE_VERSION};
 
+use std::net::IpAddr;
+
 use super::stats::DropReason;
 
 /// Room for the longest header, that of ACK.
@@ -34,6 +36,22 @@ pub enum Carrier {
     Udp,
     /// One packet per IP packet of protocol 146, as the kernel module sends and expects them.
     Ip,
+}
+
+impl Carrier {
+    /// Payload bytes of a DATA packet to `ip` that fills an IP packet of `mtu` bytes
+    /// (`homa-protocol` B.10).
+    pub fn payload_for(self, ip: IpAddr, mtu: usize) -> usize {
+        let ip_header = match ip.to_canonical() {
+            IpAddr::V4(_) => 20,
+            IpAddr::V6(_) => 40,
+        };
+        let udp_header = match self {
+            Self::Udp => 8,
+            Self::Ip => 0,
+        };
+        mtu.saturating_sub(ip_header + udp_header + DATA_HEADER_LEN)
+    }
 }
 
 /// One packet of any kind, without the payload of DATA.
