@@ -1,10 +1,10 @@
-//! The sockets of a UDP endpoint: batches in, batches out.
+//! The sockets of a UDP endpoint.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrayvec::ArrayVec;
 use bytes::Bytes;
@@ -18,13 +18,12 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::buffers::Buffers;
+use super::super::buffers::Buffers;
+use super::errors::{self, unreachable_reason};
+use super::{LinkCounters, Look, MAIN_BATCH, QUOTE_LEN, Refused, Sent, socket_addr};
 use crate::config::{BulkPort, Config};
 use crate::engine::{Datagram, Segment, Socket, Transmit, Unreachable};
 use crate::error::BindError;
-
-/// Datagrams taken from the main socket in one go.
-pub(super) const MAIN_BATCH: usize = 32;
 
 /// The longest packet taken from the main socket: a peer may use a larger MTU than we do.
 const MAX_PACKET: usize = crate::config::MAX_MTU;
@@ -42,7 +41,7 @@ const MAX_SEND_BYTES: usize = 65_000;
 /// The sockets of one endpoint. All sending is done on the main one, by any thread; receiving
 /// by the driver alone.
 #[derive(Debug)]
-pub(super) struct Udp {
+pub(in super::super) struct Udp {
     main: UdpSocket,
     bulk: Option<UdpSocket>,
     local: SocketAddr,
@@ -52,66 +51,12 @@ pub(super) struct Udp {
     gro: bool,
     main_buffer: usize,
     bulk_buffer: usize,
-    pub(super) counters: LinkCounters,
+    pub(in super::super) counters: LinkCounters,
 }
-
-/// Counts of system calls and of what they carried.
-#[derive(Debug, Default)]
-pub(super) struct LinkCounters {
-    pub(super) sends: AtomicU64,
-    pub(super) packets_sent: AtomicU64,
-    pub(super) receives: AtomicU64,
-    pub(super) packets_received: AtomicU64,
-    pub(super) socket_buffer_drops: AtomicU64,
-    pub(super) send_errors: AtomicU64,
-}
-
-/// How to find out whether a socket has something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
-    /// Ask the runtime, which knows as of when it polled last. Costs nothing if there is nothing.
-    Polled,
-    /// Ask the system. Finds what has come since.
-    Now,
-}
-
-impl Look {
-    fn at<T>(self, socket: &UdpSocket, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        match self {
-            Self::Polled => socket.try_io(Interest::READABLE, read),
-            Self::Now => read(),
-        }
-    }
-}
-
-/// What became of a batch.
-#[derive(Debug, Default)]
-pub(super) struct Sent {
-    /// Transmits that are done with; the rest waits for room in the socket's buffer.
-    pub(super) done: usize,
-    /// System calls it took.
-    pub(super) calls: u64,
-    /// Whether there is something in the error queue.
-    pub(super) errors_queued: bool,
-    /// What the system refused at once.
-    pub(super) refused: Vec<Refused>,
-}
-
-/// A packet that the network or the system refused.
-#[derive(Debug)]
-pub(super) struct Refused {
-    pub(super) to: SocketAddr,
-    pub(super) reason: Unreachable,
-    /// Its first bytes, as far as they came back.
-    pub(super) quote: ArrayVec<u8, QUOTE_LEN>,
-}
-
-/// Enough of a packet to know it by.
-const QUOTE_LEN: usize = 64;
 
 impl Udp {
     /// Opens the sockets; `addr` with port 0 takes any free port. Must be called in a runtime.
-    pub(super) fn open(addr: SocketAddr, config: &Config) -> Result<Self, BindError> {
+    pub(in super::super) fn open(addr: SocketAddr, config: &Config) -> Result<Self, BindError> {
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::AddrInUse => BindError::AddressInUse { addr },
             _ => BindError::Socket { addr, source },
@@ -146,40 +91,40 @@ impl Udp {
         })
     }
 
-    pub(super) fn local(&self) -> SocketAddr {
+    pub(in super::super) fn local(&self) -> SocketAddr {
         self.local
     }
 
-    pub(super) fn bulk_port(&self) -> Option<u16> {
+    pub(in super::super) fn bulk_port(&self) -> Option<u16> {
         Some(self.bulk.as_ref()?.local_addr().ok()?.port())
     }
 
-    pub(super) fn gso(&self) -> bool {
+    pub(in super::super) fn gso(&self) -> bool {
         self.gso.load(Ordering::Relaxed)
     }
 
-    pub(super) fn gro(&self) -> bool {
+    pub(in super::super) fn gro(&self) -> bool {
         self.gro
     }
 
     /// Full-size packets that the sockets' buffers hold: main, bulk.
-    pub(super) fn buffered_packets(&self) -> (usize, usize) {
+    pub(in super::super) fn buffered_packets(&self) -> (usize, usize) {
         (
             self.main_buffer / PACKET_CHARGE,
             self.bulk_buffer / PACKET_CHARGE,
         )
     }
 
-    pub(super) fn main(&self) -> &UdpSocket {
+    pub(in super::super) fn main(&self) -> &UdpSocket {
         &self.main
     }
 
-    pub(super) fn bulk(&self) -> Option<&UdpSocket> {
+    pub(in super::super) fn bulk(&self) -> Option<&UdpSocket> {
         self.bulk.as_ref()
     }
 
     /// Sends a batch. Transmits that fit together leave in one system call.
-    pub(super) fn send(&self, batch: &[Transmit]) -> Sent {
+    pub(in super::super) fn send(&self, batch: &[Transmit]) -> Sent {
         let mut sent = Sent::default();
         while sent.done < batch.len() {
             let rest = &batch[sent.done..];
@@ -318,7 +263,11 @@ impl Udp {
 
     /// Takes up to [`MAIN_BATCH`] datagrams from the main socket. Returns how many came, and how
     /// many more were cut and are of no use.
-    pub(super) fn recv_main(&self, look: Look, into: &mut Vec<Datagram>) -> (usize, usize) {
+    pub(in super::super) fn recv_main(
+        &self,
+        look: Look,
+        into: &mut Vec<Datagram>,
+    ) -> (usize, usize) {
         MAIN_RX.with_borrow_mut(|rx| {
             let rx = rx.get_or_insert_with(MainRx::new);
             let (mut received, mut truncated) = (0, 0);
@@ -348,7 +297,7 @@ impl Udp {
 
     /// Takes one datagram, or one run of segments, from the bulk socket. Returns whether there
     /// was one.
-    pub(super) fn recv_bulk(&self, look: Look, into: &mut Vec<Datagram>) -> bool {
+    pub(in super::super) fn recv_bulk(&self, look: Look, into: &mut Vec<Datagram>) -> bool {
         let Some(bulk) = &self.bulk else { return false };
         let received = look.at(bulk, || {
             let mut buffer = self.buffers.take();
@@ -401,39 +350,8 @@ impl Udp {
     }
 
     /// Empties the error queues: what the network has said of destinations.
-    pub(super) fn drain_errors(&self, refused: &mut Vec<Refused>) {
-        // Bounded: a flood of errors must not hold the driver.
-        for _ in 0..64 {
-            let mut cmsgs = cmsg_space!([u8; 128], i32, u32);
-            let mut quoted = [0; QUOTE_LEN];
-            let mut iov = [IoSliceMut::new(&mut quoted)];
-            let message = recvmsg::<SockaddrStorage>(
-                self.main.as_raw_fd(),
-                &mut iov,
-                Some(&mut cmsgs),
-                MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT,
-            );
-            let Ok(message) = message else { return };
-            let Some(to) = message.address.as_ref().and_then(socket_addr) else {
-                continue;
-            };
-            for cmsg in message.cmsgs().into_iter().flatten() {
-                let errno = match cmsg {
-                    ControlMessageOwned::Ipv4RecvErr(error, _)
-                    | ControlMessageOwned::Ipv6RecvErr(error, _) => error.ee_errno,
-                    _ => continue,
-                };
-                let error = io::Error::from_raw_os_error(errno as i32);
-                if let Some(reason) = unreachable_reason(&error) {
-                    let quote = message.iovs().next().unwrap_or_default().iter().copied();
-                    refused.push(Refused {
-                        to,
-                        reason,
-                        quote: quote.take(QUOTE_LEN).collect(),
-                    });
-                }
-            }
-        }
+    pub(in super::super) fn drain_errors(&self, refused: &mut Vec<Refused>) {
+        errors::drain(&self.main, refused);
     }
 
     /// Address and control messages of a received datagram.
@@ -593,24 +511,6 @@ fn group_len(batch: &[Transmit]) -> usize {
     len
 }
 
-fn refuses_gso(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_raw(error.raw_os_error().unwrap_or(0)),
-        Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP | Errno::ENOPROTOOPT
-    )
-}
-
-fn unreachable_reason(error: &io::Error) -> Option<Unreachable> {
-    match Errno::from_raw(error.raw_os_error()?) {
-        Errno::ECONNREFUSED => Some(Unreachable::Port),
-        Errno::EHOSTUNREACH | Errno::EHOSTDOWN => Some(Unreachable::Host),
-        Errno::ENETUNREACH | Errno::ENETDOWN => Some(Unreachable::Network),
-        Errno::EINVAL | Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT => Some(Unreachable::Address),
-        Errno::EPERM | Errno::EACCES => Some(Unreachable::Refused),
-        _ => None,
-    }
-}
-
 /// A non-blocking socket with the options that we need, and the size of its receive buffer.
 fn socket(addr: SocketAddr, config: &Config) -> io::Result<(std::net::UdpSocket, usize)> {
     let socket = socket2::Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
@@ -663,26 +563,9 @@ fn socket(addr: SocketAddr, config: &Config) -> io::Result<(std::net::UdpSocket,
     Ok((socket.into(), buffer))
 }
 
-fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
-    if let Some(v4) = address.as_sockaddr_in() {
-        return Some(SocketAddr::from((v4.ip(), v4.port())));
-    }
-    let v6 = address.as_sockaddr_in6()?;
-    Some(std::net::SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id()).into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refusals_are_told_from_errors_of_the_moment() {
-        let reason = |errno: Errno| unreachable_reason(&io::Error::from(errno));
-        assert_eq!(reason(Errno::ECONNREFUSED), Some(Unreachable::Port));
-        assert_eq!(reason(Errno::ENETUNREACH), Some(Unreachable::Network));
-        assert_eq!(reason(Errno::EINVAL), Some(Unreachable::Address));
-        assert_eq!(reason(Errno::EPERM), Some(Unreachable::Refused));
-        assert_eq!(reason(Errno::ENOBUFS), None);
-        assert_eq!(reason(Errno::EMSGSIZE), None);
-    }
+fn refuses_gso(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+        Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP | Errno::ENOPROTOOPT
+    )
 }
