@@ -53,6 +53,7 @@ mod api;
 mod deadlines;
 mod finished;
 mod granter;
+mod incast;
 mod incoming;
 mod outgoing;
 mod pacer;
@@ -507,6 +508,7 @@ impl Engine {
             answered: false,
             asked: false,
             response_unscheduled_kib: 0,
+            in_flight: 0,
             outgoing: None,
             incoming: None,
             send_rank: None,
@@ -526,7 +528,8 @@ impl Engine {
             return;
         };
         let payload = self.payload_to(now, peer);
-        let unscheduled = u32::try_from(unscheduled).unwrap_or(u32::MAX);
+        let length = message.len();
+        let unscheduled = self.admit_unscheduled(key, length.min(unscheduled), payload);
         if let Some(rpc) = self.rpcs.get_mut(key) {
             rpc.outgoing = Some(OutMessage::new(message, payload, unscheduled));
         }
@@ -534,8 +537,8 @@ impl Engine {
         self.enqueue(key);
     }
 
-    /// Whether `len` more bytes may be held for sending. If not, replies that were sent long ago
-    /// and that nobody acknowledges make room: their clients are gone, or never were.
+    /// Whether `len` more bytes may be held for sending. If not, replies that were sent long ago,
+    /// as far as was granted, make room: clients of which nothing is heard are gone, or never were.
     fn has_send_room(&mut self, now: Time, len: usize) -> bool {
         let limit = self.settings.send_bytes;
         if self.send_used + len <= limit {
@@ -545,7 +548,11 @@ impl Engine {
             .rpcs
             .iter()
             .filter(|(_, rpc)| rpc.state == RpcState::Replying)
-            .filter(|(_, rpc)| rpc.outgoing.as_ref().is_some_and(OutMessage::all_sent))
+            .filter(|(_, rpc)| {
+                rpc.outgoing
+                    .as_ref()
+                    .is_some_and(|message| !message.ready())
+            })
             .map(|(key, rpc)| (rpc.silence.heard, key))
             .collect();
         unacknowledged.sort_unstable();
@@ -624,7 +631,9 @@ impl Engine {
         if let Some(message) = &rpc.outgoing {
             self.send_used -= message.length() as usize;
         }
-        self.peers.get_mut(rpc.peer).rpcs -= 1;
+        let peer = self.peers.get_mut(rpc.peer);
+        peer.rpcs -= 1;
+        peer.unscheduled -= rpc.in_flight as usize;
         // A request that was never handed over may come again and run; one that was, may not.
         let ran = matches!(rpc.state, RpcState::InService | RpcState::Replying);
         if !rpc.is_client() && (ran || remember == Remember::Yes) {

@@ -1,9 +1,11 @@
 //! [`OutMessage`]: a message that is being sent.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::time::Time;
 use crate::Message;
 
 /// Ranges that wait to be sent again, per message. More are merged into one.
@@ -28,8 +30,8 @@ pub(super) struct OutMessage {
     sent: u32,
     /// The peer has forgotten what was sent; from here on it is repeated as grants come.
     replay: Option<u32>,
-    /// Where the latest RESEND began, and how often in a row that has been asked for.
-    asked: (u32, u8),
+    /// Where the latest RESEND began, how often in a row that has been asked for, and when last.
+    asked: (u32, u8, Time),
     /// Level from the latest GRANT.
     pub(super) priority: u8,
     /// Ranges to send again: disjoint, ascending, ending at or below `sent`.
@@ -59,7 +61,7 @@ impl OutMessage {
             granted: unscheduled,
             sent: 0,
             replay: None,
-            asked: (0, 0),
+            asked: (0, 0, Time::ZERO),
             priority: 0,
             resend: Vec::new(),
             resend_priority: 0,
@@ -129,12 +131,18 @@ impl OutMessage {
         self.piece = self.piece.min(piece);
     }
 
-    /// Notes that the peer asks for `offset`; returns how often in a row it has.
-    pub(super) fn asked_for(&mut self, offset: u32) -> u8 {
-        self.asked = match self.asked {
-            (before, times) if before == offset => (offset, times.saturating_add(1)),
-            _ => (offset, 1),
-        };
+    /// Notes that the peer asks for `offset`; returns how often in a row it has. What comes within
+    /// `apart` of the last is the same question.
+    pub(super) fn asked_for(&mut self, now: Time, offset: u32, apart: Duration) -> u8 {
+        match &mut self.asked {
+            (before, times, at) if *before == offset && *times > 0 => {
+                if now.since(*at) >= apart {
+                    *times = times.saturating_add(1);
+                    *at = now;
+                }
+            }
+            asked => *asked = (offset, 1, now),
+        }
         self.asked.1
     }
 

@@ -42,6 +42,8 @@ pub(super) struct Peer {
     pub(super) cutoffs_sent: Option<Time>,
     /// Payload per packet that the path takes, if less than usual, and until when that holds.
     pub(super) path: Option<(u32, Time)>,
+    /// Bytes of the unscheduled parts sent to it of which it has shown nothing yet.
+    pub(super) unscheduled: usize,
     /// RPCs with it, on either side.
     pub(super) rpcs: u32,
     pub(super) used: Time,
@@ -77,6 +79,7 @@ impl Peer {
             cutoff_version: 0,
             cutoffs_sent: None,
             path: None,
+            unscheduled: 0,
             rpcs: 0,
             used: now,
             bulk: Bulk::Unproven,
@@ -198,6 +201,11 @@ impl PeerTable {
             }
         }
         false
+    }
+
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().map(|(_, peer)| peer)
     }
 
     pub(super) fn get(&self, key: PeerKey) -> &Peer {

@@ -12,7 +12,7 @@ use super::wire::{
 };
 use super::{
     Datagram, DropReason, Engine, Event, Failure, NewRpc, Owed, Pending, Remember, RpcId, Socket,
-    Time, Unreachable, priority,
+    Time, Unreachable,
 };
 
 /// CUTOFFS to one peer, and proofs of its bulk port, are sent at most this often.
@@ -115,6 +115,10 @@ impl Engine {
             // A client that asks for its response is alive.
             Kind::Resend if rpc.state == RpcState::Replying => rpc.silence.heard = clock,
             _ => {}
+        }
+        // A repeated request says nothing of the response.
+        if rpc.in_flight > 0 && (common.kind != Kind::Data || rpc.is_client()) {
+            self.arrived(key);
         }
         match packet {
             Packet::Data(data) => {
@@ -485,8 +489,9 @@ impl Engine {
             length => resend.offset.saturating_add(length).min(message.length()),
         };
         message.resend(resend.offset..end, priority);
+        let apart = self.settings.timers.resend / 2;
         let times = if resend.offset < sent {
-            message.asked_for(resend.offset)
+            message.asked_for(now, resend.offset, apart)
         } else {
             0
         };
@@ -528,26 +533,10 @@ impl Engine {
         let Some(message) = &mut rpc.outgoing else {
             return Err(DropReason::State);
         };
-        let times = message.asked_for(0);
+        let times = message.asked_for(now, 0, self.settings.timers.resend / 2);
         self.suspect_path(now, key, 0, times);
         self.replay(key);
         Ok(())
-    }
-
-    /// The server does not know the request: it goes again, as far as incast control allows, and
-    /// what was granted beyond that as it is granted again.
-    fn replay(&mut self, key: RpcKey) {
-        let Some(rpc) = self.rpcs.get_mut(key) else {
-            return;
-        };
-        let peer = self.peers.get(rpc.peer);
-        let Some(message) = &mut rpc.outgoing else {
-            return;
-        };
-        let levels = self.settings.num_priorities;
-        let priority = priority::unscheduled(&peer.cutoffs, levels, message.length());
-        message.replay(message.unscheduled(), priority);
-        self.enqueue_resend(key);
     }
 
     fn receive_need_ack(&mut self, now: Time, key: RpcKey) -> Result<(), DropReason> {

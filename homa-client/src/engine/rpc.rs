@@ -109,6 +109,8 @@ pub(super) struct Rpc {
     pub(super) asked: bool,
     /// From the request: longest unscheduled part of the response, in KiB; 0: no limit.
     pub(super) response_unscheduled_kib: u8,
+    /// Bytes of its unscheduled part that count as in flight to the peer.
+    pub(super) in_flight: u32,
     pub(super) outgoing: Option<OutMessage>,
     pub(super) incoming: Option<InMessage>,
     /// Place among the messages that have something to send, while they have.

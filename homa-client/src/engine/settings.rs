@@ -23,6 +23,10 @@ pub struct Settings {
     /// `max_message_bytes`. More saves a round trip for longer messages, and lets more senders
     /// overflow a receiver's socket buffer at once.
     pub unsched_bytes: usize,
+    /// Incast control: unscheduled bytes in flight to one peer, in multiples of `unsched_bytes`;
+    /// a message that would exceed it sends one packet and waits for grants (SIGCOMM'18, section
+    /// 3.6). Default 2; 1 to 1,000; 0: no limit, like HomaModule.
+    pub unsched_windows: usize,
     /// Payload bytes per packet. Default 1,416: a 1,500 byte IPv4 packet; 64 to 65,000.
     pub packet_payload: usize,
     /// Bytes that all senders together may be granted ahead of what has arrived. Default
@@ -71,6 +75,7 @@ impl Default for Settings {
             carrier: Carrier::Udp,
             max_message_bytes: MAX_KERNEL_MESSAGE,
             unsched_bytes: 40_000,
+            unsched_windows: 2,
             packet_payload: 1416,
             max_incoming: 128 * 1024,
             max_overcommit: 8,
@@ -143,6 +148,12 @@ impl Settings {
             self.unsched_bytes,
             (1, self.max_message_bytes),
             "1 to max_message_bytes, default 40000",
+        )?;
+        within(
+            "unsched_windows",
+            self.unsched_windows,
+            (0, 1000),
+            "0 to 1000 times unsched_bytes, default 2",
         )?;
         within(
             "packet_payload",

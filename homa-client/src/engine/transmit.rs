@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::outgoing::OutMessage;
 use super::priority;
 use super::rpc::{Rpc, RpcKey, RpcState};
-use super::wire::{Carrier, DATA_HEADER_LEN, Data, Grant, Header, Kind, Packet, Route};
+use super::wire::{DATA_HEADER_LEN, Data, Grant, Header, Kind, Packet, Route};
 use super::{Engine, Time};
 
 /// Control packets that wait for the driver, at most. All of them are repeated when lost.
@@ -205,20 +205,6 @@ impl Engine {
         self.enqueue(key);
         self.our_turn(now, key);
         (!transmit.segments.is_empty()).then_some(transmit)
-    }
-
-    /// Incast control, from the client's side: with so many RPCs outstanding that the unscheduled
-    /// parts of their responses could overflow the socket, each request limits its response's
-    /// part, in KiB; 0 sets no limit.
-    fn response_limit(&self) -> u8 {
-        let budget = self.settings.main_buffer_bytes / 2;
-        let outstanding = self.rpcs.client_count();
-        if self.settings.carrier == Carrier::Ip
-            || outstanding * self.settings.unsched_bytes <= budget
-        {
-            return 0;
-        }
-        (budget / outstanding / 1024).clamp(1, 255) as u8
     }
 
     fn send_grants(&mut self, now: Time) {

@@ -390,6 +390,7 @@ fn a_full_pool_delays_long_messages_and_spares_short_ones() {
     const LONG: u64 = 60;
     let settings = Settings {
         pool_bytes: 4_000_000,
+        unsched_windows: 0,
         ..Settings::default()
     };
     let mut pair = Pair::new(10, settings);

@@ -1,6 +1,7 @@
 //! Two or more engines, a fake clock and a seeded network between them.
 
 mod behaviour;
+mod incast;
 mod loss;
 mod pair;
 mod path;
