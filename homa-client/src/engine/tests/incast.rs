@@ -113,12 +113,13 @@ fn repetition_obeys_the_same_bound() {
     announced(&mut pair, CLIENT);
     pair.engines[SERVER] = Engine::new(Settings::default(), 77).unwrap();
     pair.engines[SERVER].open_port(SERVER_PORT, true);
+    let incarnation = pair.engines[SERVER].incarnation;
     for id in &ids {
         let route = Route {
             source_port: SERVER_PORT,
             dest_port: CLIENT_PORT,
             sender_id: id | 1,
-            incarnation: 9,
+            incarnation,
         };
         let unknown = Header::emit(&route, &Packet::RpcUnknown).to_vec();
         pair.send(SERVER, Pair::addr(CLIENT), 0, unknown.into());
