@@ -61,6 +61,7 @@ mod path;
 mod peer;
 mod pool;
 mod priority;
+mod proof;
 mod receive;
 mod rpc;
 mod settings;
@@ -88,6 +89,8 @@ use self::pacer::Pacer;
 use self::peer::{PeerKey, PeerTable};
 use self::pool::Pool;
 use self::priority::Priorities;
+pub use self::proof::ProveAddresses;
+use self::proof::Unproven;
 pub use self::rpc::RpcId;
 use self::rpc::{Input, Rpc, RpcKey, RpcState, RpcTable, Silence};
 pub use self::settings::{Settings, Timers};
@@ -120,6 +123,7 @@ pub struct Engine {
     pacer: Pacer,
     priorities: Priorities,
     finished: Finished,
+    unproven: Unproven,
     deadlines: Deadlines,
     /// How much the silence clock is behind: what its driver was late, all in all.
     lateness: Duration,
@@ -172,6 +176,7 @@ impl Engine {
             pacer: Pacer::new(settings.link_mbps, settings.max_backlog),
             priorities: Priorities::new(settings.num_priorities),
             finished: Finished::new(settings.timers.remember),
+            unproven: Unproven::new([3, 4].map(|step| scramble(seed.wrapping_add(step)))),
             deadlines: Deadlines::new(TIMER_STEP),
             lateness: Duration::ZERO,
             control: VecDeque::new(),
@@ -248,7 +253,9 @@ impl Engine {
         if self.rpcs.len() >= max_rpcs {
             return busy("max_rpcs", max_rpcs, message);
         }
-        let Some(peer) = self.peers.find_or_insert(self.endpoint_of(to), now) else {
+        let to = self.endpoint_of(to);
+        let proven = !self.must_prove(to);
+        let Some(peer) = self.peers.find_or_insert(to, proven, now) else {
             return busy("max_peers", self.settings.max_peers, message);
         };
         if self.peers.get(peer).rpcs as usize >= max_rpcs_per_peer {

@@ -209,6 +209,11 @@ impl OutMessage {
         Some(packet)
     }
 
+    /// Where the next packet to be sent again begins.
+    pub(super) fn resend_start(&self) -> Option<u32> {
+        self.resend.first().map(|range| range.start)
+    }
+
     /// End of the range that is being sent again, for `incoming` of its packets.
     pub(super) fn resend_end(&self) -> Option<u32> {
         self.resend.first().map(|range| range.end)

@@ -30,6 +30,8 @@ const BULK_ROUND: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) addr: SocketAddr,
+    /// Whether it receives at that address, as far as we ask for a proof.
+    pub(super) proven: bool,
     /// Latest incarnation heard of; 0: none yet.
     pub(super) incarnation: u32,
     /// Responses read and not yet acknowledged, oldest first.
@@ -70,9 +72,10 @@ pub(super) enum Bulk {
 }
 
 impl Peer {
-    fn new(addr: SocketAddr, now: Time) -> Self {
+    fn new(addr: SocketAddr, proven: bool, now: Time) -> Self {
         Self {
             addr,
+            proven,
             incarnation: 0,
             acks: ArrayVec::new(),
             cutoffs: UNKNOWN_CUTOFFS,
@@ -173,14 +176,19 @@ impl PeerTable {
     }
 
     /// Finds or creates the peer. `None`: the table is full of peers in use.
-    pub(super) fn find_or_insert(&mut self, addr: SocketAddr, now: Time) -> Option<PeerKey> {
+    pub(super) fn find_or_insert(
+        &mut self,
+        addr: SocketAddr,
+        proven: bool,
+        now: Time,
+    ) -> Option<PeerKey> {
         if let Some(key) = self.find(addr) {
             return Some(key);
         }
         if self.peers.len() >= self.limit && !self.evict(now) {
             return None;
         }
-        let key = self.peers.insert(Peer::new(addr, now)) as PeerKey;
+        let key = self.peers.insert(Peer::new(addr, proven, now)) as PeerKey;
         self.by_addr.insert(addr, key);
         Some(key)
     }
@@ -228,7 +236,7 @@ mod tests {
     #[test]
     fn a_bulk_port_is_given_up_after_losses_without_arrivals() {
         let ms = Duration::from_millis(1);
-        let mut peer = Peer::new(addr(1), Time::ZERO);
+        let mut peer = Peer::new(addr(1), true, Time::ZERO);
         peer.bulk = Bulk::Proven;
         for round in 0..10 {
             peer.bulk_lost(Time::ZERO + 10 * round * ms);
@@ -251,12 +259,12 @@ mod tests {
     #[test]
     fn a_full_table_forgets_idle_peers_only() {
         let mut table = PeerTable::new(2);
-        let busy = table.find_or_insert(addr(1), Time::ZERO).unwrap();
+        let busy = table.find_or_insert(addr(1), true, Time::ZERO).unwrap();
         table.get_mut(busy).rpcs = 1;
-        table.find_or_insert(addr(2), Time::ZERO).unwrap();
-        assert_eq!(table.find_or_insert(addr(3), Time::ZERO), None);
+        table.find_or_insert(addr(2), true, Time::ZERO).unwrap();
+        assert_eq!(table.find_or_insert(addr(3), true, Time::ZERO), None);
         let later = Time::ZERO + MIN_IDLE;
-        assert!(table.find_or_insert(addr(3), later).is_some());
+        assert!(table.find_or_insert(addr(3), true, later).is_some());
         assert_eq!(
             (table.find(addr(1)), table.find(addr(2))),
             (Some(busy), None)

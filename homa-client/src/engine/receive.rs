@@ -39,6 +39,11 @@ impl Engine {
     fn receive(&mut self, now: Time, datagram: Datagram) -> Result<(), DropReason> {
         let (common, packet) = Packet::parse(self.settings.carrier, &datagram.data)?;
         self.counters.count_received(common.kind);
+        let peer = self.peers.find(datagram.from);
+        self.credit(now, peer, &datagram);
+        if let Packet::CookieEcho(cookie) = packet {
+            return self.receive_echo(now, peer, datagram.from, cookie);
+        }
         if common.kind == Kind::Freeze {
             return Err(DropReason::Freeze);
         }
@@ -48,7 +53,6 @@ impl Engine {
         if !self.ports.contains_key(&common.dest_port) {
             return Err(self.refuse_port(&datagram, &common));
         }
-        let peer = self.peers.find(datagram.from);
         if let Some(peer) = peer {
             let peer = self.peers.get_mut(peer);
             peer.used = now;
@@ -89,6 +93,8 @@ impl Engine {
         if (rpc.peer_port, rpc.local_port) != (common.source_port, common.dest_port) {
             return Err(DropReason::Source);
         }
+        // It knows a random id that went to its address alone.
+        let proves = rpc.is_client() && !self.peers.get(peer).proven;
         rpc.answered |= common.kind != Kind::NoSuchPort;
         // Whoever has shown to know the RPC is the one that may have run it.
         if rpc.incarnation == 0 && common.kind != Kind::RpcUnknown {
@@ -117,8 +123,12 @@ impl Engine {
             _ => {}
         }
         // A repeated request says nothing of the response.
-        if rpc.in_flight > 0 && (common.kind != Kind::Data || rpc.is_client()) {
+        let arrived = rpc.in_flight > 0 && (common.kind != Kind::Data || rpc.is_client());
+        if arrived {
             self.arrived(key);
+        }
+        if proves {
+            self.prove(peer);
         }
         match packet {
             Packet::Data(data) => {
@@ -259,9 +269,10 @@ impl Engine {
         if self.rpcs.len() >= self.settings.max_rpcs {
             return Err(DropReason::RpcLimit);
         }
+        let proven = !self.must_prove(datagram.from);
         let peer = self
             .peers
-            .find_or_insert(datagram.from, now)
+            .find_or_insert(datagram.from, proven, now)
             .ok_or(DropReason::PeerLimit)?;
         if self
             .finished
@@ -636,6 +647,11 @@ impl Engine {
             sender_id: common.local_id(),
             incarnation: self.incarnation,
         };
-        self.push_control(datagram.from, datagram.local, &route, packet);
+        let Datagram { from, local, .. } = *datagram;
+        let peer = self.peers.find(from);
+        let bytes = packet.kind().header_len();
+        if self.is_proven(peer, from) || self.may_answer(from, local, &route, bytes) {
+            self.push_control(from, local, &route, packet);
+        }
     }
 }

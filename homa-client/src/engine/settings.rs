@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::proof::ProveAddresses;
 use super::wire::Carrier;
 use crate::ConfigError;
 
@@ -65,6 +66,9 @@ pub struct Settings {
     /// UDP port of the endpoint's second socket, to which scheduled DATA is directed. Default
     /// `None`: everything comes to the main socket.
     pub bulk_port: Option<u16>,
+    /// Which peers must prove that they receive at their address before a server sends them more
+    /// than three times what they sent. Default: those outside of private networks.
+    pub prove_addresses: ProveAddresses,
     /// Intervals of the silence timers.
     pub timers: Timers,
 }
@@ -90,6 +94,7 @@ impl Default for Settings {
             max_peers: 65_536,
             main_buffer_bytes: 4 << 20,
             bulk_port: None,
+            prove_addresses: ProveAddresses::Public,
             timers: Timers::UDP,
         }
     }

@@ -42,11 +42,13 @@ pub enum DropReason {
     Freeze,
     /// An RPC id that can never be: 0 or 1.
     Id,
+    /// A proof of address that is not ours, or is too old.
+    Cookie,
 }
 
 impl DropReason {
     /// All reasons, in the order of the counters.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Short,
         Self::Kind,
         Self::Marker,
@@ -65,6 +67,7 @@ impl DropReason {
         Self::Pool,
         Self::Freeze,
         Self::Id,
+        Self::Cookie,
     ];
 
     /// Its name in logs and metrics.
@@ -88,6 +91,7 @@ impl DropReason {
             Self::Pool => "pool",
             Self::Freeze => "freeze",
             Self::Id => "id",
+            Self::Cookie => "cookie",
         }
     }
 }

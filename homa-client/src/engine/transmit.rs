@@ -67,6 +67,8 @@ impl Engine {
         self.next_control()
             .or_else(|| self.next_resend(now, most))
             .or_else(|| self.next_data(now, most))
+            // What may not leave has asked for a proof.
+            .or_else(|| self.next_control())
     }
 
     fn next_control(&mut self) -> Option<Transmit> {
@@ -93,7 +95,7 @@ impl Engine {
             let key = *self.resending.front()?;
             let transmit = self.resend_run(now, key, most);
             let more = self.rpcs.get(key).and_then(|rpc| rpc.outgoing.as_ref());
-            if more.is_none_or(|message| message.resend_end().is_none()) {
+            if transmit.is_none() || more.is_none_or(|message| message.resend_end().is_none()) {
                 self.resending.pop_front();
                 if let Some(rpc) = self.rpcs.get_mut(key) {
                     rpc.resending = false;
@@ -106,6 +108,9 @@ impl Engine {
     }
 
     fn resend_run(&mut self, now: Time, key: RpcKey, most: usize) -> Option<Transmit> {
+        let message = self.rpcs.get(key)?.outgoing.as_ref()?;
+        let next = message.packet_at(message.resend_start()?);
+        let most = self.admit(key, next.len(), most)?;
         let rpc = self.rpcs.get_mut(key)?;
         let route = route(rpc, self.incarnation);
         let peer = self.peers.get(rpc.peer);
@@ -142,15 +147,23 @@ impl Engine {
                 break;
             }
         }
+        self.debit(key, &transmit);
         (!transmit.segments.is_empty()).then_some(transmit)
     }
 
     /// First transmissions: the message with the fewest bytes left goes first.
     fn next_data(&mut self, now: Time, most: usize) -> Option<Transmit> {
-        let key = self.sending.first()?.key;
         if self.pacer.wait_until(now).is_some() {
             return None;
         }
+        let (key, most) = loop {
+            let key = self.sending.first()?.key;
+            let message = self.rpcs.get(key)?.outgoing.as_ref()?;
+            let next = message.packet_at(message.sent()).len();
+            if let Some(most) = self.admit(key, next, most) {
+                break (key, most);
+            }
+        };
         let kib = self.response_limit();
         let rpc = self.rpcs.get_mut(key)?;
         let route = route(rpc, self.incarnation);
@@ -202,6 +215,7 @@ impl Engine {
                 break;
             }
         }
+        self.debit(key, &transmit);
         self.enqueue(key);
         self.our_turn(now, key);
         (!transmit.segments.is_empty()).then_some(transmit)
@@ -236,11 +250,17 @@ impl Engine {
             return;
         };
         let route = route(rpc, self.incarnation);
-        let mut to = self.peers.get(rpc.peer).addr;
+        let (local, is_client) = (rpc.local_ip, rpc.is_client());
+        let peer = self.peers.get(rpc.peer);
+        let mut to = peer.addr;
+        let bytes = packet.kind().header_len();
+        if !peer.proven && !is_client && !self.may_answer(to, local, &route, bytes) {
+            return;
+        }
         if let Some(port) = port {
             to.set_port(port);
         }
-        self.push_control(to, rpc.local_ip, &route, packet);
+        self.push_control(to, local, &route, packet);
     }
 
     pub(super) fn push_control(
@@ -277,7 +297,7 @@ impl Engine {
     }
 }
 
-fn route(rpc: &Rpc, incarnation: u32) -> Route {
+pub(super) fn route(rpc: &Rpc, incarnation: u32) -> Route {
     debug_assert!(rpc.state != RpcState::Ended);
     Route {
         source_port: rpc.local_port,

@@ -1,5 +1,6 @@
 //! Two or more engines, a fake clock and a seeded network between them.
 
+mod amplification;
 mod behaviour;
 mod incast;
 mod loss;
