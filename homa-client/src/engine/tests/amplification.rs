@@ -182,7 +182,7 @@ fn an_honest_client_proves_itself_and_gets_everything() {
                 pair.engines[SERVER].release(charged);
                 pair.reply(rpc, vec![9; 500_000].into());
             }
-            while let Some(event) = pair.event(CLIENT) {
+            if let Some(event) = pair.event(CLIENT) {
                 let Event::Response {
                     message, charged, ..
                 } = event
