@@ -1,6 +1,9 @@
 //! [`Config`]: what can be set on an endpoint, checked once when it is opened.
 
+use std::path::PathBuf;
+
 use crate::engine::Settings;
+use crate::faults::Faults;
 
 /// Settings of an endpoint: those of its sockets, and those of the protocol.
 ///
@@ -28,6 +31,14 @@ pub struct Config {
     /// The second socket, which keeps long messages from delaying short ones. Default: any free
     /// port. Peers that cannot reach it use the main port.
     pub bulk_port: BulkPort,
+    /// Faults of the network, made up for a test. Default `None`.
+    pub faults: Option<Faults>,
+    /// Writes every packet that is sent or received to this file, in the pcap format that
+    /// Wireshark opens. Default `None`. A file that is there already is overwritten; endpoints
+    /// with the same file share it. It holds the messages' contents. Packets are at most 200 ms
+    /// late in it, and the last ones are written when the endpoint closes, a second after its
+    /// last handle is gone. If writing fails, that is logged and the capture ends.
+    pub capture: Option<PathBuf>,
     /// Settings of the protocol engine. `packet_payload`, `bulk_port` and `main_buffer_bytes`
     /// in there are computed from the ones above when an endpoint is opened.
     pub protocol: Settings,
@@ -51,6 +62,8 @@ impl Default for Config {
             mtu: None,
             recv_buffer_bytes: 4 << 20,
             bulk_port: BulkPort::default(),
+            faults: None,
+            capture: None,
             protocol: Settings::default(),
         }
     }
@@ -90,6 +103,9 @@ impl Config {
                 value: "0".into(),
                 range: "a port of 1 to 65535, Any or Off",
             });
+        }
+        if let Some(faults) = &self.faults {
+            faults.check()?;
         }
         self.protocol.check()
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::engine::Unreachable;
@@ -159,6 +160,14 @@ pub enum BindError {
     /// An asynchronous endpoint needs a tokio runtime with its IO and time drivers.
     #[error("no tokio runtime here: call this inside one, or use homa_client::blocking")]
     NoRuntime,
+    /// The file named by `Config::capture` cannot be written.
+    #[error("cannot write the packet capture to {}: {source}", path.display())]
+    Capture {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The operating system refused a socket.
     #[error("cannot open a UDP socket on {addr}: {source}")]
     Socket {

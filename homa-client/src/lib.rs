@@ -25,6 +25,7 @@ mod config;
 pub mod engine;
 #[cfg(feature = "user")]
 mod error;
+mod faults;
 mod message;
 #[cfg(feature = "user")]
 mod server;
@@ -40,8 +41,9 @@ pub use engine::Unreachable;
 pub use engine::wire::Carrier;
 #[cfg(feature = "user")]
 pub use error::{BindError, CallError, Executed, ReplyError};
+pub use faults::Faults;
 pub use message::Message;
 #[cfg(feature = "user")]
 pub use server::{Request, Responder, Server};
 #[cfg(feature = "user")]
-pub use stats::{EndpointCounters, Monitor};
+pub use stats::{EndpointCounters, FaultCounters, Monitor};

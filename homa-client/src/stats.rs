@@ -57,8 +57,29 @@ pub struct EndpointCounters {
     pub socket_buffer_drops: u64,
     /// Sends that the system or the network refused.
     pub send_errors: u64,
+    /// What [`Faults`](crate::Faults) has done to packets, on purpose.
+    pub faults: FaultCounters,
+    /// Packets that are missing from the file `Config::capture`, because it could not be written
+    /// fast enough.
+    pub capture_missed: u64,
     /// Whether one send may carry several packets (UDP GSO).
     pub gso: bool,
     /// Whether one receive may bring several packets of long messages (UDP GRO).
     pub gro: bool,
+}
+
+/// Packets that met a fate of [`Faults`](crate::Faults).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FaultCounters {
+    /// Not sent.
+    pub lost: u64,
+    /// Sent with wrong bits.
+    pub corrupted: u64,
+    /// Sent twice.
+    pub duplicated: u64,
+    /// Overtaken by later ones.
+    pub reordered: u64,
+    /// Sent late.
+    pub delayed: u64,
 }

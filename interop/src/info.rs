@@ -130,6 +130,11 @@ fn settings(config: &Config) -> Map<String, Value> {
         ("mtu", json!(config.mtu)),
         ("recv_buffer_bytes", json!(config.recv_buffer_bytes)),
         ("bulk_port", json!(format!("{:?}", config.bulk_port))),
+        (
+            "faults",
+            json!(config.faults.as_ref().map(|faults| format!("{faults:?}"))),
+        ),
+        ("capture", json!(config.capture)),
         ("max_message_bytes", json!(protocol.max_message_bytes)),
         ("unsched_bytes", json!(protocol.unsched_bytes)),
         ("packet_payload", json!(protocol.packet_payload)),

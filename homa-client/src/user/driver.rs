@@ -124,6 +124,7 @@ impl Driver<'_> {
         let endpoint = self.endpoint;
         let (received, truncated) = endpoint.link.recv_main(look, &mut self.datagrams);
         let bulk = endpoint.link.recv_bulk(look, &mut self.datagrams);
+        endpoint.capture_received(&self.datagrams);
         let drained = received + truncated < MAIN_BATCH && !bulk;
         self.busy_turns = if drained { 0 } else { self.busy_turns + 1 };
 
@@ -169,9 +170,9 @@ impl Driver<'_> {
         let endpoint = self.endpoint;
         // Under the lock, so that a call that is started meanwhile knows whether to nudge.
         let state = endpoint.lock();
-        let next = state.engine.poll_timeout(endpoint.clock.now());
+        let next = state.next_wake(endpoint.clock.now());
         let mut until = match next {
-            Some((at, _)) => endpoint.clock.instant(at),
+            Some(at) => endpoint.clock.instant(at),
             None => Instant::now() + IDLE,
         };
         if let Some(end) = end {

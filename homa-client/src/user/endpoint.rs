@@ -9,11 +9,16 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
+use super::capture::Capture;
 use super::clock::Clock;
+use super::faults::Faulty;
 use super::link::{Refused, Udp};
 use crate::charge::Charge;
 use crate::config::Config;
-use crate::engine::{Engine, Event, Failure, RpcId, RpcInfo, SendError, Settings, Time, Transmit};
+use crate::engine::wire::Carrier;
+use crate::engine::{
+    Datagram, Engine, Event, Failure, RpcId, RpcInfo, SendError, Settings, Socket, Time, Transmit,
+};
 use crate::error::{BindError, CallError, Executed};
 use crate::message::Message;
 use crate::server::Request;
@@ -36,6 +41,8 @@ pub(crate) type Outcome = Result<Message, CallError>;
 pub(crate) struct Endpoint {
     state: Mutex<State>,
     pub(super) link: Udp,
+    carrier: Carrier,
+    capture: Option<Arc<Capture>>,
     pub(super) clock: Clock,
     /// Wakes the driver.
     pub(super) nudge: Notify,
@@ -57,6 +64,8 @@ pub(crate) struct Endpoint {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) engine: Engine,
+    /// What tests do to packets on their way to the link.
+    faults: Option<Box<Faulty>>,
     waiting: Slab<Waiter>,
     /// Whether some thread is between filling a batch and the next.
     transmitting: bool,
@@ -147,7 +156,9 @@ impl Endpoint {
     pub(super) fn open(addr: SocketAddr, config: &Config, server: bool) -> Result<Self, BindError> {
         config.check()?;
         let link = Udp::open(addr, config)?;
+        let capture = config.capture.as_deref().map(Capture::open).transpose()?;
         let settings = settings(config, &link);
+        let carrier = settings.carrier;
         let seed = random();
         let mut engine = Engine::new(settings, seed)?;
         // A client's Homa port is 32768 or above, whatever its UDP port.
@@ -157,8 +168,13 @@ impl Endpoint {
             0x8000 | seed as u16
         };
         engine.open_port(port, server);
+        let faults = config
+            .faults
+            .clone()
+            .map(|faults| Faulty::new(faults, server.into()));
         let state = State {
             engine,
+            faults: faults.map(Box::new),
             waiting: Slab::new(),
             transmitting: false,
             missed: false,
@@ -172,6 +188,8 @@ impl Endpoint {
         Ok(Self {
             state: Mutex::new(state),
             link,
+            carrier,
+            capture,
             clock: Clock::new(),
             nudge: Notify::new(),
             sleep_until: AtomicU64::new(AWAKE),
@@ -331,8 +349,15 @@ impl Endpoint {
     pub(crate) fn counters(&self) -> EndpointCounters {
         let counters = &self.link.counters;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let state = self.lock();
         EndpointCounters {
-            protocol: self.lock().engine.counters(),
+            protocol: state.engine.counters(),
+            faults: state
+                .faults
+                .as_ref()
+                .map(|faults| faults.counters())
+                .unwrap_or_default(),
+            capture_missed: self.capture.as_ref().map_or(0, |capture| capture.missed()),
             sends: read(&counters.sends),
             inline_sends: read(&self.inline_sends),
             packets_sent: read(&counters.packets_sent),
@@ -389,7 +414,7 @@ impl Endpoint {
             }
         };
         if batch.transmits.is_empty() {
-            return false;
+            return batch.full;
         }
         state.transmitting = true;
         drop(state);
@@ -405,6 +430,9 @@ impl Endpoint {
         let mut sent = self.link.send(&batch);
         if sent.errors_queued {
             self.link.drain_errors(&mut sent.refused);
+        }
+        if let Some(capture) = &self.capture {
+            capture.sent(self.carrier, self.link.local(), &batch[..sent.done]);
         }
         batch.drain(..sent.done);
         Unsent {
@@ -441,7 +469,7 @@ impl Endpoint {
         if sleep_until == AWAKE {
             return;
         }
-        if let Some((at, _)) = state.engine.poll_timeout(self.clock.now())
+        if let Some(at) = state.next_wake(self.clock.now())
             && at.as_nanos() < sleep_until
         {
             self.nudge.notify_one();
@@ -450,6 +478,23 @@ impl Endpoint {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// Writes what was received to the capture, if there is one.
+    pub(super) fn capture_received(&self, datagrams: &[Datagram]) {
+        let Some(capture) = &self.capture else { return };
+        let main = self.link.local();
+        let bulk = SocketAddr::new(main.ip(), self.link.bulk_port().unwrap_or(main.port()));
+        let socket = |datagram: &Datagram| match datagram.socket {
+            Socket::Main => main,
+            Socket::Bulk => bulk,
+        };
+        capture.received(
+            self.carrier,
+            datagrams
+                .iter()
+                .map(|datagram| (datagram, socket(datagram))),
+        );
     }
 
     /// Takes what the engine has for the application.
@@ -573,17 +618,30 @@ impl State {
     /// Up to [`BATCH`] packets.
     fn fill(&mut self, now: Time) -> Batch {
         let mut transmits = Vec::new();
-        let mut packets = 0;
+        if let Some(faults) = &mut self.faults {
+            faults.release_due(now, BATCH, &mut transmits);
+        }
+        let mut packets = transmits.len();
         while packets < BATCH
             && let Some(transmit) = self.engine.poll_transmit(now, BATCH - packets)
         {
             packets += transmit.segments.len();
-            transmits.push(transmit);
+            match &mut self.faults {
+                None => transmits.push(transmit),
+                Some(faults) => faults.pass(now, transmit, &mut transmits),
+            }
         }
         Batch {
             transmits,
             full: packets >= BATCH,
         }
+    }
+
+    /// When there will be something to do, if nothing comes before.
+    pub(super) fn next_wake(&self, now: Time) -> Option<Time> {
+        let engine = self.engine.poll_timeout(now).map(|(at, _)| at);
+        let held = self.faults.as_ref().and_then(|faults| faults.next_due());
+        engine.into_iter().chain(held).min()
     }
 
     fn finish(&mut self, cookie: u64, outcome: Outcome, into: &mut Vec<Delivery>) {

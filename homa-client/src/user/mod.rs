@@ -5,8 +5,10 @@
 //! thread; the [`driver`] receives and keeps time. So one RPC costs one wake-up per side.
 
 mod buffers;
+mod capture;
 mod clock;
 mod driver;
 pub(crate) mod endpoint;
+mod faults;
 mod link;
 pub(crate) mod registry;

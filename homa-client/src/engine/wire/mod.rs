@@ -134,6 +134,12 @@ pub struct Header {
     len: u8,
 }
 
+impl AsMut<[u8]> for Header {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..usize::from(self.len)]
+    }
+}
+
 impl Header {
     /// Encodes `packet` with the ports, id and incarnation of `route`.
     pub fn emit(route: &Route, packet: &Packet) -> Self {
