@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::engine::Settings;
+use crate::engine::wire::Carrier;
 use crate::faults::Faults;
 
 /// Settings of an endpoint: those of its sockets, and those of the protocol.
@@ -29,7 +30,7 @@ pub struct Config {
     /// senders at once overflow it, which costs retransmissions.
     pub recv_buffer_bytes: usize,
     /// The second socket, which keeps long messages from delaying short ones. Default: any free
-    /// port. Peers that cannot reach it use the main port.
+    /// port. Peers that cannot reach it use the main port. UDP only.
     pub bulk_port: BulkPort,
     /// Faults of the network, made up for a test. Default `None`.
     pub faults: Option<Faults>,
@@ -76,6 +77,22 @@ const DEFAULT_MTU: u16 = 1500;
 pub(crate) const MAX_MTU: usize = 9000;
 
 impl Config {
+    /// The defaults for this carrier: one line to use IP protocol 146, which needs the capability
+    /// CAP_NET_RAW, instead of UDP.
+    ///
+    /// ```
+    /// use homa_client::{Carrier, Config};
+    ///
+    /// let config = Config::for_carrier(Carrier::Ip);
+    /// assert_eq!(config.protocol.carrier, Carrier::Ip);
+    /// ```
+    pub fn for_carrier(carrier: Carrier) -> Self {
+        Self {
+            protocol: Settings::for_carrier(carrier),
+            ..Self::default()
+        }
+    }
+
     /// The largest IP packet in bytes.
     pub(crate) fn mtu(&self) -> usize {
         usize::from(self.mtu.unwrap_or(DEFAULT_MTU))

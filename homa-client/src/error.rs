@@ -151,8 +151,8 @@ pub enum BindError {
         /// The address asked for.
         addr: SocketAddr,
     },
-    /// No free port below 32768 was found for port 0.
-    #[error("no free UDP port below 32768 on {addr}: name one")]
+    /// No free port was found for port 0.
+    #[error("no free port was found on {addr}: name one below 32768")]
     NoFreePort {
         /// The address asked for.
         addr: SocketAddr,
@@ -168,8 +168,23 @@ pub enum BindError {
         /// What the system said.
         source: io::Error,
     },
+    /// IP protocol 146 needs raw sockets, which this process may not open.
+    #[error(
+        "IP protocol 146 needs the capability CAP_NET_RAW ({source}): \
+         run `setcap cap_net_raw+ep PROGRAM` as root, or use UDP"
+    )]
+    NoCapability {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The kernel module takes all packets of IP protocol 146.
+    #[error(
+        "the Homa kernel module is loaded (/proc/sys/net/homa exists) and takes all packets of \
+         IP protocol 146: unload it with `rmmod homa` as root, or use UDP"
+    )]
+    ModuleLoaded,
     /// The operating system refused a socket.
-    #[error("cannot open a UDP socket on {addr}: {source}")]
+    #[error("cannot open a socket on {addr}: {source}")]
     Socket {
         /// The address asked for.
         addr: SocketAddr,

@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use tokio::time::{Sleep, sleep_until};
 
-use super::endpoint::{Delivery, Endpoint, LINGER};
-use super::link::{Look, MAIN_BATCH};
-use crate::engine::Datagram;
+use super::endpoint::{Delivery, Endpoint, LINGER, State};
+use super::link::{Look, Received};
+use crate::engine::{Datagram, DropReason};
 
 /// Sleeps are planned this far ahead when the engine has no deadline.
 const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -30,6 +30,7 @@ pub(super) async fn drive(closer: Closer) {
         busy_turns: 0,
         endpoint,
         datagrams: Vec::new(),
+        refused: Vec::new(),
         deliveries: Vec::new(),
     };
     let mut sleep = pin!(sleep_until((Instant::now() + IDLE).into()));
@@ -69,11 +70,8 @@ pub(super) async fn drive(closer: Closer) {
                 return Poll::Ready(());
             }
             let link = &endpoint.link;
-            if link.main().poll_recv_ready(cx).is_ready()
-                || link
-                    .bulk()
-                    .is_some_and(|bulk| bulk.poll_recv_ready(cx).is_ready())
-                || (stalled && link.main().poll_send_ready(cx).is_ready())
+            if link.poll_recv_ready(cx)
+                || (stalled && link.poll_send_ready(cx))
                 || sleep.as_mut().poll(cx).is_ready()
             {
                 return Poll::Ready(());
@@ -107,6 +105,8 @@ struct Driver<'a> {
     busy_turns: u32,
     /// Used again from turn to turn.
     datagrams: Vec<Datagram>,
+    /// To ports that are not open here.
+    refused: Vec<Datagram>,
     deliveries: Vec<Delivery>,
 }
 
@@ -122,12 +122,17 @@ impl Driver<'_> {
     /// One round: short messages first, then one piece of the long ones, then what they lead to.
     fn turn(&mut self, look: Look) -> Turn {
         let endpoint = self.endpoint;
-        let (received, truncated) = endpoint.link.recv_main(look, &mut self.datagrams);
+        let Received {
+            truncated,
+            more,
+            errors_queued,
+        } = endpoint.link.recv_main(look, &mut self.datagrams);
         let bulk = endpoint.link.recv_bulk(look, &mut self.datagrams);
         endpoint.capture_received(&self.datagrams);
-        let drained = received + truncated < MAIN_BATCH && !bulk;
+        let drained = !more && !bulk;
         self.busy_turns = if drained { 0 } else { self.busy_turns + 1 };
 
+        let refuses = endpoint.link.answers_closed_ports();
         let mut state = endpoint.lock();
         let now = endpoint.clock.now();
         let released = endpoint.take_released();
@@ -138,7 +143,13 @@ impl Driver<'_> {
             state.engine.count_truncated();
         }
         for datagram in self.datagrams.drain(..) {
-            state.engine.handle_datagram(now, datagram);
+            let kept = refuses.then(|| datagram.clone());
+            let dropped = state.engine.handle_datagram(now, datagram);
+            self.refused
+                .extend(kept.filter(|_| dropped == Some(DropReason::Port)));
+        }
+        if errors_queued {
+            self.drain_errors(&mut state);
         }
         // What waits in the sockets is not silence; but a flood must not stop the clock.
         if (drained || self.busy_turns > MAX_BUSY_TURNS)
@@ -147,18 +158,25 @@ impl Driver<'_> {
                 .poll_timeout(now)
                 .is_some_and(|(at, _)| at <= now)
         {
-            let mut refused = Vec::new();
-            endpoint.link.drain_errors(&mut refused);
-            endpoint.refuse(&mut state, refused);
+            self.drain_errors(&mut state);
             state.engine.handle_timeout(now);
         }
         endpoint.collect(&mut state, &mut self.deliveries);
         drop(state);
 
+        for datagram in self.refused.drain(..) {
+            endpoint.link.refuse_port(now, &datagram);
+        }
         let delivered = !self.deliveries.is_empty();
         endpoint.deliver(&mut self.deliveries);
         let more = endpoint.transmit_batch() || !drained;
         Turn { more, delivered }
+    }
+
+    fn drain_errors(&self, state: &mut State) {
+        let mut refused = Vec::new();
+        self.endpoint.link.drain_errors(&mut refused);
+        self.endpoint.refuse(state, refused);
     }
 
     fn stalled(&self) -> bool {

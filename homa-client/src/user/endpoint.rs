@@ -12,7 +12,7 @@ use tokio::sync::{Notify, oneshot};
 use super::capture::Capture;
 use super::clock::Clock;
 use super::faults::Faulty;
-use super::link::{Refused, Udp};
+use super::link::{Link, Refusal, Refused};
 use crate::charge::Charge;
 use crate::config::Config;
 use crate::engine::wire::Carrier;
@@ -40,7 +40,7 @@ pub(crate) type Outcome = Result<Message, CallError>;
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     state: Mutex<State>,
-    pub(super) link: Udp,
+    pub(super) link: Link,
     carrier: Carrier,
     capture: Option<Arc<Capture>>,
     pub(super) clock: Clock,
@@ -155,18 +155,13 @@ impl Endpoint {
     /// Opens the sockets on `addr`. For a server, the Homa port is that of the socket.
     pub(super) fn open(addr: SocketAddr, config: &Config, server: bool) -> Result<Self, BindError> {
         config.check()?;
-        let link = Udp::open(addr, config)?;
+        let link = Link::open(addr, config)?;
         let capture = config.capture.as_deref().map(Capture::open).transpose()?;
         let settings = settings(config, &link);
         let carrier = settings.carrier;
         let seed = random();
         let mut engine = Engine::new(settings, seed)?;
-        // A client's Homa port is 32768 or above, whatever its UDP port.
-        let port = if server {
-            link.local().port()
-        } else {
-            0x8000 | seed as u16
-        };
+        let port = link.homa_port(server, seed);
         engine.open_port(port, server);
         let faults = config
             .faults
@@ -347,7 +342,7 @@ impl Endpoint {
     }
 
     pub(crate) fn counters(&self) -> EndpointCounters {
-        let counters = &self.link.counters;
+        let counters = self.link.counters();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let state = self.lock();
         EndpointCounters {
@@ -435,6 +430,17 @@ impl Endpoint {
             capture.sent(self.carrier, self.link.local(), &batch[..sent.done]);
         }
         batch.drain(..sent.done);
+        if sent.done_segments > 0
+            && let Some(next) = batch.first_mut()
+        {
+            let part = Transmit {
+                segments: next.segments.drain(..sent.done_segments).collect(),
+                ..*next
+            };
+            if let Some(capture) = &self.capture {
+                capture.sent(self.carrier, self.link.local(), &[part]);
+            }
+        }
         Unsent {
             rest: batch,
             calls: sent.calls,
@@ -455,9 +461,14 @@ impl Endpoint {
             return;
         }
         let now = self.clock.now();
-        for Refused { to, reason, quote } in refused {
-            tracing::debug!(%to, %reason, "unreachable");
-            state.engine.handle_unreachable(now, to, reason, &quote);
+        for Refused { to, refusal, quote } in refused {
+            match refusal {
+                Refusal::Unreachable(reason) => {
+                    tracing::debug!(%to, %reason, "unreachable");
+                    state.engine.handle_unreachable(now, to, reason, &quote);
+                }
+                Refusal::TooLong { mtu } => state.engine.set_path_mtu(now, to, mtu),
+            }
         }
         // The driver hands the failures over.
         self.nudge.notify_one();
@@ -707,7 +718,7 @@ impl Drop for Handle {
 }
 
 /// The engine's settings for these sockets.
-fn settings(config: &Config, link: &Udp) -> Settings {
+fn settings(config: &Config, link: &Link) -> Settings {
     let carrier = config.protocol.carrier;
     let packet_payload = carrier.payload_for(link.local().ip(), config.mtu());
     let (main, bulk) = link.buffered_packets();

@@ -1,0 +1,315 @@
+//! Several packets per system call, and the control messages that come and go with them.
+
+use std::cell::RefCell;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::AtomicU32;
+use std::thread::LocalKey;
+
+use arrayvec::ArrayVec;
+use bytes::Bytes;
+use nix::cmsg_space;
+use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
+use nix::sys::socket::{
+    CmsgIterator, ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage,
+    recvmmsg,
+};
+use tokio::net::UdpSocket;
+
+use super::{BATCH, LinkCounters, Look, Received};
+use crate::config::MAX_MTU;
+use crate::engine::{Datagram, Socket};
+
+/// The longest IP packet. Virtual links may hand over what a peer's segmentation offload made
+/// (`homa-protocol` B.5).
+const MAX_IP_PACKET: usize = 65_536;
+
+/// A socket that packets come from. A raw one is held in the same type: all that the runtime does
+/// with it is to wait.
+#[derive(Debug)]
+pub(super) struct Inlet {
+    pub(super) socket: UdpSocket,
+    /// How many packets it has lost for lack of room, as it said last.
+    pub(super) overflowed: AtomicU32,
+}
+
+impl Inlet {
+    pub(super) fn new(socket: socket2::Socket) -> io::Result<Self> {
+        Ok(Self {
+            socket: UdpSocket::from_std(socket.into())?,
+            overflowed: AtomicU32::new(0),
+        })
+    }
+}
+
+/// What a socket hands over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Homa packets of at most [`MAX_MTU`] bytes; peers may use a larger MTU than we do.
+    Udp,
+    /// IPv4 packets with their header. `mapped`: their addresses are told as IPv6 ones.
+    Ipv4 { mapped: bool },
+    /// What follows the IPv6 headers.
+    Ipv6,
+}
+
+thread_local! {
+    /// Headers of `recvmmsg` cannot move between threads, tasks do: each thread has its own.
+    static UDP: RefCell<Option<Batch>> = const { RefCell::new(None) };
+    static RAW: RefCell<Option<Batch>> = const { RefCell::new(None) };
+}
+
+/// Takes up to [`BATCH`] packets.
+pub(super) fn receive(
+    inlet: &Inlet,
+    content: Content,
+    look: Look,
+    counters: &LinkCounters,
+    into: &mut Vec<Datagram>,
+) -> Received {
+    let (batch, longest): (&LocalKey<_>, _) = match content {
+        Content::Udp => (&UDP, MAX_MTU),
+        Content::Ipv4 { .. } | Content::Ipv6 => (&RAW, MAX_IP_PACKET),
+    };
+    batch.with_borrow_mut(|batch| {
+        let batch = batch.get_or_insert_with(|| Batch::new(longest));
+        let (before, mut truncated) = (into.len(), 0);
+        let mut came = 0;
+        let result = look.at(&inlet.socket, || {
+            (came, truncated) = batch.receive(inlet, content, counters, into)?;
+            // A partial batch tells that the socket is empty: forget that it was readable,
+            // which saves the call that would find nothing.
+            if came < BATCH {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(())
+        });
+        if came > 0 {
+            counters.received(into.len() - before);
+        }
+        let failed = result
+            .err()
+            .filter(|error| error.kind() != io::ErrorKind::WouldBlock);
+        if let Some(error) = &failed {
+            tracing::debug!(%error, "receive failed");
+        }
+        Received {
+            truncated,
+            more: came == BATCH,
+            errors_queued: failed.is_some(),
+        }
+    })
+}
+
+/// Where packets are received; what came is copied out at its exact size.
+struct Batch {
+    headers: MultiHeaders<SockaddrStorage>,
+    buffers: Vec<Box<[u8]>>,
+}
+
+impl Batch {
+    fn new(longest: usize) -> Self {
+        Self {
+            headers: Self::headers(),
+            buffers: (0..BATCH)
+                .map(|_| vec![0; longest].into_boxed_slice())
+                .collect(),
+        }
+    }
+
+    fn headers() -> MultiHeaders<SockaddrStorage> {
+        let cmsgs = cmsg_space!(i32, i32, u32, in6_pktinfo, in_pktinfo);
+        MultiHeaders::preallocate(BATCH, Some(cmsgs))
+    }
+
+    /// Returns how many packets came, and how many of them are of no use.
+    fn receive(
+        &mut self,
+        inlet: &Inlet,
+        content: Content,
+        counters: &LinkCounters,
+        into: &mut Vec<Datagram>,
+    ) -> io::Result<(usize, usize)> {
+        let (mut came, mut truncated, mut renew) = (0, 0, false);
+        let mut buffers = self.buffers.iter_mut();
+        let mut iovs: [[IoSliceMut<'_>; 1]; BATCH] = std::array::from_fn(|_| {
+            [IoSliceMut::new(
+                buffers.next().map_or(&mut [], |buffer| &mut buffer[..]),
+            )]
+        });
+        let messages = recvmmsg(
+            inlet.socket.as_raw_fd(),
+            &mut self.headers,
+            iovs.iter_mut(),
+            MsgFlags::MSG_DONTWAIT,
+            None,
+        )?;
+        for message in messages {
+            came += 1;
+            renew |= message.flags.contains(MsgFlags::MSG_CTRUNC);
+            let whole = !message.flags.contains(MsgFlags::MSG_TRUNC);
+            let described = describe(message.address, message.cmsgs());
+            if let Some(total) = described.as_ref().and_then(|told| told.overflowed) {
+                counters.overflowed(&inlet.overflowed, total);
+            }
+            let packet = message.iovs().next().unwrap_or_default();
+            match described.zip(content.homa_packet(packet)) {
+                Some((described, packet)) if whole => {
+                    let data = Bytes::copy_from_slice(packet);
+                    into.push(described.datagram(content, Socket::Main, data));
+                }
+                _ => truncated += 1,
+            }
+        }
+        if renew {
+            // The kernel leaves the length of what it wrote in the headers, which is all the
+            // room that the next call has: control messages that came later did not fit.
+            self.headers = Self::headers();
+        }
+        Ok((came, truncated))
+    }
+}
+
+impl Content {
+    /// The Homa packet in what a socket handed over.
+    fn homa_packet(self, packet: &[u8]) -> Option<&[u8]> {
+        match self {
+            Self::Udp | Self::Ipv6 => Some(packet),
+            // The header's length, options included, in words of 4 bytes.
+            Self::Ipv4 { .. } => packet.get(usize::from(packet.first()? & 0x0f) * 4..),
+        }
+    }
+}
+
+/// What the system tells of a packet.
+pub(super) struct Described {
+    from: SocketAddr,
+    local: Option<IpAddr>,
+    tos: u8,
+    /// Length of the packets of which this is a run.
+    pub(super) segment: Option<usize>,
+    /// Packets that the socket has lost so far.
+    pub(super) overflowed: Option<u32>,
+}
+
+impl Described {
+    pub(super) fn datagram(&self, content: Content, socket: Socket, data: Bytes) -> Datagram {
+        let mapped = content == Content::Ipv4 { mapped: true };
+        let name = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) if mapped => ip.to_ipv6_mapped().into(),
+            _ => ip,
+        };
+        let mut from = self.from;
+        from.set_ip(name(from.ip()));
+        Datagram {
+            from,
+            local: self.local.map(name),
+            tos: self.tos,
+            socket,
+            data,
+        }
+    }
+}
+
+/// Reads the address and the control messages of a received packet.
+pub(super) fn describe(
+    address: Option<SockaddrStorage>,
+    cmsgs: nix::Result<CmsgIterator<'_>>,
+) -> Option<Described> {
+    let mut described = Described {
+        from: socket_addr(&address?)?,
+        local: None,
+        tos: 0,
+        segment: None,
+        overflowed: None,
+    };
+    for cmsg in cmsgs.into_iter().flatten() {
+        match cmsg {
+            ControlMessageOwned::Ipv4Tos(tos) => described.tos = tos,
+            ControlMessageOwned::Ipv6TClass(tclass) => described.tos = tclass as u8,
+            // They differ for broadcasts, which nothing may be sent from.
+            ControlMessageOwned::Ipv4PacketInfo(info)
+                if info.ipi_spec_dst.s_addr == info.ipi_addr.s_addr =>
+            {
+                let ip = Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr));
+                described.local = Some(ip.into());
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                described.local = Some(ip.into()).filter(|ip: &IpAddr| !ip.is_multicast());
+            }
+            ControlMessageOwned::UdpGroSegments(size) => {
+                described.segment = usize::try_from(size).ok().filter(|size| *size > 0);
+            }
+            ControlMessageOwned::RxqOvfl(drops) => described.overflowed = Some(drops),
+            _ => {}
+        }
+    }
+    Some(described)
+}
+
+pub(super) fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(SocketAddr::from((v4.ip(), v4.port())));
+    }
+    let v6 = address.as_sockaddr_in6()?;
+    Some(SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id()).into())
+}
+
+/// What goes along with outgoing packets: their TOS byte, and the address they leave from.
+pub(super) struct Marks {
+    v4: bool,
+    tos: u8,
+    tclass: i32,
+    from_v4: Option<in_pktinfo>,
+    from_v6: Option<in6_pktinfo>,
+}
+
+impl Marks {
+    pub(super) fn new(to: IpAddr, local: Option<IpAddr>, tos: u8) -> Self {
+        let mut marks = Self {
+            v4: to.to_canonical().is_ipv4(),
+            tos,
+            tclass: tos.into(),
+            from_v4: None,
+            from_v6: None,
+        };
+        match local {
+            Some(IpAddr::V4(ip)) => {
+                marks.from_v4 = Some(in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: in_addr {
+                        s_addr: u32::from(ip).to_be(),
+                    },
+                    ipi_addr: in_addr { s_addr: 0 },
+                });
+            }
+            Some(IpAddr::V6(ip)) => {
+                marks.from_v6 = Some(in6_pktinfo {
+                    ipi6_addr: in6_addr {
+                        s6_addr: ip.octets(),
+                    },
+                    ipi6_ifindex: 0,
+                });
+            }
+            None => {}
+        }
+        marks
+    }
+
+    /// At most two.
+    pub(super) fn cmsgs(&self) -> ArrayVec<ControlMessage<'_>, 3> {
+        let mut cmsgs = ArrayVec::new();
+        cmsgs.push(if self.v4 {
+            ControlMessage::Ipv4Tos(&self.tos)
+        } else {
+            ControlMessage::Ipv6TClass(&self.tclass)
+        });
+        let from_v4 = self.from_v4.as_ref().map(ControlMessage::Ipv4PacketInfo);
+        cmsgs.extend(from_v4);
+        let from_v6 = self.from_v6.as_ref().map(ControlMessage::Ipv6PacketInfo);
+        cmsgs.extend(from_v6);
+        cmsgs
+    }
+}
