@@ -1,6 +1,5 @@
 //! [`Granter`]: decides which messages may be sent, and how far (`homa-protocol` C.9).
 
-use super::incoming::reserve;
 use super::pool::{Need, Pool};
 use super::rpc::{Rpc, RpcKey, RpcTable};
 use super::srpt::{Rank, SrptQueue};
@@ -138,7 +137,8 @@ impl Granter {
             }
             // All of it is reserved before the first grant: messages that hold a part each and
             // wait for the rest would wait for ever.
-            let missing = reserve(message.length() as usize).saturating_sub(message.charged);
+            let whole = message.reserve(message.length() as usize);
+            let missing = whole.saturating_sub(message.charged);
             if !pool.charge(missing, Need::Rest) {
                 continue;
             }

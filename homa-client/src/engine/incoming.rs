@@ -12,11 +12,17 @@ use crate::Message;
 /// buffer, the buffer's own book-keeping and the entry here.
 const PACKET_COST: usize = 192;
 
+/// The first packet to arrive may be the short last one; whoever really sends less pays for each
+/// packet as it comes.
+const MIN_PACKET: usize = 256;
+
 /// A message that is arriving, held as the packets it came in.
 #[derive(Debug)]
 pub(super) struct InMessage {
     length: u32,
     granted: u32,
+    /// Payload bytes that its packets are taken to hold.
+    packet: usize,
     /// Everything below the end of these packets has arrived.
     head: VecDeque<Bytes>,
     head_end: u32,
@@ -32,11 +38,13 @@ pub(super) struct InMessage {
 }
 
 impl InMessage {
-    /// `incoming` is what the first packet to arrive announces (statement 37).
-    pub(super) fn new(length: u32, incoming: u32) -> Self {
+    /// `incoming` is what the first packet to arrive announces (statement 37), and `packet` its
+    /// payload bytes.
+    pub(super) fn new(length: u32, incoming: u32, packet: usize) -> Self {
         let granted = incoming.min(length);
         Self {
             length,
+            packet: packet.max(MIN_PACKET),
             granted,
             head: VecDeque::new(),
             head_end: 0,
@@ -94,6 +102,11 @@ impl InMessage {
 
     pub(super) fn grant(&mut self, offset: u32) {
         self.granted = self.granted.max(offset.min(self.length));
+    }
+
+    /// What the pool is charged for `bytes` of it, if its packets are like the first.
+    pub(super) fn reserve(&self, bytes: usize) -> usize {
+        bytes + bytes.div_ceil(self.packet) * PACKET_COST
     }
 
     /// What holding one more packet of `len` bytes would cost beyond what is charged already.
@@ -198,11 +211,6 @@ impl InMessage {
     }
 }
 
-/// What the pool is charged for `bytes` of a message in packets of ordinary size.
-pub(super) fn reserve(bytes: usize) -> usize {
-    bytes + bytes.div_ceil(1024) * PACKET_COST
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,13 +227,13 @@ mod tests {
 
     #[test]
     fn packets_of_any_size_in_any_order() {
-        let mut reversed = InMessage::new(300, 300);
+        let mut reversed = InMessage::new(300, 300, 1416);
         for at in (0..300).rev() {
             assert_eq!(reversed.insert(at, bytes(at..at + 1)), 1);
         }
         check(reversed);
 
-        let mut mixed = InMessage::new(100, 40);
+        let mut mixed = InMessage::new(100, 40, 1416);
         assert_eq!(mixed.insert(60, bytes(60..70)), 10);
         assert_eq!(mixed.insert(90, bytes(90..100)), 10);
         assert_eq!(mixed.insert(0, bytes(0..10)), 10);
@@ -246,7 +254,7 @@ mod tests {
 
     #[test]
     fn the_first_bytes_win() {
-        let mut message = InMessage::new(10, 10);
+        let mut message = InMessage::new(10, 10, 1416);
         message.insert(4, bytes(4..6));
         message.insert(0, Bytes::from_static(&[0, 1, 2, 3, 99, 99, 6, 7, 8, 9]));
         check(message);
@@ -254,7 +262,7 @@ mod tests {
 
     #[test]
     fn only_granted_bytes_are_asked_for() {
-        let mut message = InMessage::new(100, 40);
+        let mut message = InMessage::new(100, 40, 1416);
         assert_eq!(message.missing(3, 8)[0].length, Resend::ALL);
         message.insert(0, bytes(0..40));
         assert!(!message.expecting() && message.missing(3, 8).is_empty());
@@ -277,7 +285,7 @@ mod tests {
         let mut random = crate::engine::tests::Random::new(7);
         for _ in 0..200 {
             let length = random.below(400) as u32 + 1;
-            let mut message = InMessage::new(length, length);
+            let mut message = InMessage::new(length, length, 1416);
             let mut model = vec![false; length as usize];
             while !message.complete() {
                 let start = random.below(u64::from(length)) as u32;

@@ -67,6 +67,7 @@ mod rpc;
 mod settings;
 mod silence;
 mod srpt;
+mod starved;
 pub mod stats;
 #[cfg(test)]
 mod tests;
@@ -95,6 +96,7 @@ pub use self::rpc::RpcId;
 use self::rpc::{Input, Rpc, RpcKey, RpcState, RpcTable, Silence};
 pub use self::settings::{Settings, Timers};
 use self::srpt::{Rank, SrptQueue};
+use self::starved::StarvedQueue;
 pub use self::stats::{Counters, DropReason};
 pub use self::time::{Time, Wake};
 use self::transmit::Control;
@@ -120,6 +122,7 @@ pub struct Engine {
     /// Bytes of outgoing messages held.
     send_used: usize,
     granter: Granter,
+    starved: StarvedQueue,
     pacer: Pacer,
     priorities: Priorities,
     finished: Finished,
@@ -173,6 +176,7 @@ impl Engine {
             pool: Pool::new(settings.pool_bytes),
             send_used: 0,
             granter: Granter::new(settings.max_incoming, settings.max_overcommit),
+            starved: StarvedQueue::new(),
             pacer: Pacer::new(settings.link_mbps, settings.max_backlog),
             priorities: Priorities::new(settings.num_priorities),
             finished: Finished::new(settings.timers.remember),
@@ -518,6 +522,8 @@ impl Engine {
             in_flight: 0,
             outgoing: None,
             incoming: None,
+            starved: None,
+            reserved: 0,
             send_rank: None,
             grant_rank: None,
             rank_stale: false,
@@ -632,6 +638,10 @@ impl Engine {
         if let Some(rank) = rpc.send_rank.take() {
             self.sending.remove(rank);
         }
+        if let Some(starved) = rpc.starved {
+            self.unstarve(key, rpc.age, starved);
+        }
+        self.pool.release(rpc.reserved as usize);
         if let Some(message) = &rpc.incoming {
             self.pool.release(message.charged);
         }

@@ -5,6 +5,8 @@
 pub(super) struct Pool {
     limit: usize,
     used: usize,
+    /// Whether some was given back since this was last asked.
+    returned: bool,
 }
 
 /// Who wants memory.
@@ -22,7 +24,11 @@ pub(super) enum Need {
 
 impl Pool {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, used: 0 }
+        Self {
+            limit,
+            used: 0,
+            returned: false,
+        }
     }
 
     pub(super) fn used(&self) -> usize {
@@ -47,8 +53,13 @@ impl Pool {
         self.used.saturating_add(bytes) <= limit
     }
 
+    pub(super) fn take_returned(&mut self) -> bool {
+        std::mem::take(&mut self.returned)
+    }
+
     pub(super) fn release(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.used);
         self.used = self.used.saturating_sub(bytes);
+        self.returned |= bytes > 0;
     }
 }

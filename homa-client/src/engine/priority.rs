@@ -47,6 +47,11 @@ impl Priorities {
         self.levels - 1
     }
 
+    /// Level for what asks again out of turn: one below the highest, if there are that many.
+    pub(super) fn second(&self) -> u8 {
+        self.levels.saturating_sub(2)
+    }
+
     /// Level for the scheduled packets of the message at `rank` among `active` ones: with few
     /// messages the lowest levels, so that a shorter one that comes can be put above.
     pub(super) fn scheduled(&self, rank: usize, active: usize) -> u8 {

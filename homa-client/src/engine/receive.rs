@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::incoming::{InMessage, reserve};
+use super::incoming::InMessage;
 use super::peer::{Bulk, PeerKey};
 use super::pool::Need;
 use super::rpc::{Input, RpcKey, RpcState};
@@ -119,7 +119,9 @@ impl Engine {
                 }
             }
             // A client that asks for its response is alive.
-            Kind::Resend if rpc.state == RpcState::Replying => rpc.silence.heard = clock,
+            Kind::Resend if rpc.state == RpcState::Replying || rpc.starved.is_some() => {
+                rpc.silence.heard = clock;
+            }
             _ => {}
         }
         // A repeated request says nothing of the response.
@@ -205,7 +207,7 @@ impl Engine {
             }
             Packet::Resend(_) => {
                 // Without room for the request there is no use in asking for it again.
-                let full = common.from_client() && self.is_full();
+                let full = common.from_client() && self.is_full(peer);
                 let answer = if full {
                     Packet::Busy
                 } else {
@@ -235,10 +237,10 @@ impl Engine {
         }
     }
 
-    /// Whether a new request would find no room.
-    fn is_full(&self) -> bool {
-        let unscheduled = reserve(self.settings.unsched_bytes);
-        self.rpcs.len() >= self.settings.max_rpcs || !self.pool.has_room(unscheduled, Need::Start)
+    /// Whether a new request of this peer would find no room.
+    fn is_full(&self, peer: Option<PeerKey>) -> bool {
+        let share = peer.map_or(0, |peer| self.peers.get(peer).rpcs as usize);
+        self.rpcs.len() >= self.settings.max_rpcs || share >= self.settings.max_rpcs_per_peer
     }
 
     /// Nobody here has that Homa port, or it accepts no requests.
@@ -297,7 +299,8 @@ impl Engine {
             rpc.response_unscheduled_kib = data.response_unscheduled_kib;
         }
         let result = self.receive_data(now, peer, key, datagram, data);
-        if result.is_err() {
+        let starved = self.rpcs.get(key).is_some_and(|rpc| rpc.starved.is_some());
+        if result.is_err() && !starved {
             self.end(now, key, Remember::No);
         }
         result
@@ -355,10 +358,20 @@ impl Engine {
         rpc.state = state;
         let before = rpc.incoming.as_ref().map_or(0, InMessage::outstanding);
         if rpc.incoming.is_none() {
-            let mut message = InMessage::new(length, data.incoming);
+            // It is asked for when its turn comes.
+            if rpc.starved.is_some() {
+                return Err(DropReason::Pool);
+            }
+            let mut message = InMessage::new(length, data.incoming, payload.len());
             // All that this packet needs as well, so that nothing below can fail half way.
-            let charge = reserve((message.granted() as usize).max(payload.len()).max(1));
-            if !self.pool.charge(charge, need) {
+            let charge = message.reserve((message.granted() as usize).max(payload.len()).max(1));
+            let reserved = std::mem::take(&mut rpc.reserved) as usize;
+            if charge <= reserved {
+                self.pool.release(reserved - charge);
+            } else if !self.pool.charge(charge - reserved, need) {
+                self.pool.release(reserved);
+                self.starve(key, length, charge);
+                self.arm(key);
                 return Err(DropReason::Pool);
             }
             message.charged = charge;
@@ -370,7 +383,7 @@ impl Engine {
         };
         let more = message.uncharged_with(payload.len());
         if more > 0 {
-            if !self.pool.charge(more, need) {
+            if !self.pool.charge(more, Need::Rest) {
                 return Err(DropReason::Pool);
             }
             message.charged += more;
@@ -556,6 +569,11 @@ impl Engine {
         };
         if !rpc.is_client() {
             return Err(DropReason::State);
+        }
+        if rpc.starved.is_some() {
+            // It is not gone, but can take nothing now.
+            self.send_grant(now, key, 0, 0);
+            return Ok(());
         }
         // The response is not complete: it may be waiting for a grant that was lost, and what
         // is missing is asked for.

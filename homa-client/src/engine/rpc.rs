@@ -10,6 +10,7 @@ use super::incoming::InMessage;
 use super::outgoing::OutMessage;
 use super::peer::PeerKey;
 use super::srpt::Rank;
+use super::starved::Starved;
 use super::time::Time;
 
 /// Names an RPC to the engine's owner, on either side. Never used twice.
@@ -113,6 +114,10 @@ pub(super) struct Rpc {
     pub(super) in_flight: u32,
     pub(super) outgoing: Option<OutMessage>,
     pub(super) incoming: Option<InMessage>,
+    /// Set while the incoming message waits for receive memory.
+    pub(super) starved: Option<Starved>,
+    /// Receive memory that is kept for its first packet.
+    pub(super) reserved: u32,
     /// Place among the messages that have something to send, while they have.
     pub(super) send_rank: Option<Rank>,
     /// Place among the messages that wait for grants, while they do.
@@ -132,6 +137,9 @@ impl Rpc {
     /// Whether it is the peer's turn: neither have we bytes to send that it waits for, nor has
     /// all arrived that it was allowed to send (statements 53 and 54).
     pub(super) fn expects_bytes(&self) -> bool {
+        if self.starved.is_some() {
+            return false;
+        }
         match (&self.incoming, &self.outgoing) {
             (Some(message), _) => message.expecting(),
             (None, Some(message)) => !message.ready(),

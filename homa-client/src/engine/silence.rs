@@ -57,6 +57,14 @@ impl Engine {
                 rpc.silence.next = clock + rpc.silence.wait;
                 self.send_control(key, &Packet::NeedAck, None);
             }
+            RpcState::Arriving if rpc.starved.is_some() => {
+                // Its client asks for the response all the while, unless it is gone.
+                if silence >= timers.timeout {
+                    self.end(now, key, Remember::No);
+                    return;
+                }
+                rpc.silence.next = clock + timers.resend;
+            }
             RpcState::Calling | RpcState::Receiving | RpcState::Arriving => {
                 if !rpc.expects_bytes() {
                     self.expect(now, key);

@@ -62,6 +62,7 @@ pub(super) struct Control {
 impl Engine {
     /// The next packets to send, at most `max_segments`; `None` when nothing may leave now.
     pub fn poll_transmit(&mut self, now: Time, max_segments: usize) -> Option<Transmit> {
+        self.feed_starved(now);
         self.send_grants(now);
         let most = max_segments.clamp(1, MAX_SEGMENTS);
         self.next_control()

@@ -1,0 +1,68 @@
+//! Messages for which there was no receive memory (`homa-protocol` C.10, statement 79): their DATA
+//! is dropped, their timers rest, and when memory returns the shortest is asked for again.
+
+use std::collections::BTreeSet;
+
+use super::pool::Need;
+use super::rpc::RpcKey;
+use super::wire::{Packet, Resend};
+use super::{Engine, Time};
+
+/// What a message waits for that found no room.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Starved {
+    length: u32,
+    /// What its first packet has to be charged.
+    charge: u32,
+}
+
+/// Messages without memory, shortest first, the older first on ties.
+pub(super) type StarvedQueue = BTreeSet<(u32, u64, RpcKey)>;
+
+impl Engine {
+    /// The first packet of this RPC's incoming message needs `charge`, which is not there.
+    pub(super) fn starve(&mut self, key: RpcKey, length: u32, charge: usize) {
+        if let Some(rpc) = self.rpcs.get_mut(key) {
+            let charge = charge as u32;
+            rpc.starved = Some(Starved { length, charge });
+            self.starved.insert((length, rpc.age, key));
+        }
+    }
+
+    /// Hands returned memory to those that wait for it.
+    pub(super) fn feed_starved(&mut self, now: Time) {
+        if !self.pool.take_returned() {
+            return;
+        }
+        while let Some(first @ (length, _, key)) = self.starved.first().copied() {
+            let Some(rpc) = self.rpcs.get_mut(key) else {
+                self.starved.remove(&first);
+                continue;
+            };
+            let charge = rpc.starved.map_or(0, |starved| starved.charge);
+            let need = if length <= self.settings.packet_payload as u32 {
+                Need::OnePacket
+            } else {
+                Need::Start
+            };
+            if !self.pool.charge(charge as usize, need) {
+                return;
+            }
+            self.starved.remove(&first);
+            rpc.starved = None;
+            rpc.reserved = charge;
+            let resend = Resend {
+                offset: 0,
+                length: Resend::ALL,
+                priority: self.priorities.second(),
+            };
+            self.send_control(key, &Packet::Resend(resend), None);
+            self.expect(now, key);
+        }
+    }
+
+    /// Takes an RPC that ends out of the queue.
+    pub(super) fn unstarve(&mut self, key: RpcKey, age: u64, starved: Starved) {
+        self.starved.remove(&(starved.length, age, key));
+    }
+}
