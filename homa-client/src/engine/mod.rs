@@ -575,6 +575,7 @@ impl Engine {
                 break;
             }
             self.counters.replies_forgotten += 1;
+            tracing::debug!(limit, "a reply is given up: send_bytes is reached");
             self.end(now, key, Remember::Yes);
         }
         self.send_used + len <= limit
@@ -613,6 +614,7 @@ impl Engine {
         let Some(rpc) = self.end(now, key, Remember::No) else {
             return;
         };
+        tracing::debug!(id = rpc.id, peer = %self.name_of(&rpc), ?failure, "RPC failed");
         if rpc.is_client() {
             let event = Event::Failed {
                 rpc: RpcId { key, id: rpc.id },

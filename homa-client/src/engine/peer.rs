@@ -131,6 +131,7 @@ impl Peer {
         self.bulk_lost = Some(now);
         self.bulk_losses += 1;
         if self.bulk_losses >= BULK_LOSSES {
+            tracing::debug!(peer = %self.addr, "nothing arrives at our bulk port any more");
             self.bulk = Bulk::Withdrawn(now + BULK_WITHDRAWN);
             self.bulk_losses = 0;
         }

@@ -188,6 +188,7 @@ impl Engine {
     pub(super) fn prove(&mut self, peer: PeerKey) {
         let peer = self.peers.get_mut(peer);
         peer.proven = true;
+        tracing::trace!(peer = %peer.addr, "the peer receives at its address");
         let waiting = self.unproven.proven(peer.addr);
         self.resume(waiting);
     }

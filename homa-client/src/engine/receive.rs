@@ -26,7 +26,9 @@ impl Engine {
     /// returned is why it was dropped, if it was.
     pub fn handle_datagram(&mut self, now: Time, mut datagram: Datagram) -> Option<DropReason> {
         datagram.from = self.endpoint_of(datagram.from);
+        let from = datagram.from;
         let reason = self.receive(now, datagram).err()?;
+        tracing::trace!(%from, reason = reason.name(), "packet dropped");
         self.counters.count_drop(reason);
         Some(reason)
     }
@@ -145,6 +147,7 @@ impl Engine {
             Packet::Busy => {
                 let bulk = &mut self.peers.get_mut(peer).bulk;
                 if datagram.socket == Socket::Bulk && *bulk == Bulk::Unproven {
+                    tracing::debug!(peer = %datagram.from, "the peer reaches our bulk port");
                     *bulk = Bulk::Proven;
                 }
                 Ok(())

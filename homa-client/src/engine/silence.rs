@@ -49,6 +49,7 @@ impl Engine {
             RpcState::InService | RpcState::Ended => return,
             RpcState::Replying if !due => {}
             RpcState::Replying if silence >= timers.give_up => {
+                tracing::debug!(id = rpc.id, ?silence, "the client of a reply is gone");
                 self.end(now, key, Remember::Yes);
                 return;
             }

@@ -24,6 +24,7 @@ impl Engine {
     pub(super) fn starve(&mut self, key: RpcKey, length: u32, charge: usize) {
         if let Some(rpc) = self.rpcs.get_mut(key) {
             let charge = charge as u32;
+            tracing::debug!(id = rpc.id, length, "no receive memory: the message waits");
             rpc.starved = Some(Starved { length, charge });
             self.starved.insert((length, rpc.age, key));
         }
