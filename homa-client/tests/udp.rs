@@ -83,6 +83,30 @@ async fn ipv6_and_a_dual_stack_server() {
     }
 }
 
+/// Sockets of both IP versions that are read by the same thread do not confuse each other's
+/// addresses: every call comes from the same peer and runs once.
+#[tokio::test]
+async fn both_ip_versions_on_one_thread() {
+    let (v4, v4_addr) = echo(&Config::default());
+    let Ok(v6) = Server::bind("[::1]:0".parse().unwrap(), &Config::default()) else {
+        println!("skipped: no IPv6 here");
+        return;
+    };
+    let client = Client::bind(&Config::default()).unwrap();
+    for _ in 0..20 {
+        client.call(v4_addr, "four".into()).await.unwrap();
+        let call = client.call(v6.local_addr(), "six".into());
+        let request = v6.accept().await.unwrap();
+        assert_eq!(request.peer().ip(), v6.local_addr().ip());
+        request.reply("six".into()).unwrap();
+        call.await.unwrap();
+    }
+    for counters in [v4.counters(), v6.counters()] {
+        assert_eq!(counters.protocol.requests_delivered, 20);
+        assert_eq!(counters.protocol.live_peers, 1);
+    }
+}
+
 /// The data path: a long message leaves and arrives many packets at a time, a short one leaves
 /// on its caller's thread.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

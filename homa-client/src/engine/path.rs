@@ -26,8 +26,14 @@ impl Engine {
     /// Never fails an RPC (statement 82): what was sent and is not acknowledged goes again in
     /// smaller packets. Larger values than before are ignored until 10 minutes have passed.
     pub fn set_path_mtu(&mut self, now: Time, peer: SocketAddr, ip_mtu: usize) {
-        let peer = self.endpoint_of(peer);
-        let Some(peer) = self.peers.find(peer) else {
+        let addr = self.endpoint_of(peer);
+        // Its other port is reached by the same path.
+        let by_bulk = |engine: &Self| {
+            let peers = &engine.peers;
+            let mut known = engine.rpcs.iter().map(|(_, rpc)| rpc.peer);
+            known.find(|peer| peers.get(*peer).bulk_addr() == addr)
+        };
+        let Some(peer) = self.peers.find(addr).or_else(|| by_bulk(self)) else {
             return;
         };
         if !self.shrink_path(now, peer, ip_mtu.max(MIN_MTU)) {

@@ -30,16 +30,38 @@ const MAX_IP_PACKET: usize = 65_536;
 #[derive(Debug)]
 pub(super) struct Inlet {
     pub(super) socket: UdpSocket,
+    pub(super) content: Content,
+    /// Sockets with the same number get addresses and control messages of the same lengths.
+    kind: usize,
     /// How many packets it has lost for lack of room, as it said last.
-    pub(super) overflowed: AtomicU32,
+    overflowed: AtomicU32,
 }
 
+/// Numbers of [`Inlet::kind`].
+const KINDS: usize = 8;
+
 impl Inlet {
-    pub(super) fn new(socket: socket2::Socket) -> io::Result<Self> {
+    /// `addr` is where `socket` is bound.
+    pub(super) fn new(
+        socket: socket2::Socket,
+        addr: SocketAddr,
+        content: Content,
+    ) -> io::Result<Self> {
+        let bit = |bit: bool, at: u32| usize::from(bit) << at;
+        let raw = content != Content::Udp;
         Ok(Self {
             socket: UdpSocket::from_std(socket.into())?,
+            content,
+            kind: bit(addr.is_ipv6(), 0) | bit(addr.ip().is_unspecified(), 1) | bit(raw, 2),
             overflowed: AtomicU32::new(0),
         })
+    }
+
+    /// What the system told along with a packet, for the counters.
+    pub(super) fn note(&self, described: &Described, counters: &LinkCounters) {
+        if let Some(total) = described.overflowed {
+            counters.overflowed(&self.overflowed, total);
+        }
     }
 }
 
@@ -54,121 +76,102 @@ pub(super) enum Content {
     Ipv6,
 }
 
+type Buffers = Vec<Box<[u8]>>;
+type Headers = MultiHeaders<SockaddrStorage>;
+
 thread_local! {
-    /// Headers of `recvmmsg` cannot move between threads, tasks do: each thread has its own.
-    static UDP: RefCell<Option<Batch>> = const { RefCell::new(None) };
-    static RAW: RefCell<Option<Batch>> = const { RefCell::new(None) };
+    /// Where packets are received; what came is copied out at its exact size.
+    static UDP: RefCell<Buffers> = const { RefCell::new(Vec::new()) };
+    static RAW: RefCell<Buffers> = const { RefCell::new(Vec::new()) };
+    /// Headers of `recvmmsg` cannot move between threads, tasks do: each thread has its own. The
+    /// kernel leaves the lengths of what it wrote in them, which is all the room that the next
+    /// packet has; so there is one set per kind of socket.
+    static HEADERS: RefCell<[Option<Headers>; KINDS]> =
+        const { RefCell::new([const { None }; KINDS]) };
 }
 
 /// Takes up to [`BATCH`] packets.
 pub(super) fn receive(
     inlet: &Inlet,
-    content: Content,
     look: Look,
     counters: &LinkCounters,
     into: &mut Vec<Datagram>,
 ) -> Received {
-    let (batch, longest): (&LocalKey<_>, _) = match content {
+    let (buffers, longest): (&LocalKey<_>, _) = match inlet.content {
         Content::Udp => (&UDP, MAX_MTU),
         Content::Ipv4 { .. } | Content::Ipv6 => (&RAW, MAX_IP_PACKET),
     };
-    batch.with_borrow_mut(|batch| {
-        let batch = batch.get_or_insert_with(|| Batch::new(longest));
-        let (before, mut truncated) = (into.len(), 0);
-        let mut came = 0;
-        let result = look.at(&inlet.socket, || {
-            (came, truncated) = batch.receive(inlet, content, counters, into)?;
-            // A partial batch tells that the socket is empty: forget that it was readable,
-            // which saves the call that would find nothing.
-            if came < BATCH {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            Ok(())
+    let before = into.len();
+    let mut came = 0;
+    let result = look.at(&inlet.socket, || {
+        came = buffers.with_borrow_mut(|buffers| {
+            buffers.resize_with(BATCH, || vec![0; longest].into_boxed_slice());
+            receive_into(buffers, inlet, counters, into)
+        })?;
+        // A partial batch tells that the socket is empty: forget that it was readable, which saves
+        // the call that would find nothing.
+        if came < BATCH {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(())
+    });
+    let received = into.len() - before;
+    if came > 0 {
+        counters.received(received);
+    }
+    let failed = result
+        .err()
+        .filter(|error| error.kind() != io::ErrorKind::WouldBlock);
+    if let Some(error) = &failed {
+        tracing::debug!(%error, "receive failed");
+    }
+    Received {
+        truncated: came - received,
+        more: came == BATCH,
+        errors_queued: failed.is_some(),
+    }
+}
+
+/// One system call; returns how many packets it brought, also those that are of no use.
+fn receive_into(
+    buffers: &mut Buffers,
+    inlet: &Inlet,
+    counters: &LinkCounters,
+    into: &mut Vec<Datagram>,
+) -> io::Result<usize> {
+    HEADERS.with_borrow_mut(|all| {
+        let headers = all[inlet.kind].get_or_insert_with(|| {
+            let cmsgs = cmsg_space!(i32, i32, u32, in6_pktinfo, in_pktinfo);
+            MultiHeaders::preallocate(BATCH, Some(cmsgs))
         });
-        if came > 0 {
-            counters.received(into.len() - before);
-        }
-        let failed = result
-            .err()
-            .filter(|error| error.kind() != io::ErrorKind::WouldBlock);
-        if let Some(error) = &failed {
-            tracing::debug!(%error, "receive failed");
-        }
-        Received {
-            truncated,
-            more: came == BATCH,
-            errors_queued: failed.is_some(),
-        }
-    })
-}
-
-/// Where packets are received; what came is copied out at its exact size.
-struct Batch {
-    headers: MultiHeaders<SockaddrStorage>,
-    buffers: Vec<Box<[u8]>>,
-}
-
-impl Batch {
-    fn new(longest: usize) -> Self {
-        Self {
-            headers: Self::headers(),
-            buffers: (0..BATCH)
-                .map(|_| vec![0; longest].into_boxed_slice())
-                .collect(),
-        }
-    }
-
-    fn headers() -> MultiHeaders<SockaddrStorage> {
-        let cmsgs = cmsg_space!(i32, i32, u32, in6_pktinfo, in_pktinfo);
-        MultiHeaders::preallocate(BATCH, Some(cmsgs))
-    }
-
-    /// Returns how many packets came, and how many of them are of no use.
-    fn receive(
-        &mut self,
-        inlet: &Inlet,
-        content: Content,
-        counters: &LinkCounters,
-        into: &mut Vec<Datagram>,
-    ) -> io::Result<(usize, usize)> {
-        let (mut came, mut truncated, mut renew) = (0, 0, false);
-        let mut buffers = self.buffers.iter_mut();
+        let mut buffers = buffers.iter_mut();
         let mut iovs: [[IoSliceMut<'_>; 1]; BATCH] = std::array::from_fn(|_| {
             [IoSliceMut::new(
                 buffers.next().map_or(&mut [], |buffer| &mut buffer[..]),
             )]
         });
-        let messages = recvmmsg(
-            inlet.socket.as_raw_fd(),
-            &mut self.headers,
-            iovs.iter_mut(),
-            MsgFlags::MSG_DONTWAIT,
-            None,
-        )?;
-        for message in messages {
+        let fd = inlet.socket.as_raw_fd();
+        let (mut came, mut cut) = (0, false);
+        for message in recvmmsg(fd, headers, iovs.iter_mut(), MsgFlags::MSG_DONTWAIT, None)? {
             came += 1;
-            renew |= message.flags.contains(MsgFlags::MSG_CTRUNC);
+            cut |= message.flags.contains(MsgFlags::MSG_CTRUNC);
+            let Some(described) = describe(message.address, message.cmsgs()) else {
+                continue;
+            };
+            inlet.note(&described, counters);
             let whole = !message.flags.contains(MsgFlags::MSG_TRUNC);
-            let described = describe(message.address, message.cmsgs());
-            if let Some(total) = described.as_ref().and_then(|told| told.overflowed) {
-                counters.overflowed(&inlet.overflowed, total);
-            }
             let packet = message.iovs().next().unwrap_or_default();
-            match described.zip(content.homa_packet(packet)) {
-                Some((described, packet)) if whole => {
-                    let data = Bytes::copy_from_slice(packet);
-                    into.push(described.datagram(content, Socket::Main, data));
-                }
-                _ => truncated += 1,
+            if let Some(packet) = inlet.content.homa_packet(packet).filter(|_| whole) {
+                let data = Bytes::copy_from_slice(packet);
+                into.push(described.datagram(inlet.content, Socket::Main, data));
             }
         }
-        if renew {
-            // The kernel leaves the length of what it wrote in the headers, which is all the
-            // room that the next call has: control messages that came later did not fit.
-            self.headers = Self::headers();
+        if cut {
+            // A socket that has lost packets tells more than it did before.
+            all[inlet.kind] = None;
         }
-        Ok((came, truncated))
-    }
+        Ok(came)
+    })
 }
 
 impl Content {
@@ -190,7 +193,7 @@ pub(super) struct Described {
     /// Length of the packets of which this is a run.
     pub(super) segment: Option<usize>,
     /// Packets that the socket has lost so far.
-    pub(super) overflowed: Option<u32>,
+    overflowed: Option<u32>,
 }
 
 impl Described {

@@ -1,8 +1,9 @@
-//! Homa ports of this process on IP protocol 146. The system does not know them, so nothing else
-//! keeps two servers of a process apart. Two processes on one host have to choose different ports
-//! themselves.
+//! Homa ports of this process on IP protocol 146, per network namespace. The system does not know
+//! them, so nothing else keeps two servers of a process apart. Two processes on one host have to
+//! choose different ports themselves.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 
 use crate::error::BindError;
@@ -12,25 +13,38 @@ use crate::user::registry::FIRST_CLIENT_PORT;
 /// Tries to find a free port for a client.
 const TRIES: usize = 64;
 
-static TAKEN: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
+static TAKEN: Mutex<Vec<(Namespace, SocketAddr)>> = Mutex::new(Vec::new());
 
 /// A Homa port that is ours until this is dropped.
 #[derive(Debug)]
 pub(super) struct Port {
+    namespace: Namespace,
     pub(super) addr: SocketAddr,
+}
+
+/// The number of a network namespace; `None` where `/proc` is not mounted.
+type Namespace = Option<u64>;
+
+/// Where the calling thread opens its sockets.
+fn namespace() -> Namespace {
+    let found = std::fs::metadata("/proc/thread-self/ns/net");
+    found.ok().map(|found| found.ino())
 }
 
 impl Port {
     /// Takes the port of `addr`; 0 takes any free one of those that belong to clients.
     pub(super) fn take(addr: SocketAddr) -> Result<Self, BindError> {
+        let namespace = namespace();
         let mut taken = lock(&TAKEN);
         let mut free = |port| {
             let addr = SocketAddr::new(addr.ip(), port);
-            if taken.iter().any(|other| overlap(*other, addr)) {
+            let clashes =
+                |other: &(Namespace, SocketAddr)| other.0 == namespace && overlap(other.1, addr);
+            if taken.iter().any(clashes) {
                 return None;
             }
-            taken.push(addr);
-            Some(Self { addr })
+            taken.push((namespace, addr));
+            Some(Self { namespace, addr })
         };
         if addr.port() != 0 {
             return free(addr.port()).ok_or(BindError::AddressInUse { addr });
@@ -43,7 +57,7 @@ impl Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        lock(&TAKEN).retain(|other| *other != self.addr);
+        lock(&TAKEN).retain(|other| *other != (self.namespace, self.addr));
     }
 }
 

@@ -53,7 +53,6 @@ pub(in super::super) struct Raw {
 #[derive(Debug)]
 struct Way {
     inlet: Inlet,
-    content: Content,
     /// Whether it had no room for the packet that is to leave next.
     full: AtomicBool,
 }
@@ -198,7 +197,7 @@ impl Raw {
     pub(super) fn recv(&self, look: Look, into: &mut Vec<Datagram>) -> Received {
         let mut all = Received::default();
         for way in self.ways() {
-            let one = batch::receive(&way.inlet, way.content, look, &self.counters, into);
+            let one = batch::receive(&way.inlet, look, &self.counters, into);
             all.truncated += one.truncated;
             all.more |= one.more;
             all.errors_queued |= one.errors_queued;
@@ -243,20 +242,19 @@ impl Way {
         socket.bind(&SockAddr::from(without_port(addr)))?;
         let buffer = socket.recv_buffer_size()?;
         let way = Self {
-            inlet: Inlet::new(socket)?,
-            content,
+            inlet: Inlet::new(socket, addr, content)?,
             full: AtomicBool::new(false),
         };
         Ok((way, buffer))
     }
 
     fn takes(&self, to: IpAddr) -> bool {
-        to.to_canonical().is_ipv4() == (self.content != Content::Ipv6)
+        to.to_canonical().is_ipv4() == (self.inlet.content != Content::Ipv6)
     }
 
     /// Names peers as the engine knows them.
     fn rename(&self, refused: &mut [Refused]) {
-        if self.content == (Content::Ipv4 { mapped: true }) {
+        if self.inlet.content == (Content::Ipv4 { mapped: true }) {
             for Refused { to, .. } in refused {
                 if let IpAddr::V4(ip) = to.ip() {
                     to.set_ip(ip.to_ipv6_mapped().into());

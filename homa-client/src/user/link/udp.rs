@@ -72,9 +72,10 @@ impl Udp {
             .is_some_and(|bulk| setsockopt(bulk, sockopt::UdpGroSegment, &true).is_ok());
         // A kernel that knows the option supports it, unless the device says otherwise later.
         let gso = getsockopt(&main, sockopt::UdpGsoSegment).is_ok();
+        let inlet = |socket| Inlet::new(socket, local, Content::Udp).map_err(failed);
         Ok(Self {
-            main: Inlet::new(main).map_err(failed)?,
-            bulk: bulk.map(Inlet::new).transpose().map_err(failed)?,
+            main: inlet(main)?,
+            bulk: bulk.map(inlet).transpose()?,
             local,
             buffers: Buffers::default(),
             gso: AtomicBool::new(gso),
@@ -187,7 +188,7 @@ impl Udp {
     }
 
     pub(super) fn recv_main(&self, look: Look, into: &mut Vec<Datagram>) -> Received {
-        batch::receive(&self.main, Content::Udp, look, &self.counters, into)
+        batch::receive(&self.main, look, &self.counters, into)
     }
 
     /// Takes one datagram, or one run of segments, from the bulk socket. Returns whether there
@@ -219,9 +220,7 @@ impl Udp {
             self.buffers.give_back(buffer);
             return true;
         };
-        if let Some(total) = described.overflowed {
-            self.counters.overflowed(&bulk.overflowed, total);
-        }
+        bulk.note(&described, &self.counters);
         let mut data = self.buffers.freeze(buffer, len);
         let segment = described.segment.unwrap_or(len).max(1);
         let before = into.len();
