@@ -5,7 +5,8 @@
 //! goes first, so short calls do not wait behind long ones.
 //!
 //! * [`Client`] and [`Server`] work inside a tokio runtime, [`blocking`] has the same for
-//!   threads. They carry Homa over UDP and need neither a kernel module nor privileges.
+//!   threads. They carry Homa over UDP and need neither a kernel module nor privileges; or, where
+//!   [`Config::for_carrier`] says so, on IP protocol 146, which needs the capability CAP_NET_RAW.
 //! * [`engine`] is the protocol alone, without IO, for other drivers and simulators. It is all
 //!   that is left without the feature `user`.
 //!
