@@ -15,7 +15,7 @@ use crate::engine::{
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Steps until the client has an event, at most `within`.
-fn client_event(pair: &mut Pair, within: Duration) -> Option<Event> {
+pub(super) fn client_event(pair: &mut Pair, within: Duration) -> Option<Event> {
     let until = pair.now + within;
     loop {
         if let Some(event) = pair.event(CLIENT) {
@@ -28,7 +28,7 @@ fn client_event(pair: &mut Pair, within: Duration) -> Option<Event> {
 }
 
 /// Steps until the server has a request.
-fn server_request(pair: &mut Pair) -> crate::engine::RpcId {
+pub(super) fn server_request(pair: &mut Pair) -> crate::engine::RpcId {
     loop {
         if let Some(Event::Request { rpc, charged, .. }) = pair.event(SERVER) {
             pair.engines[SERVER].release(charged);
@@ -38,7 +38,7 @@ fn server_request(pair: &mut Pair) -> crate::engine::RpcId {
     }
 }
 
-fn run(pair: &mut Pair, time: Duration) {
+pub(super) fn run(pair: &mut Pair, time: Duration) {
     let until = pair.now + time;
     while pair.step(until) {}
 }
@@ -126,92 +126,6 @@ fn a_vanished_client_is_forgotten_within_ten_seconds() {
         while pair.event(CLIENT).is_some() {}
         pair.faults.loss = 0;
     }
-}
-
-#[test]
-fn a_restarted_server_fails_the_call_instead_of_running_it_twice() {
-    let mut pair = Pair::new(5, Settings::default());
-    // The client gets to know the server's incarnation.
-    pair.request("first".into(), 0);
-    let rpc = server_request(&mut pair);
-    pair.reply(rpc, "done".into());
-    assert!(matches!(
-        client_event(&mut pair, SECOND),
-        Some(Event::Response { .. })
-    ));
-
-    pair.request("second".into(), 0);
-    server_request(&mut pair);
-    replace_server(&mut pair);
-    let event = client_event(&mut pair, SECOND);
-    assert!(
-        matches!(
-            event,
-            Some(Event::Failed {
-                failure: Failure::PeerRestarted,
-                ..
-            })
-        ),
-        "{event:?}"
-    );
-    assert!(pair.event(SERVER).is_none());
-}
-
-/// The same at first contact: whoever has said anything about the RPC is the one that may have run
-/// it.
-#[test]
-fn a_server_that_restarts_after_its_first_sign_of_life_is_noticed() {
-    let mut pair = Pair::new(13, Settings::default());
-    pair.request("first".into(), 0);
-    server_request(&mut pair);
-    // It is asked, and says that it is busy.
-    run(&mut pair, Duration::from_millis(15));
-    assert_eq!(pair.engines[SERVER].counters().sent(Kind::Busy), 1);
-    replace_server(&mut pair);
-    let event = client_event(&mut pair, SECOND);
-    assert!(
-        matches!(
-            event,
-            Some(Event::Failed {
-                failure: Failure::PeerRestarted,
-                ..
-            })
-        ),
-        "{event:?}"
-    );
-    assert!(pair.event(SERVER).is_none());
-}
-
-/// ... and when a part of the response has arrived already.
-#[test]
-fn a_restart_amid_a_response_is_noticed_at_once() {
-    let mut pair = Pair::new(14, Settings::default());
-    pair.request("first".into(), 0);
-    let rpc = server_request(&mut pair);
-    pair.reply(rpc, vec![1; 500_000].into());
-    // The unscheduled part, and the first grant.
-    let until = pair.now + Duration::from_micros(15);
-    while pair.step(until) {}
-    replace_server(&mut pair);
-    let start = pair.now;
-    let event = client_event(&mut pair, SECOND);
-    assert!(
-        matches!(
-            event,
-            Some(Event::Failed {
-                failure: Failure::PeerRestarted,
-                ..
-            })
-        ),
-        "{event:?}"
-    );
-    assert!(pair.now.since(start) < Duration::from_millis(50));
-}
-
-fn replace_server(pair: &mut Pair) {
-    let mut next = Engine::new(Settings::default(), 999).unwrap();
-    next.open_port(SERVER_PORT, true);
-    pair.engines[SERVER] = next;
 }
 
 /// Replies to clients that never acknowledge are bounded in bytes, and those that do get theirs.

@@ -6,6 +6,7 @@ mod incast;
 mod loss;
 mod pair;
 mod path;
+mod restart;
 mod starved;
 
 /// A small seeded generator (xorshift64*), so that every run of a test is the same.
