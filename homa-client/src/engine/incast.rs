@@ -3,7 +3,7 @@
 
 use super::rpc::RpcKey;
 use super::wire::Carrier;
-use super::{Engine, priority};
+use super::{Engine, Time, priority};
 
 impl Engine {
     /// How much of a message of which `wanted` bytes would be unscheduled may be: all of them, or
@@ -39,7 +39,7 @@ impl Engine {
 
     /// The server does not know the request: it goes again, as far as a new one might, and what
     /// was sent beyond that as it is granted again.
-    pub(super) fn replay(&mut self, key: RpcKey) {
+    pub(super) fn replay(&mut self, now: Time, key: RpcKey) {
         let Some(rpc) = self.rpcs.get(key) else {
             return;
         };
@@ -52,7 +52,7 @@ impl Engine {
         let wanted = message.unscheduled().max(message.packet_limit()) as usize;
         let limit = self.admit_unscheduled(key, wanted, message.packet_limit());
         if let Some(message) = self.rpcs.get_mut(key).and_then(|rpc| rpc.outgoing.as_mut()) {
-            message.replay(limit, priority);
+            message.replay(now, limit, priority);
         }
         self.enqueue_resend(key);
     }

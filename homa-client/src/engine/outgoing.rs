@@ -11,6 +11,10 @@ use crate::Message;
 /// Ranges that wait to be sent again, per message. More are merged into one.
 const MAX_RESEND_RANGES: usize = 64;
 
+/// A peer that asks again within this time gets nothing: the answer is under way, and a RESEND
+/// of 37 bytes can ask for a megabyte (`homa-protocol` D.4).
+const RESEND_APART: Duration = Duration::from_millis(1);
+
 /// A message that is being sent, kept whole until its RPC ends.
 ///
 /// It is cut at multiples of `payload`, counted from 0 below `unscheduled` and from there
@@ -38,6 +42,8 @@ pub(super) struct OutMessage {
     resend: Vec<Range<u32>>,
     /// Level from the RESEND that asked for them.
     pub(super) resend_priority: u8,
+    /// What was put there because the peer asked, and when, in the last [`RESEND_APART`].
+    answered: Vec<(Range<u32>, Time)>,
 }
 
 impl OutMessage {
@@ -65,6 +71,7 @@ impl OutMessage {
             priority: 0,
             resend: Vec::new(),
             resend_priority: 0,
+            answered: Vec::new(),
         }
     }
 
@@ -112,12 +119,12 @@ impl OutMessage {
 
     /// The peer knows nothing of the message: it goes again up to `limit` and at least its first
     /// packet, the rest of what was sent with the grants that follow.
-    pub(super) fn replay(&mut self, limit: u32, priority: u8) {
+    pub(super) fn replay(&mut self, now: Time, limit: u32, priority: u8) {
         if self.sent == 0 {
             return;
         }
         let end = self.sent.min(limit.max(self.packet_at(0).end));
-        self.resend(0..end, priority);
+        self.answer(now, 0..end, priority);
         self.replay = (end < self.sent).then_some(end);
     }
 
@@ -170,6 +177,33 @@ impl OutMessage {
         let range = self.packet_at(self.sent);
         self.sent = range.end;
         Some(range)
+    }
+
+    /// The peer asks for `range`: what was sent of it goes again, unless it has just done so.
+    /// Returns whether anything goes.
+    pub(super) fn answer(&mut self, now: Time, range: Range<u32>, priority: u8) -> bool {
+        let end = range.end.min(self.sent);
+        self.answered
+            .retain(|(_, at)| *at <= now && now.since(*at) < RESEND_APART);
+        if range.start >= end || self.answered.len() >= MAX_RESEND_RANGES {
+            return false;
+        }
+        let whole = self.packet_at(range.start).start..self.packet_at(end - 1).end;
+        let mut due = vec![whole];
+        for (done, _) in &self.answered {
+            let apart = |range: Range<u32>| {
+                let before = range.start..range.end.min(done.start);
+                let after = range.start.max(done.end)..range.end;
+                [before, after]
+            };
+            due = due.into_iter().flat_map(apart).collect();
+            due.retain(|range| !range.is_empty());
+        }
+        for range in &due {
+            self.answered.push((range.clone(), now));
+            self.resend(range.clone(), priority);
+        }
+        !due.is_empty()
     }
 
     /// Puts every packet that intersects `range` and was sent into the queue for resending.
@@ -323,7 +357,7 @@ mod tests {
         let mut out = message(&[53]);
         out.grant(53);
         while out.next_packet().is_some() {}
-        out.replay(25, 6);
+        out.replay(Time::ZERO, 25, 6);
         let packets =
             |out: &mut OutMessage| -> Vec<_> { std::iter::from_fn(|| out.next_resend()).collect() };
         assert_eq!(packets(&mut out), [0..10, 10..20, 20..25]);
@@ -336,9 +370,29 @@ mod tests {
         out.grant(53);
         assert_eq!(packets(&mut out), []);
         // However little may go, one packet does.
-        out.replay(0, 6);
+        out.replay(Time::ZERO + RESEND_APART, 0, 6);
         let again = packets(&mut out);
         assert_eq!((again.len(), again[0].clone()), (1, 0..10));
+    }
+
+    #[test]
+    fn what_was_asked_for_goes_once_in_a_millisecond() {
+        let mut out = message(&[53]);
+        out.grant(53);
+        while out.next_packet().is_some() {}
+        let mut asked = |micros, range| -> Vec<_> {
+            let now = Time::ZERO + Duration::from_micros(micros);
+            out.answer(now, range, 7);
+            std::iter::from_fn(|| out.next_resend()).collect()
+        };
+        assert_eq!(asked(0, 12..22), [10..20, 20..25]);
+        assert_eq!(asked(10, 12..22), []);
+        assert_eq!(asked(20, 0..u32::MAX), [0..10, 25..35, 35..45, 45..53]);
+        assert_eq!(asked(999, 0..53), []);
+        assert_eq!(asked(1000, 0..53), [10..20, 20..25]);
+        assert_eq!(asked(1020, 0..53), [0..10, 25..35, 35..45, 45..53]);
+        // A clock that went back blocks nothing.
+        assert_eq!(asked(0, 44..46), [35..45, 45..53]);
     }
 
     #[test]
@@ -347,7 +401,9 @@ mod tests {
         while out.next_packet().is_some() {}
         for offset in (0..100_000).step_by(30) {
             out.resend(offset..offset + 1, 0);
+            out.answer(Time::ZERO, offset..offset + 1, 0);
             assert!(out.resend.len() <= MAX_RESEND_RANGES);
+            assert!(out.answered.len() <= MAX_RESEND_RANGES);
         }
     }
 

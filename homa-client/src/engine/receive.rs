@@ -510,12 +510,13 @@ impl Engine {
         let Some(message) = &mut rpc.outgoing else {
             return Err(DropReason::State);
         };
+        let replying = rpc.state == RpcState::Replying;
         let sent = message.sent();
         let end = match resend.length {
             Resend::ALL => sent,
             length => resend.offset.saturating_add(length).min(message.length()),
         };
-        message.resend(resend.offset..end, priority);
+        let again = message.answer(now, resend.offset..end, priority);
         let apart = self.settings.timers.resend / 2;
         let times = if resend.offset < sent {
             message.asked_for(now, resend.offset, apart)
@@ -530,7 +531,15 @@ impl Engine {
         self.suspect_path(now, key, resend.offset, times);
         self.enqueue_resend(key);
         self.enqueue(key);
-        self.our_turn(now, key);
+        // The server waits anew for the ack of what it sends again. To a client, being asked is no
+        // sign that its response is on the way (statement 55).
+        if replying {
+            self.our_turn(now, key);
+        }
+        // Everything asked for is on its way already.
+        if resend.offset < sent && !again {
+            return Err(DropReason::Repeated);
+        }
         Ok(())
     }
 
@@ -562,7 +571,7 @@ impl Engine {
         };
         let times = message.asked_for(now, 0, self.settings.timers.resend / 2);
         self.suspect_path(now, key, 0, times);
-        self.replay(key);
+        self.replay(now, key);
         Ok(())
     }
 

@@ -30,6 +30,8 @@ pub enum DropReason {
     State,
     /// Repeats bytes that have arrived already.
     Duplicate,
+    /// Asks again for bytes that were sent again just before.
+    Repeated,
     /// Belongs to an RPC that has ended here.
     Finished,
     /// The table of RPCs, or the share of one peer, is full.
@@ -48,7 +50,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of the counters.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Short,
         Self::Kind,
         Self::Marker,
@@ -61,6 +63,7 @@ impl DropReason {
         Self::Source,
         Self::State,
         Self::Duplicate,
+        Self::Repeated,
         Self::Finished,
         Self::RpcLimit,
         Self::PeerLimit,
@@ -85,6 +88,7 @@ impl DropReason {
             Self::Source => "source",
             Self::State => "state",
             Self::Duplicate => "duplicate",
+            Self::Repeated => "repeated",
             Self::Finished => "finished",
             Self::RpcLimit => "rpc_limit",
             Self::PeerLimit => "peer_limit",

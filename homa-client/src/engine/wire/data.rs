@@ -23,7 +23,8 @@ pub struct Data {
     pub retransmit: bool,
     /// *UDP only*, in requests: the response's unscheduled part in KiB; 0 sets no limit.
     pub response_unscheduled_kib: u8,
-    /// Offset of the payload in the message, or 0xFFFFFFFF: `sequence` has it.
+    /// Offset of the payload in the message, or 0xFFFFFFFF: `sequence` has it. The latter is
+    /// refused on the UDP carrier, where no segmentation hardware knows DATA.
     pub segment_offset: u32,
 }
 
@@ -65,6 +66,11 @@ impl Data {
         if message_length == 0 {
             return Err(DropReason::Length);
         }
+        let segment_offset = u32_at(packet, DATA_HEADER_LEN - 4);
+        // Only kernels let `sequence` stand for it, and none sends by UDP.
+        if carrier == Carrier::Udp && segment_offset == u32::MAX {
+            return Err(DropReason::Offset);
+        }
         let client_id = u64_at(packet, 36);
         Ok(Self {
             sequence: u32_at(packet, 4),
@@ -80,7 +86,7 @@ impl Data {
                 Carrier::Udp => packet[49],
                 Carrier::Ip => 0,
             },
-            segment_offset: u32_at(packet, DATA_HEADER_LEN - 4),
+            segment_offset,
         })
     }
 

@@ -28,8 +28,12 @@ fn bytes(hex: &str) -> Vec<u8> {
 
 /// `hex` decodes to `packet` of `route`, and `packet` encodes to `hex` without its payload.
 fn check(hex: &str, route: Route, packet: Packet) {
+    check_on(Carrier::Udp, hex, route, packet);
+}
+
+fn check_on(carrier: Carrier, hex: &str, route: Route, packet: Packet) {
     let bytes = bytes(hex);
-    let (common, parsed) = Packet::parse(Carrier::Udp, &bytes).unwrap();
+    let (common, parsed) = Packet::parse(carrier, &bytes).unwrap();
     assert_eq!(parsed, packet);
     assert_eq!(
         Route {
@@ -53,7 +57,8 @@ fn v1_and_v2_request_of_five_bytes() {
         incoming: 5,
         ..Data::new(0, 5)
     };
-    check(
+    check_on(
+        Carrier::Ip,
         kernel,
         CLIENT,
         Packet::Data(Data {
@@ -63,7 +68,7 @@ fn v1_and_v2_request_of_five_bytes() {
     );
     check(&ours, CLIENT, Packet::Data(data));
 
-    let mut offsets = [kernel, &ours].map(|hex| match Packet::parse(Carrier::Udp, &bytes(hex)) {
+    let mut offsets = [kernel, &ours].map(|hex| match Packet::parse(Carrier::Ip, &bytes(hex)) {
         Ok((common, Packet::Data(data))) => (common.local_id(), data.offset()),
         other => panic!("{other:?}"),
     });
