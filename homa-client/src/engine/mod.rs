@@ -113,6 +113,8 @@ pub struct Engine {
     settings: Settings,
     /// Names this life of the engine to its peers.
     incarnation: u32,
+    /// When this engine began to live.
+    born: Time,
     next_id: u64,
     next_age: u64,
     ports: FxHashMap<u16, Port>,
@@ -169,6 +171,7 @@ impl Engine {
             },
             // Even, and far from both ends.
             next_id: (second >> 2 | 1 << 60) & !1,
+            born: Time::ZERO,
             next_age: 0,
             ports: FxHashMap::default(),
             peers: PeerTable::new(settings.max_peers),
@@ -190,6 +193,12 @@ impl Engine {
             counters: Counters::default(),
             settings,
         })
+    }
+
+    /// Says when the engine began to live, if that is not [`Time::ZERO`]: on a clock that ran
+    /// before. From its age clients can tell whether a server has replaced another.
+    pub fn set_born(&mut self, now: Time) {
+        self.born = now;
     }
 
     /// The settings it was made with.
@@ -513,6 +522,7 @@ impl Engine {
             peer_port: new.peer_port,
             local_ip: new.local_ip,
             state,
+            started: now,
             age,
             cookie,
             incarnation,

@@ -8,7 +8,7 @@ use super::pool::Need;
 use super::rpc::{Input, RpcKey, RpcState};
 use super::wire::{
     Ack, Carrier, Common, Cutoffs, DATA_HEADER_LEN, Data, Grant, Kind, Packet, PendingAck, Resend,
-    Route,
+    Route, Unknown,
 };
 use super::{
     Datagram, DropReason, Engine, Event, Failure, NewRpc, Owed, Pending, Remember, RpcId, Socket,
@@ -17,6 +17,9 @@ use super::{
 
 /// CUTOFFS to one peer, and proofs of its bulk port, are sent at most this often.
 const REPEAT_AFTER: Duration = Duration::from_millis(5);
+
+/// An age may be this old when it is looked at: packets are delayed, and threads wake late.
+const BORN_SLACK: Duration = Duration::from_millis(50);
 
 /// RESENDs sent at once for the gaps of one message.
 pub(super) const MAX_RESENDS: usize = 32;
@@ -143,7 +146,7 @@ impl Engine {
             }
             Packet::Grant(grant) => self.receive_grant(now, peer, key, grant),
             Packet::Resend(resend) => self.receive_resend(now, key, resend),
-            Packet::RpcUnknown => self.receive_rpc_unknown(now, key, common),
+            Packet::RpcUnknown(unknown) => self.receive_rpc_unknown(now, key, common, unknown),
             Packet::Busy => {
                 let bulk = &mut self.peers.get_mut(peer).bulk;
                 if datagram.socket == Socket::Bulk && *bulk == Bulk::Unproven {
@@ -214,7 +217,9 @@ impl Engine {
                 let answer = if full {
                     Packet::Busy
                 } else {
-                    Packet::RpcUnknown
+                    let age = now.since(self.born).as_millis();
+                    let age_ms = u32::try_from(age).unwrap_or(u32::MAX);
+                    Packet::RpcUnknown(Unknown { age_ms })
                 };
                 self.answer(datagram, common, &answer);
                 Ok(())
@@ -548,6 +553,7 @@ impl Engine {
         now: Time,
         key: RpcKey,
         common: &Common,
+        unknown: Unknown,
     ) -> Result<(), DropReason> {
         if common.from_client() {
             self.forget_server_rpc(now, key);
@@ -556,9 +562,16 @@ impl Engine {
         let Some(rpc) = self.rpcs.get_mut(key) else {
             return Err(DropReason::UnknownRpc);
         };
+        let age = Duration::from_millis(u64::from(unknown.age_ms)) + BORN_SLACK;
+        let another = match rpc.incarnation {
+            // At first contact its age tells whether it can be the one that the request went to.
+            0 => now.since(rpc.started) > age,
+            known => known != common.incarnation,
+        };
         if rpc.incarnation == 0 {
             rpc.incarnation = common.incarnation;
-        } else if common.incarnation != 0 && rpc.incarnation != common.incarnation {
+        }
+        if common.incarnation != 0 && another {
             // Another life of the server answers: what the first did with it, nobody knows.
             self.fail(now, key, Failure::PeerRestarted);
             return Ok(());

@@ -97,6 +97,8 @@ pub(super) struct Rpc {
     /// Local address that the request came to or leaves from, if known.
     pub(super) local_ip: Option<IpAddr>,
     pub(super) state: RpcState,
+    /// When it was made here.
+    pub(super) started: Time,
     /// Number in the order of creation: the smaller, the older.
     pub(super) age: u64,
     /// The owner's own mark, handed back with events.

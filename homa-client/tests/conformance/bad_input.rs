@@ -2,6 +2,7 @@
 
 use homa_client::engine::wire::{
     Ack, Carrier, Cookie, Cutoffs, Data, Grant, HEADER_LEN, Kind, Packet, PendingAck, Resend,
+    Unknown,
 };
 use homa_client::engine::{DropReason, Event};
 
@@ -106,7 +107,7 @@ fn one_of_each(carrier: Carrier) -> Vec<Packet> {
         Packet::Data(data(1400, 100_000)),
         Packet::Grant(grant(50_000)),
         Packet::Resend(resend(0, 1400)),
-        Packet::RpcUnknown,
+        Packet::RpcUnknown(Unknown::default()),
         Packet::Busy,
         Packet::Cutoffs(Cutoffs {
             lengths: [u32::MAX, 8, 7, 6, 5, 4, 3, 2],
@@ -304,7 +305,9 @@ fn a_flood_of_rpc_unknown_gets_the_request_once_in_a_millisecond() {
         let mut bytes = 0;
         for _ in 0..1000 {
             let call = stage.calling;
-            stage.host.hear(&call, Packet::RpcUnknown);
+            stage
+                .host
+                .hear(&call, Packet::RpcUnknown(Unknown::default()));
             bytes += stage
                 .host
                 .sent()

@@ -3,6 +3,7 @@
 use homa_client::engine::DropReason;
 use homa_client::engine::wire::{
     Ack, Carrier, Cutoffs, Grant, HEADER_LEN, Header, Kind, Packet, PendingAck, Resend, Route,
+    Unknown,
 };
 
 use crate::fixture::*;
@@ -58,7 +59,7 @@ fn e001_vectors_are_decoded_and_encoded_byte_for_byte() {
             length: Resend::ALL,
             priority: 7,
         }),
-        Packet::RpcUnknown,
+        Packet::RpcUnknown(Unknown::default()),
         Packet::Busy,
         Packet::Cutoffs(Cutoffs {
             lengths: [0, 0, 0, 0, 1_000_000, 15_000, 2_800, 200],
@@ -108,7 +109,7 @@ fn one_of_each(remote: &Remote) -> Vec<(Kind, Vec<u8>)> {
         Packet::Data(data(0, 2)),
         Packet::Grant(grant(50_000)),
         Packet::Resend(resend),
-        Packet::RpcUnknown,
+        Packet::RpcUnknown(Unknown::default()),
         Packet::Busy,
         Packet::Cutoffs(cutoffs),
         Packet::Freeze,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use homa_client::engine::wire::{Ack, Carrier, Cutoffs, Kind, Packet};
+use homa_client::engine::wire::{Ack, Carrier, Cutoffs, Kind, Packet, Unknown};
 use homa_client::engine::{Event, Failure};
 
 use crate::fixture::*;
@@ -113,7 +113,7 @@ fn e055_data_grant_and_busy_end_a_silence_and_nothing_else_does() {
         (false, Packet::Resend(resend(0, 1))),
         (false, Packet::Cutoffs(cutoffs)),
         (false, Packet::Ack(Ack::default())),
-        (false, Packet::RpcUnknown),
+        (false, Packet::RpcUnknown(Unknown::default())),
     ];
     both(|carrier| {
         for (ends, packet) in &packets {
@@ -250,7 +250,10 @@ fn e061_rpc_unknown_makes_a_client_send_its_request_again_until_the_response_com
     both(|carrier| {
         let mut host = Host::new(carrier);
         let (server, first) = host.call(100_000);
-        assert_eq!(host.hear(&server, Packet::RpcUnknown), None);
+        assert_eq!(
+            host.hear(&server, Packet::RpcUnknown(Unknown::default())),
+            None
+        );
         let again = host.sent();
         let ranges = |sent: &[Sent]| sent.iter().map(Sent::range).collect::<Vec<_>>();
         assert_eq!(ranges(&again), ranges(&first));
@@ -258,7 +261,7 @@ fn e061_rpc_unknown_makes_a_client_send_its_request_again_until_the_response_com
 
         host.hear_range(&server, 5000, 0..1400);
         host.sent();
-        host.hear(&server, Packet::RpcUnknown);
+        host.hear(&server, Packet::RpcUnknown(Unknown::default()));
         assert!(only(&host.sent(), Kind::Data).is_empty());
         assert_eq!(host.incoming(&server), Some([5000, 1400, 5000]));
     });
@@ -274,7 +277,10 @@ fn e062_rpc_unknown_frees_a_server_rpc() {
         host.serve(&clients[2], 1, 1);
         for (freed, client) in clients.iter().enumerate() {
             assert_eq!(host.live(), 3 - freed);
-            assert_eq!(host.hear(client, Packet::RpcUnknown), None);
+            assert_eq!(
+                host.hear(client, Packet::RpcUnknown(Unknown::default())),
+                None
+            );
         }
         assert_eq!(host.live(), 0);
     });

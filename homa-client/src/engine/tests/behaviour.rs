@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Random;
 use super::pair::{CLIENT, CLIENT_PORT, Faults, Pair, SERVER, SERVER_PORT};
 use crate::Message;
-use crate::engine::wire::{Cookie, Data, Header, Kind, Packet, Resend, Route};
+use crate::engine::wire::{Cookie, Data, Header, Kind, Packet, Resend, Route, Unknown};
 use crate::engine::{
     Datagram, DropReason, Engine, Event, Failure, SendError, Settings, Socket, Time, Unreachable,
 };
@@ -235,7 +235,8 @@ fn packets_from_elsewhere_do_not_touch_an_rpc() {
         incarnation: 1,
     };
     let now = pair.now;
-    for packet in [Packet::RpcUnknown, Packet::NoSuchPort, Packet::Busy] {
+    let unknown = Packet::RpcUnknown(Unknown::default());
+    for packet in [unknown, Packet::NoSuchPort, Packet::Busy] {
         let data = Bytes::copy_from_slice(&Header::emit(&route, &packet));
         let datagram = Datagram {
             from: "10.0.0.9:4000".parse().unwrap(),

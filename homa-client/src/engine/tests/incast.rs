@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::pair::{CLIENT, CLIENT_PORT, Pair, SERVER, SERVER_PORT, packets};
 use crate::Message;
-use crate::engine::wire::{Carrier, Header, Kind, Packet, Route};
+use crate::engine::wire::{Carrier, Header, Kind, Packet, Route, Unknown};
 use crate::engine::{Engine, Event, Settings};
 
 const MS: Duration = Duration::from_millis(1);
@@ -121,7 +121,7 @@ fn repetition_obeys_the_same_bound() {
             sender_id: id | 1,
             incarnation,
         };
-        let unknown = Header::emit(&route, &Packet::RpcUnknown).to_vec();
+        let unknown = Header::emit(&route, &Packet::RpcUnknown(Unknown::default())).to_vec();
         pair.send(SERVER, Pair::addr(CLIENT), 0, unknown.into());
     }
     while pair.step_quietly(pair.now + MS / 2) {}

@@ -89,9 +89,45 @@ fn a_restart_amid_a_response_is_noticed_at_once() {
     assert!(pair.now.since(start) < Duration::from_millis(50));
 }
 
+/// Even one that never said a word: the new one is younger than the request.
+#[test]
+fn a_restart_at_first_contact_is_noticed_by_age() {
+    let mut pair = Pair::new(16, Settings::default());
+    pair.now += SECOND;
+    pair.request("first".into(), 0);
+    server_request(&mut pair);
+    pair.now += SECOND / 10;
+    replace_server(&mut pair);
+    let event = client_event(&mut pair, SECOND);
+    let restarted = Failure::PeerRestarted;
+    assert!(
+        matches!(&event, Some(Event::Failed { failure, .. }) if *failure == restarted),
+        "{event:?}"
+    );
+    assert!(pair.event(SERVER).is_none());
+}
+
+/// One that was there all the time just never got it.
+#[test]
+fn a_lost_first_request_is_repeated_to_a_server_that_is_older() {
+    let mut pair = Pair::new(17, Settings::default());
+    pair.now += SECOND;
+    replace_server(&mut pair);
+    pair.now += SECOND / 100;
+    pair.faults.loss = 100;
+    pair.request("first".into(), 0);
+    pair.flush();
+    pair.faults.loss = 0;
+    let rpc = server_request(&mut pair);
+    pair.reply(rpc, "done".into());
+    let event = client_event(&mut pair, SECOND);
+    assert!(matches!(event, Some(Event::Response { .. })), "{event:?}");
+}
+
 fn replace_server(pair: &mut Pair) {
     let mut next = Engine::new(Settings::default(), 999).unwrap();
     next.open_port(SERVER_PORT, true);
+    next.set_born(pair.now);
     pair.engines[SERVER] = next;
 }
 

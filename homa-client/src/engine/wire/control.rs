@@ -75,6 +75,29 @@ impl Resend {
     }
 }
 
+/// RPC_UNKNOWN: whoever sends this does not know the RPC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unknown {
+    /// *UDP only:* how long the sender's engine has lived, in milliseconds. A request that is older
+    /// may have been run by its predecessor.
+    pub age_ms: u32,
+}
+
+impl Unknown {
+    pub(super) fn parse(carrier: Carrier, packet: &[u8]) -> Self {
+        Self {
+            age_ms: match carrier {
+                Carrier::Udp => u32_at(packet, 4),
+                Carrier::Ip => 0,
+            },
+        }
+    }
+
+    pub(super) fn emit(self, out: &mut [u8; MAX_HEADER_LEN]) {
+        put(out, 4, &self.age_ms.to_be_bytes());
+    }
+}
+
 /// CUTOFFS: the longest message that uses each priority level when unscheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cutoffs {

@@ -13,7 +13,7 @@ mod header;
 #[cfg(test)]
 mod vectors;
 
-pub use control::{Ack, AckEntry, Cookie, Cutoffs, Grant, MAX_ACKS, Resend};
+pub use control::{Ack, AckEntry, Cookie, Cutoffs, Grant, MAX_ACKS, Resend, Unknown};
 pub use data::{Data, PendingAck};
 pub use header::{Common, FLAGS, HEADER_LEN, Kind, URGENT, WIRE_VERSION};
 
@@ -64,7 +64,7 @@ pub enum Packet {
     /// A request to send a range again.
     Resend(Resend),
     /// The sender of this packet does not know the RPC.
-    RpcUnknown,
+    RpcUnknown(Unknown),
     /// The sender is alive, but will not send now.
     Busy,
     /// Which message lengths use which priority.
@@ -95,7 +95,7 @@ impl Packet {
             Kind::Data => Self::Data(Data::parse(carrier, packet)?),
             Kind::Grant => Self::Grant(Grant::parse(carrier, packet)),
             Kind::Resend => Self::Resend(Resend::parse(packet)),
-            Kind::RpcUnknown => Self::RpcUnknown,
+            Kind::RpcUnknown => Self::RpcUnknown(Unknown::parse(carrier, packet)),
             Kind::Busy => Self::Busy,
             Kind::Cutoffs => Self::Cutoffs(Cutoffs::parse(packet)),
             Kind::Freeze => Self::Freeze,
@@ -114,7 +114,7 @@ impl Packet {
             Self::Data(_) => Kind::Data,
             Self::Grant(_) => Kind::Grant,
             Self::Resend(_) => Kind::Resend,
-            Self::RpcUnknown => Kind::RpcUnknown,
+            Self::RpcUnknown(_) => Kind::RpcUnknown,
             Self::Busy => Kind::Busy,
             Self::Cutoffs(_) => Kind::Cutoffs,
             Self::Freeze => Kind::Freeze,
@@ -165,11 +165,8 @@ impl Header {
             Packet::Cutoffs(cutoffs) => cutoffs.emit(out),
             Packet::Ack(ack) => ack.emit(out),
             Packet::Cookie(cookie) | Packet::CookieEcho(cookie) => cookie.emit(out),
-            Packet::RpcUnknown
-            | Packet::Busy
-            | Packet::Freeze
-            | Packet::NeedAck
-            | Packet::NoSuchPort => {}
+            Packet::RpcUnknown(unknown) => unknown.emit(out),
+            Packet::Busy | Packet::Freeze | Packet::NeedAck | Packet::NoSuchPort => {}
         }
         header
     }

@@ -108,7 +108,7 @@ fn v4_resend_of_everything() {
 #[test]
 fn v5_v6_v8_and_freeze_are_the_common_header_alone() {
     for (kind, packet) in [
-        ("13", Packet::RpcUnknown),
+        ("13", Packet::RpcUnknown(Unknown::default())),
         ("14", Packet::Busy),
         ("16", Packet::Freeze),
         ("17", Packet::NeedAck),
