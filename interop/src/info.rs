@@ -141,6 +141,7 @@ fn settings(config: &Config) -> Map<String, Value> {
         ("packet_payload", json!(protocol.packet_payload)),
         ("max_incoming", json!(protocol.max_incoming)),
         ("unsched_windows", json!(protocol.unsched_windows)),
+        ("prove_addresses", json!(format!("{:?}", protocol.prove_addresses))),
         ("max_overcommit", json!(protocol.max_overcommit)),
         ("num_priorities", json!(protocol.num_priorities)),
         ("tos", json!(protocol.tos)),

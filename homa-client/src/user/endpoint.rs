@@ -9,10 +9,13 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
+use super::accept::AcceptQueue;
 use super::capture::Capture;
 use super::clock::Clock;
 use super::faults::Faulty;
+use super::keeper;
 use super::link::{Link, Refusal, Refused};
+use super::turn::Receiving;
 use crate::charge::Charge;
 use crate::config::Config;
 use crate::engine::wire::Carrier;
@@ -46,6 +49,10 @@ pub(crate) struct Endpoint {
     pub(super) clock: Clock,
     /// Wakes the driver.
     pub(super) nudge: Notify,
+    /// The right to receive: one thread at a time, so that packets are handled in their order.
+    pub(super) receiving: Mutex<Receiving>,
+    /// When the driver ran last, in nanoseconds of the clock.
+    pub(super) driven: AtomicU64,
     /// When the driver will wake by itself, in nanoseconds of the clock.
     pub(super) sleep_until: AtomicU64,
     /// Receive memory given back by dropped messages, not yet told to the engine.
@@ -96,61 +103,6 @@ pub(super) enum Delivery {
     Drained,
 }
 
-/// Requests in the order of their arrival.
-#[derive(Debug, Default)]
-pub(crate) struct AcceptQueue {
-    requests: Mutex<VecDeque<Request>>,
-    arrived: Notify,
-    closed: AtomicBool,
-}
-
-impl AcceptQueue {
-    /// Turns the request down if nobody accepts any more.
-    fn push(&self, request: Request) {
-        let mut requests = lock(&self.requests);
-        if self.closed.load(Ordering::Acquire) {
-            drop(requests);
-            return request.refuse();
-        }
-        requests.push_back(request);
-        drop(requests);
-        self.arrived.notify_one();
-    }
-
-    /// No more requests will come: wakes everybody who waits for one.
-    fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.arrived.notify_waiters();
-        // For one who is about to wait.
-        self.arrived.notify_one();
-    }
-
-    fn take_all(&self) -> VecDeque<Request> {
-        std::mem::take(&mut lock(&self.requests))
-    }
-
-    pub(crate) async fn pop(&self) -> Option<Request> {
-        loop {
-            let (request, more) = {
-                let mut requests = lock(&self.requests);
-                (requests.pop_front(), !requests.is_empty())
-            };
-            if let Some(request) = request {
-                // One notification may stand for several requests.
-                if more {
-                    self.arrived.notify_one();
-                }
-                return Some(request);
-            }
-            if self.closed.load(Ordering::Acquire) {
-                self.arrived.notify_one();
-                return None;
-            }
-            self.arrived.notified().await;
-        }
-    }
-}
-
 impl Endpoint {
     /// Opens the sockets on `addr`. For a server, the Homa port is that of the socket.
     pub(super) fn open(addr: SocketAddr, config: &Config, server: bool) -> Result<Self, BindError> {
@@ -187,6 +139,8 @@ impl Endpoint {
             capture,
             clock: Clock::new(),
             nudge: Notify::new(),
+            receiving: Mutex::default(),
+            driven: AtomicU64::new(0),
             sleep_until: AtomicU64::new(AWAKE),
             released: Arc::default(),
             handles: AtomicUsize::new(0),
@@ -240,6 +194,7 @@ impl Endpoint {
         {
             Ok(rpc) => {
                 self.transmit(state);
+                keeper::wake();
                 Ok((rpc, entry))
             }
             Err(error) => {
@@ -618,6 +573,8 @@ impl Endpoint {
                 drop(sender.send(Err(CallError::Closed)));
             }
         }
+        // The keeper may be in the middle of a turn, and has the sockets open until its end.
+        drop(lock(&self.receiving));
         self.accepts.close();
         // Not under the lock, which their end takes.
         drop(self.accepts.take_all());

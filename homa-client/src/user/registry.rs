@@ -7,6 +7,7 @@ use tokio::runtime;
 
 use super::driver::{Closer, drive};
 use super::endpoint::{Endpoint, Handle, lock};
+use super::keeper;
 use crate::config::Config;
 use crate::error::BindError;
 
@@ -96,6 +97,7 @@ fn open(
 ) -> Result<Handle, BindError> {
     let _inside = runtime.enter();
     let handle = Handle::new(Arc::new(Endpoint::open(addr, config, server)?));
+    keeper::watch(&handle);
     runtime.spawn(drive(Closer::new(Arc::clone(&handle))));
     Ok(handle)
 }

@@ -18,10 +18,9 @@
 //! or `worker_threads = 1`. In a multi-thread runtime make calls from spawned tasks:
 //! the future of `main` runs on a thread of its own, which has to be woken for every reply.
 //!
-//! A service on one thread must not block it: this crate has no threads of its own, so that a
-//! handler which blocks for over a second makes the whole server silent, and its clients' calls
-//! fail with `UNAVAILABLE`. Put such work into `tokio::task::spawn_blocking`, or have several
-//! workers.
+//! A handler that blocks the only thread of its runtime holds up every other call, and nothing
+//! else: a thread of the transport tells the clients to wait meanwhile. Put such work into
+//! `tokio::task::spawn_blocking`, or have several workers, if others should not wait.
 
 mod body;
 pub mod channel;

@@ -31,7 +31,7 @@ const BATCH: usize = 32;
 /// buffer of 212,992 bytes holds 92 of them.
 const PACKET_CHARGE: usize = 2315;
 
-/// The sockets of one endpoint. Sending is done by any thread, receiving by the driver alone.
+/// The sockets of one endpoint. Sending is done by any thread, receiving by one at a time.
 #[derive(Debug)]
 pub(super) enum Link {
     /// UDP: a main socket, and maybe one for bulk.
@@ -219,6 +219,17 @@ impl Look {
             Self::Polled => socket.try_io(Interest::READABLE, read),
             Self::Now => read(),
         }
+    }
+}
+
+/// Sends without asking the runtime, which may be blocked; only of a full socket it has to know,
+/// so that it tells when there is room.
+fn send_now<T>(socket: &UdpSocket, mut write: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match write() {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            socket.try_io(Interest::WRITABLE, write)
+        }
+        result => result,
     }
 }
 

@@ -17,13 +17,12 @@ use nix::errno::Errno;
 use nix::libc::{in_pktinfo, in6_pktinfo};
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
 use socket2::{Domain, Protocol, SockAddr, Type};
-use tokio::io::Interest;
 
 use super::batch::{self, Content, Inlet, Marks};
 use super::icmp::Refuser;
 use super::options::configure;
 use super::ports::Port;
-use super::{LinkCounters, Look, Received, Refusal, Refused, Sent, errors};
+use super::{LinkCounters, Look, Received, Refusal, Refused, Sent, errors, send_now};
 use crate::config::Config;
 use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, Segment, Time, Transmit, Unreachable};
@@ -183,7 +182,7 @@ impl Raw {
         let local = first.local.map(|ip| ip.to_canonical());
         let marks = Marks::new(first.to.ip(), local, first.tos);
         let cmsgs = marks.cmsgs();
-        let packets = way.inlet.socket.try_io(Interest::WRITABLE, || {
+        let packets = send_now(&way.inlet.socket, || {
             errors::past_stale(&mut sent.errors_queued, || {
                 send_packets(&way.inlet, &iovs, &to, &cmsgs)
             })

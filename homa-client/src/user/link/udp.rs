@@ -14,11 +14,10 @@ use nix::sys::socket::{
     ControlMessage, MsgFlags, SockaddrStorage, getsockopt, recvmsg, sendmsg, setsockopt, sockopt,
 };
 use socket2::{Domain, Protocol, SockAddr, Type};
-use tokio::io::Interest;
 
 use super::batch::{self, Content, Inlet, Marks, describe};
 use super::options::{configure, takes_v4};
-use super::{LinkCounters, Look, Received, Refused, Sent, errors};
+use super::{LinkCounters, Look, Received, Refused, Sent, errors, send_now};
 use crate::config::{BulkPort, Config};
 use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, Segment, Socket, Transmit};
@@ -175,7 +174,7 @@ impl Udp {
             cmsgs.push(ControlMessage::UdpGsoSegments(&segment_size));
         }
         let to = SockaddrStorage::from(first.to);
-        self.main.socket.try_io(Interest::WRITABLE, || {
+        send_now(&self.main.socket, || {
             let fd = self.main.socket.as_raw_fd();
             let flags = MsgFlags::MSG_DONTWAIT;
             errors::past_stale(&mut sent.errors_queued, || {

@@ -1,0 +1,173 @@
+//! The keeper: a thread that drives endpoints whose own driver is kept from running.
+//!
+//! A driver is a task of the application's runtime. Where a handler blocks the runtime's only
+//! thread, the endpoint would be silent, and after a second its peers would give up on it. So one
+//! thread per process looks every 20 ms at the endpoints that have live RPCs, and does a turn in
+//! place of each driver that has not run since it looked last. It sleeps while there are no RPCs.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use super::endpoint::{Delivery, Endpoint, lock};
+use super::link::Look;
+
+/// A driver that has not run for this long may be kept from it.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// Between two rounds if the last one found something that a driver had not done.
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
+
+/// Rounds without a live RPC, after which the thread sleeps until there is one.
+const IDLE_ROUNDS: u32 = 50;
+
+/// Turns for one endpoint in a round: others wait.
+const MAX_TURNS: u32 = 64;
+
+static KEEPER: Keeper = Keeper {
+    awake: AtomicBool::new(false),
+    watched: Mutex::new(Watched {
+        endpoints: Vec::new(),
+        running: false,
+    }),
+    wake: Condvar::new(),
+};
+
+struct Keeper {
+    /// Whether the thread goes its rounds. Changes with `watched` locked.
+    awake: AtomicBool,
+    watched: Mutex<Watched>,
+    wake: Condvar,
+}
+
+struct Watched {
+    endpoints: Vec<Weak<Endpoint>>,
+    /// Whether the thread was started.
+    running: bool,
+}
+
+/// Looks after this endpoint from now on.
+pub(super) fn watch(endpoint: &Arc<Endpoint>) {
+    let mut watched = lock(&KEEPER.watched);
+    watched
+        .endpoints
+        .retain(|endpoint| endpoint.strong_count() > 0);
+    watched.endpoints.push(Arc::downgrade(endpoint));
+}
+
+/// Has the thread go its rounds; to be called when an RPC has become live, after the endpoint was
+/// locked for that. Costs one load while the thread is awake.
+pub(super) fn wake() {
+    // The keeper clears this before it locks each endpoint a last time to look for RPCs. So it
+    // sees the RPC, or this sees that it is about to sleep.
+    if !KEEPER.awake.load(Ordering::Acquire) {
+        KEEPER.start();
+    }
+}
+
+impl Keeper {
+    #[cold]
+    fn start(&'static self) {
+        let mut watched = lock(&self.watched);
+        if !watched.running {
+            let thread = std::thread::Builder::new().name("homa-keeper".into());
+            match thread.spawn(|| self.run()) {
+                Ok(_) => watched.running = true,
+                // The next RPC tries again; until then handlers must not block.
+                Err(error) => return tracing::warn!(%error, "no thread for the keeper"),
+            }
+        }
+        self.awake.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    fn run(&self) {
+        let mut deliveries = Vec::new();
+        let mut idle_rounds = 0;
+        loop {
+            let Round { live, active } = self.round(&mut deliveries);
+            idle_rounds = if live { 0 } else { idle_rounds + 1 };
+            if idle_rounds < IDLE_ROUNDS {
+                std::thread::sleep(if active { BUSY_PAUSE } else { PATIENCE });
+                continue;
+            }
+            idle_rounds = 0;
+            let mut watched = lock(&self.watched);
+            self.awake.store(false, Ordering::Release);
+            let live = |endpoint: &Weak<Endpoint>| {
+                endpoint
+                    .upgrade()
+                    .is_some_and(|endpoint| endpoint.is_live())
+            };
+            if watched.endpoints.iter().any(live) {
+                self.awake.store(true, Ordering::Release);
+            }
+            while !self.awake.load(Ordering::Acquire) {
+                watched = self
+                    .wake
+                    .wait(watched)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    fn round(&self, deliveries: &mut Vec<Delivery>) -> Round {
+        let endpoints = lock(&self.watched).endpoints.clone();
+        let mut round = Round::default();
+        for endpoint in endpoints {
+            // One at a time: whoever closes an endpoint wants its port to be free then.
+            let Some(endpoint) = endpoint.upgrade() else {
+                continue;
+            };
+            if endpoint.is_driven() {
+                round.live = true;
+            } else if endpoint.is_live() {
+                round.live = true;
+                round.active |= endpoint.keep(deliveries);
+            }
+        }
+        round
+    }
+}
+
+/// What a round has found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    /// Some endpoint has live RPCs, as far as was looked.
+    live: bool,
+    /// Some endpoint needed driving.
+    active: bool,
+}
+
+impl Endpoint {
+    /// Whether the driver has run lately.
+    fn is_driven(&self) -> bool {
+        let since = self.driven.load(Ordering::Acquire) + PATIENCE.as_nanos() as u64;
+        self.clock.now().as_nanos() < since
+    }
+
+    fn is_live(&self) -> bool {
+        self.lock().engine.live_rpcs() > 0
+    }
+
+    /// Does what its driver should have done. Returns whether there was anything.
+    fn keep(self: &Arc<Self>, deliveries: &mut Vec<Delivery>) -> bool {
+        let mut active = false;
+        for _ in 0..MAX_TURNS {
+            // If it is taken the driver is at it.
+            let Ok(receiving) = self.receiving.try_lock() else {
+                break;
+            };
+            let turn = self.turn(receiving, Look::Now, deliveries);
+            active |= turn.active;
+            if !turn.more {
+                break;
+            }
+        }
+        if active {
+            // It may sleep too long for what has happened.
+            self.nudge.notify_one();
+        }
+        active
+    }
+}
