@@ -152,6 +152,24 @@ async fn long_messages_are_batched_and_short_ones_leave_inline() {
     );
 }
 
+/// Packets leave at the link's speed, not one per tick of the runtime's timers.
+#[tokio::test]
+async fn pacing_is_finer_than_a_millisecond() {
+    let (_server, addr) = echo(&Config::default());
+    let mut config = Config::default();
+    config.protocol.link_mbps = Some(100);
+    let client = Client::bind(&config).unwrap();
+    let mut best = Duration::MAX;
+    for _ in 0..3 {
+        let start = Instant::now();
+        client.call(addr, pattern(300_000).into()).await.unwrap();
+        best = best.min(start.elapsed());
+    }
+    // 24 ms on the link, and 211 packets.
+    assert!(best > Duration::from_millis(24), "{best:?}");
+    assert!(best < Duration::from_millis(150), "{best:?}");
+}
+
 #[tokio::test]
 async fn nobody_there_is_told_at_once() {
     // Bound and closed again: nobody has that port now.

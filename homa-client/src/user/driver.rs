@@ -1,20 +1,25 @@
 //! The driver: receives, keeps time, and sends what callers could not send themselves.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until};
 
 use super::endpoint::{Delivery, Endpoint, LINGER, lock};
 use super::link::Look;
+use super::pace::PaceTimer;
 use super::turn::Turn;
+use crate::engine::Wake;
 
 /// Sleeps are planned this far ahead when the engine has no deadline.
-const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Sleeps of the pacer that are shorter have a timer of their own.
+const SHORT: Duration = Duration::from_millis(1);
 
 /// Turns in a row without letting other tasks run. Each moves up to 64 KB in and out; yielding
 /// after each would have the driver wander from thread to thread.
@@ -26,6 +31,7 @@ pub(super) async fn drive(closer: Closer) {
     let mut driver = Driver {
         endpoint,
         deliveries: Vec::new(),
+        pace: None,
     };
     let mut sleep = pin!(sleep_until((Instant::now() + IDLE).into()));
     let mut nudged = pin!(endpoint.nudge.notified());
@@ -58,8 +64,8 @@ pub(super) async fn drive(closer: Closer) {
                 return;
             }
         }
-        driver.plan_sleep(sleep.as_mut(), end);
         let stalled = driver.stalled();
+        let paced = driver.plan_sleep(sleep.as_mut(), end);
         poll_fn(|cx| {
             if nudged.as_mut().poll(cx).is_ready() {
                 nudged.set(endpoint.nudge.notified());
@@ -69,6 +75,7 @@ pub(super) async fn drive(closer: Closer) {
             if link.poll_recv_ready(cx)
                 || (stalled && link.poll_send_ready(cx))
                 || sleep.as_mut().poll(cx).is_ready()
+                || paced.is_some_and(|timer| timer.poll_expired(cx))
             {
                 return Poll::Ready(());
             }
@@ -99,6 +106,8 @@ struct Driver<'a> {
     endpoint: &'a Arc<Endpoint>,
     /// Used again from turn to turn.
     deliveries: Vec<Delivery>,
+    /// For short sleeps; made when the first is wanted, `Err` if that failed.
+    pace: Option<Result<PaceTimer, ()>>,
 }
 
 impl Driver<'_> {
@@ -115,27 +124,54 @@ impl Driver<'_> {
         !self.endpoint.lock().stalled.is_empty()
     }
 
-    /// Sets the timer to the engine's next deadline.
-    fn plan_sleep(&self, mut sleep: std::pin::Pin<&mut Sleep>, end: Option<Instant>) {
+    /// Sets the timer to the engine's next deadline. Returns the other timer, if that is set.
+    fn plan_sleep(
+        &mut self,
+        mut sleep: Pin<&mut Sleep>,
+        end: Option<Instant>,
+    ) -> Option<&PaceTimer> {
         let endpoint = self.endpoint;
         // Under the lock, so that a call that is started meanwhile knows whether to nudge.
         let state = endpoint.lock();
-        let next = state.next_wake(endpoint.clock.now());
-        let mut until = match next {
-            Some(at) => endpoint.clock.instant(at),
-            None => Instant::now() + IDLE,
-        };
-        if let Some(end) = end {
-            until = until.min(end);
+        let now = endpoint.clock.now();
+        let mut paced = None;
+        let mut until = end.unwrap_or_else(|| Instant::now() + IDLE);
+        let next = state.next_wake(now);
+        match next {
+            Some((at, Wake::Pace)) if at.since(now) < SHORT => {
+                paced = set_pace(&mut self.pace, at.since(now));
+            }
+            _ => {}
+        }
+        if let Some((at, _)) = next
+            && paced.is_none()
+        {
+            until = until.min(endpoint.clock.instant(at));
         }
         // A timer that comes early only finds nothing to do, and moving it has a price.
         let planned = sleep.deadline().into_std();
         if planned > until || sleep.is_elapsed() {
             sleep.as_mut().reset(until.into());
         }
-        let wakes = sleep.deadline().into_std();
-        endpoint
-            .sleep_until
-            .store(endpoint.clock.nanos(wakes), Ordering::Release);
+        let mut wakes = endpoint.clock.nanos(sleep.deadline().into_std());
+        if let Some((at, _)) = next
+            && paced.is_some()
+        {
+            wakes = wakes.min(at.as_nanos());
+        }
+        endpoint.sleep_until.store(wakes, Ordering::Release);
+        paced
     }
+}
+
+/// A timer that expires after `wait`; the first call makes it.
+fn set_pace(pace: &mut Option<Result<PaceTimer, ()>>, wait: Duration) -> Option<&PaceTimer> {
+    let make = || {
+        PaceTimer::new().map_err(|error| {
+            tracing::warn!(%error, "no timer for pacing: packets leave up to a millisecond late");
+        })
+    };
+    let timer = pace.get_or_insert_with(make).as_ref().ok()?;
+    timer.set(wait).ok()?;
+    Some(timer)
 }

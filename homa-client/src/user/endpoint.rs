@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::engine::wire::Carrier;
 use crate::engine::{
     Datagram, Engine, Event, Failure, RpcId, RpcInfo, SendError, Settings, Socket, Time, Transmit,
+    Wake,
 };
 use crate::error::{BindError, CallError, Executed};
 use crate::message::Message;
@@ -435,7 +436,7 @@ impl Endpoint {
         if sleep_until == AWAKE {
             return;
         }
-        if let Some(at) = state.next_wake(self.clock.now())
+        if let Some((at, _)) = state.next_wake(self.clock.now())
             && at.as_nanos() < sleep_until
         {
             self.nudge.notify_one();
@@ -606,10 +607,12 @@ impl State {
     }
 
     /// When there will be something to do, if nothing comes before.
-    pub(super) fn next_wake(&self, now: Time) -> Option<Time> {
-        let engine = self.engine.poll_timeout(now).map(|(at, _)| at);
+    pub(super) fn next_wake(&self, now: Time) -> Option<(Time, Wake)> {
+        let engine = self.engine.poll_timeout(now);
         let held = self.faults.as_ref().and_then(|faults| faults.next_due());
-        engine.into_iter().chain(held).min()
+        // A link's delays are about as fine as the pacer's.
+        let held = held.map(|at| (at, Wake::Pace));
+        engine.into_iter().chain(held).min_by_key(|(at, _)| *at)
     }
 
     fn finish(&mut self, cookie: u64, outcome: Outcome, into: &mut Vec<Delivery>) {

@@ -14,5 +14,6 @@ pub(crate) mod endpoint;
 mod faults;
 mod keeper;
 mod link;
+mod pace;
 pub(crate) mod registry;
 mod turn;
