@@ -10,11 +10,10 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
-use crate::engine::RpcId;
 use crate::error::{BindError, CallError};
 use crate::message::Message;
 use crate::stats::EndpointCounters;
-use crate::user::endpoint::{Handle, Outcome};
+use crate::user::endpoint::{Handle, Outcome, Ticket};
 use crate::user::registry::{self, Family};
 
 /// Makes RPCs to any number of servers.
@@ -100,11 +99,10 @@ impl Client {
             .endpoint(Family::of(to))
             .map_err(CallError::from)
             .and_then(|endpoint| {
-                let (rpc, waiter, receiver) = endpoint.call(to, request)?;
+                let (ticket, receiver) = endpoint.call(to, request)?;
                 Ok(Running {
                     endpoint: endpoint.clone(),
-                    rpc,
-                    waiter,
+                    ticket,
                     receiver,
                 })
             });
@@ -170,8 +168,7 @@ enum State {
 #[derive(Debug)]
 struct Running {
     endpoint: Handle,
-    rpc: RpcId,
-    waiter: usize,
+    ticket: Ticket,
     receiver: oneshot::Receiver<Outcome>,
 }
 
@@ -194,7 +191,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         if !self.receiver.is_terminated() {
             self.receiver.close();
-            self.endpoint.cancel_call(self.rpc, self.waiter);
+            self.endpoint.cancel_call(self.ticket);
         }
     }
 }

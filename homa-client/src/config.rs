@@ -32,6 +32,12 @@ pub struct Config {
     /// The second socket, which keeps long messages from delaying short ones. Default: any free
     /// port. Peers that cannot reach it use the main port. UDP only.
     pub bulk_port: BulkPort,
+    /// Engines that share the peers of an endpoint, so that threads which call different peers do
+    /// not wait for each other. Default `None`: one for every 4 processors. 1 to 64. SRPT, grants
+    /// and pacing are exact within a shard only, and each gets an equal share of `max_incoming`,
+    /// `pool_bytes`, `send_bytes`, `max_rpcs`, `max_peers` and `main_buffer_bytes`, though never
+    /// less than one message needs.
+    pub shards: Option<usize>,
     /// Faults of the network, made up for a test. Default `None`.
     pub faults: Option<Faults>,
     /// Writes every packet that is sent or received to this file, in the pcap format that
@@ -63,6 +69,7 @@ impl Default for Config {
             mtu: None,
             recv_buffer_bytes: 4 << 20,
             bulk_port: BulkPort::default(),
+            shards: None,
             faults: None,
             capture: None,
             protocol: Settings::default(),
@@ -75,6 +82,11 @@ const DEFAULT_MTU: u16 = 1500;
 
 /// Largest packet that is ever sent, and so the largest that has to be received.
 pub(crate) const MAX_MTU: usize = 9000;
+
+/// One engine keeps up with the packets that this many processors can make or use.
+const CORES_PER_SHARD: usize = 4;
+
+const MAX_SHARDS: usize = 64;
 
 impl Config {
     /// The defaults for this carrier: one line to use IP protocol 146, which needs the capability
@@ -98,6 +110,13 @@ impl Config {
         usize::from(self.mtu.unwrap_or(DEFAULT_MTU))
     }
 
+    /// Engines per endpoint.
+    pub(crate) fn shards(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.shards
+            .unwrap_or_else(|| cores().div_ceil(CORES_PER_SHARD).min(MAX_SHARDS))
+    }
+
     /// Whether every value is within its range.
     pub fn check(&self) -> Result<(), ConfigError> {
         if !(576..=MAX_MTU).contains(&self.mtu()) {
@@ -119,6 +138,13 @@ impl Config {
                 key: "bulk_port",
                 value: "0".into(),
                 range: "a port of 1 to 65535, Any or Off",
+            });
+        }
+        if !(1..=MAX_SHARDS).contains(&self.shards()) {
+            return Err(ConfigError {
+                key: "shards",
+                value: self.shards().to_string(),
+                range: "1 to 64, default one for every 4 processors",
             });
         }
         if let Some(faults) = &self.faults {

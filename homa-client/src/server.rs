@@ -7,12 +7,13 @@ use tokio::runtime;
 use tokio::time::timeout;
 
 use crate::config::Config;
-use crate::engine::{RpcId, SendError};
+use crate::engine::SendError;
 use crate::error::{BindError, ReplyError};
 use crate::message::Message;
 use crate::stats::{EndpointCounters, Monitor};
 use crate::user::endpoint::Handle;
 use crate::user::registry;
+use crate::user::shard::LocalRpc;
 
 /// Accepts requests on one Homa port, whose number is also that of its UDP socket.
 ///
@@ -106,7 +107,7 @@ pub struct Request {
 impl Request {
     pub(crate) fn new(
         endpoint: Handle,
-        rpc: RpcId,
+        rpc: LocalRpc,
         peer: SocketAddr,
         local: Option<IpAddr>,
         message: Message,
@@ -163,7 +164,7 @@ impl Request {
 #[derive(Debug)]
 pub struct Responder {
     endpoint: Handle,
-    rpc: RpcId,
+    rpc: LocalRpc,
     peer: SocketAddr,
     local: Option<IpAddr>,
     answered: bool,

@@ -1,5 +1,6 @@
 //! [`EndpointCounters`]: what an endpoint has done; [`Monitor`]: a way to ask.
 
+use std::ops::AddAssign;
 use std::sync::{Arc, Weak};
 
 use crate::engine::{Counters, RpcInfo};
@@ -82,4 +83,14 @@ pub struct FaultCounters {
     pub reordered: u64,
     /// Sent late.
     pub delayed: u64,
+}
+
+impl AddAssign for FaultCounters {
+    fn add_assign(&mut self, other: Self) {
+        self.lost += other.lost;
+        self.corrupted += other.corrupted;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.delayed += other.delayed;
+    }
 }

@@ -1,5 +1,7 @@
 //! Counters: what the engine has done, and why it dropped what it dropped.
 
+use std::ops::AddAssign;
+
 use super::wire::Kind;
 
 /// Why a packet was dropped. A hostile packet is a counter, never an error.
@@ -125,6 +127,44 @@ pub struct Counters {
     pub live_rpcs: u64,
     /// Peers in the table now.
     pub live_peers: u64,
+}
+
+impl AddAssign<&Self> for Counters {
+    /// Adds what another engine has counted.
+    fn add_assign(&mut self, other: &Self) {
+        // All by name: a new one must not be left out.
+        let Self {
+            sent,
+            received,
+            dropped,
+            retransmitted,
+            timeouts,
+            replies_forgotten,
+            requests_delivered,
+            responses_delivered,
+            finished_forgotten,
+            pool_used,
+            live_rpcs,
+            live_peers,
+        } = other;
+        let pairs = |into: &mut [u64], from: &[u64]| {
+            for (sum, more) in into.iter_mut().zip(from) {
+                *sum += more;
+            }
+        };
+        pairs(&mut self.sent, sent);
+        pairs(&mut self.received, received);
+        pairs(&mut self.dropped, dropped);
+        self.retransmitted += retransmitted;
+        self.timeouts += timeouts;
+        self.replies_forgotten += replies_forgotten;
+        self.requests_delivered += requests_delivered;
+        self.responses_delivered += responses_delivered;
+        self.finished_forgotten += finished_forgotten;
+        self.pool_used += pool_used;
+        self.live_rpcs += live_rpcs;
+        self.live_peers += live_peers;
+    }
 }
 
 impl Counters {

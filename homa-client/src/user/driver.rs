@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until};
 
-use super::endpoint::{Delivery, Endpoint, LINGER, lock};
+use super::endpoint::{AWAKE, Endpoint, LINGER, lock};
 use super::link::Look;
 use super::pace::PaceTimer;
+use super::shard::Delivery;
 use super::turn::Turn;
 use crate::engine::Wake;
 
@@ -82,7 +83,7 @@ pub(super) async fn drive(closer: Closer) {
             Poll::Pending
         })
         .await;
-        endpoint.sleep_until.store(0, Ordering::Release);
+        endpoint.sleep_until.store(AWAKE, Ordering::Release);
     }
 }
 
@@ -121,7 +122,8 @@ impl Driver<'_> {
     }
 
     fn stalled(&self) -> bool {
-        !self.endpoint.lock().stalled.is_empty()
+        let mut shards = self.endpoint.shards.iter();
+        shards.any(|shard| !shard.lock().stalled.is_empty())
     }
 
     /// Sets the timer to the engine's next deadline. Returns the other timer, if that is set.
@@ -131,12 +133,16 @@ impl Driver<'_> {
         end: Option<Instant>,
     ) -> Option<&PaceTimer> {
         let endpoint = self.endpoint;
-        // Under the lock, so that a call that is started meanwhile knows whether to nudge.
-        let state = endpoint.lock();
+        // A call that is started once a shard was looked at nudges, as long as nobody knows for
+        // how long the sleep will be.
+        endpoint.sleep_until.store(u64::MAX, Ordering::Release);
         let now = endpoint.clock.now();
         let mut paced = None;
         let mut until = end.unwrap_or_else(|| Instant::now() + IDLE);
-        let next = state.next_wake(now);
+        let shards = endpoint.shards.iter();
+        let next = shards
+            .filter_map(|shard| shard.lock().next_wake(now))
+            .min_by_key(|(at, _)| *at);
         match next {
             Some((at, Wake::Pace)) if at.since(now) < SHORT => {
                 paced = set_pace(&mut self.pace, at.since(now));

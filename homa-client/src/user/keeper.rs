@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use super::endpoint::{Delivery, Endpoint, lock};
+use super::endpoint::{Endpoint, lock};
 use super::link::Look;
+use super::shard::Delivery;
 
 /// A driver that has not run for this long may be kept from it.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -147,7 +148,9 @@ impl Endpoint {
     }
 
     fn is_live(&self) -> bool {
-        self.lock().engine.live_rpcs() > 0
+        self.shards
+            .iter()
+            .any(|shard| shard.lock().engine.live_rpcs() > 0)
     }
 
     /// Does what its driver should have done. Returns whether there was anything.

@@ -1,7 +1,7 @@
 //! The user-space backend: the [`engine`](crate::engine) over UDP sockets.
 //!
-//! An [`Endpoint`](endpoint::Endpoint) is one engine behind one mutex, with its sockets and one
-//! driver task. Callers lock it for table work, fill a batch, unlock and send on their own
+//! An [`Endpoint`](endpoint::Endpoint) has sockets, one driver task, and one engine behind a
+//! mutex, or several that share the peers. Callers lock it for table work, fill a batch, unlock and send on their own
 //! thread; the [`driver`] receives and keeps time. So one RPC costs one wake-up per side. Where a
 //! handler blocks the driver's thread, the [`keeper`] takes its place.
 
@@ -16,4 +16,6 @@ mod keeper;
 mod link;
 mod pace;
 pub(crate) mod registry;
+mod send;
+pub(crate) mod shard;
 mod turn;

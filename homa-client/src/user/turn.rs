@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, MutexGuard};
 
-use super::endpoint::{Delivery, Endpoint, State};
+use super::endpoint::Endpoint;
 use super::keeper;
 use super::link::{Look, Received};
+use super::shard::Delivery;
 use crate::engine::{Datagram, DropReason};
 
 /// Turns with something left in the sockets, after which timers run all the same.
@@ -14,6 +15,8 @@ const MAX_BUSY_TURNS: u32 = 64;
 #[derive(Debug, Default)]
 pub(super) struct Receiving {
     datagrams: Vec<Datagram>,
+    /// The same, by shard; empty if there is only one.
+    sorted: Vec<Vec<Datagram>>,
     /// To ports that are not open here.
     refused: Vec<Datagram>,
     /// Turns in a row that left something in the sockets.
@@ -42,6 +45,7 @@ impl Endpoint {
     ) -> Turn {
         let Receiving {
             datagrams,
+            sorted,
             refused,
             busy_turns,
         } = &mut *receiving;
@@ -55,57 +59,99 @@ impl Endpoint {
         let received = !datagrams.is_empty() || truncated > 0;
         let drained = !more && !bulk;
         *busy_turns = if drained { 0 } else { *busy_turns + 1 };
-
-        let refuses = self.link.answers_closed_ports();
-        let mut state = self.lock();
-        let now = self.clock.now();
-        let released = self.take_released();
-        if released > 0 {
-            state.engine.release(released);
-        }
-        for _ in 0..truncated {
-            state.engine.count_truncated();
-        }
-        for datagram in datagrams.drain(..) {
-            let kept = refuses.then(|| datagram.clone());
-            let dropped = state.engine.handle_datagram(now, datagram);
-            refused.extend(kept.filter(|_| dropped == Some(DropReason::Port)));
-        }
-        if errors_queued {
-            self.drain_errors(&mut state);
-        }
-        let overdue = state
-            .engine
-            .poll_timeout(now)
-            .is_some_and(|(at, _)| at <= now);
         // What waits in the sockets is not silence; but a flood must not stop the clock.
-        if overdue && (drained || *busy_turns > MAX_BUSY_TURNS) {
-            self.drain_errors(&mut state);
-            state.engine.handle_timeout(now);
+        let timers = drained || *busy_turns > MAX_BUSY_TURNS;
+
+        if errors_queued {
+            self.drain_errors();
         }
-        self.collect(&mut state, deliveries);
-        if state.engine.live_rpcs() > 0 {
-            keeper::wake();
+        let refuses = self.link.answers_closed_ports();
+        let mut live = false;
+        let mut overdue = false;
+        self.sort(datagrams, sorted);
+        for (index, shard) in self.shards.iter().enumerate() {
+            let mut state = shard.lock();
+            let now = self.clock.now();
+            let released = shard.take_released();
+            if released > 0 {
+                state.engine.release(released);
+            }
+            if index == 0 {
+                (0..truncated).for_each(|_| state.engine.count_truncated());
+            }
+            let datagrams = sorted.get_mut(index).unwrap_or(&mut *datagrams);
+            for datagram in datagrams.drain(..) {
+                let kept = refuses.then(|| datagram.clone());
+                let dropped = state.engine.handle_datagram(now, datagram);
+                refused.extend(kept.filter(|_| dropped == Some(DropReason::Port)));
+            }
+            overdue |= state.is_overdue(now);
+            self.collect(index, &mut state, deliveries);
+            live |= state.engine.live_rpcs() > 0;
         }
-        drop(state);
+        if overdue && timers {
+            self.handle_timeouts(deliveries);
+        }
         for datagram in refused.drain(..) {
-            self.link.refuse_port(now, &datagram);
+            self.link.refuse_port(self.clock.now(), &datagram);
         }
         drop(receiving);
+        if self.has_drained() {
+            deliveries.push(Delivery::Drained);
+        }
+        if live {
+            keeper::wake();
+        }
 
         // Without any lock: it runs whatever the application has registered to be woken.
         let delivered = !deliveries.is_empty();
         self.deliver(deliveries);
         Turn {
-            more: self.transmit_batch() || !drained,
+            more: self.transmit_batches() || !drained,
             delivered,
             active: received || overdue || delivered,
         }
     }
 
-    fn drain_errors(&self, state: &mut State) {
+    /// Moves the datagrams to those of their shards; a single one takes them as they are.
+    fn sort(&self, datagrams: &mut Vec<Datagram>, sorted: &mut Vec<Vec<Datagram>>) {
+        if self.shards.len() == 1 {
+            return;
+        }
+        sorted.resize_with(self.shards.len(), Vec::new);
+        for datagram in datagrams.drain(..) {
+            sorted[self.shard_of(datagram.from)].push(datagram);
+        }
+    }
+
+    fn handle_timeouts(self: &Arc<Self>, deliveries: &mut Vec<Delivery>) {
+        // A peer that the network says is gone has not merely been silent.
+        self.drain_errors();
+        for (index, shard) in self.shards.iter().enumerate() {
+            let mut state = shard.lock();
+            let now = self.clock.now();
+            if state.is_overdue(now) {
+                state.engine.handle_timeout(now);
+            }
+            self.collect(index, &mut state, deliveries);
+        }
+    }
+
+    fn drain_errors(&self) {
         let mut refused = Vec::new();
         self.link.drain_errors(&mut refused);
-        self.refuse(state, refused);
+        self.refuse(refused);
+    }
+
+    /// Hands over what was collected; wakes callers, so not under a lock.
+    fn deliver(&self, deliveries: &mut Vec<Delivery>) {
+        for delivery in deliveries.drain(..) {
+            match delivery {
+                // A caller that is gone meanwhile has dropped its end.
+                Delivery::Outcome(sender, outcome) => drop(sender.send(outcome)),
+                Delivery::Request(request) => self.accepts.push(request),
+                Delivery::Drained => self.drained.notify_waiters(),
+            }
+        }
     }
 }

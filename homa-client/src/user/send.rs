@@ -1,0 +1,149 @@
+//! Sending: batches are filled under a shard's lock, and sent without it, on any thread.
+
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+
+use super::endpoint::{AWAKE, Endpoint};
+use super::link::{Refusal, Refused};
+use super::shard::{Batch, Shard, State};
+use crate::engine::Transmit;
+
+/// Batches that a caller sends before it leaves the rest to the driver.
+const CALLER_BATCHES: usize = 4;
+
+/// What became of a batch.
+struct Unsent {
+    rest: Vec<Transmit>,
+    calls: u64,
+}
+
+impl Endpoint {
+    /// Sends whatever is ready, on this thread; unless another thread is at it, which then takes
+    /// this along.
+    pub(super) fn transmit<'a>(&'a self, shard: &'a Shard, mut state: MutexGuard<'a, State>) {
+        if state.transmitting || !state.stalled.is_empty() {
+            state.missed = true;
+            return;
+        }
+        state.transmitting = true;
+        for _ in 0..CALLER_BATCHES {
+            let batch = state.fill(self.clock.now());
+            let full = batch.full;
+            drop(state);
+            let unsent = self.send(batch.transmits);
+            self.inline_sends.fetch_add(unsent.calls, Ordering::Relaxed);
+            state = shard.lock();
+            state.stalled.extend(unsent.rest);
+            if !state.stalled.is_empty() {
+                break;
+            }
+            if !full && !std::mem::take(&mut state.missed) {
+                state.transmitting = false;
+                return self.nudge_if_sooner(&state);
+            }
+        }
+        state.transmitting = false;
+        self.nudge.notify_one();
+    }
+
+    /// One batch of each shard, sent by the driver. Returns whether there is more to send at once.
+    pub(super) fn transmit_batches(&self) -> bool {
+        let mut more = false;
+        for shard in &self.shards {
+            more |= self.transmit_batch(shard);
+        }
+        more
+    }
+
+    fn transmit_batch(&self, shard: &Shard) -> bool {
+        let mut state = shard.lock();
+        if state.transmitting {
+            state.missed = true;
+            return false;
+        }
+        let batch = if state.stalled.is_empty() {
+            state.fill(self.clock.now())
+        } else {
+            // Whoever found it stalled waits for more than these.
+            Batch {
+                transmits: state.stalled.drain(..).collect(),
+                full: true,
+            }
+        };
+        if batch.transmits.is_empty() {
+            return batch.full;
+        }
+        state.transmitting = true;
+        drop(state);
+        let unsent = self.send(batch.transmits);
+        let mut state = shard.lock();
+        state.stalled.extend(unsent.rest);
+        state.transmitting = false;
+        let missed = std::mem::take(&mut state.missed);
+        state.stalled.is_empty() && (batch.full || missed)
+    }
+
+    fn send(&self, mut batch: Vec<Transmit>) -> Unsent {
+        let mut sent = self.link.send(&batch);
+        if sent.errors_queued {
+            self.link.drain_errors(&mut sent.refused);
+        }
+        self.refuse(sent.refused);
+        if let Some(capture) = &self.capture {
+            capture.sent(self.carrier, self.link.local(), &batch[..sent.done]);
+        }
+        batch.drain(..sent.done);
+        if sent.done_segments > 0
+            && let Some(next) = batch.first_mut()
+        {
+            let part = Transmit {
+                segments: next.segments.drain(..sent.done_segments).collect(),
+                ..*next
+            };
+            if let Some(capture) = &self.capture {
+                capture.sent(self.carrier, self.link.local(), &[part]);
+            }
+        }
+        Unsent {
+            rest: batch,
+            calls: sent.calls,
+        }
+    }
+
+    /// Tells the engines what the network says of some destinations. Not to be called with a
+    /// shard's lock: an error may be about any peer, and a peer's bulk port does not tell whose
+    /// it is.
+    pub(super) fn refuse(&self, refused: Vec<Refused>) {
+        if refused.is_empty() {
+            return;
+        }
+        for shard in &self.shards {
+            let mut state = shard.lock();
+            let now = self.clock.now();
+            for Refused { to, refusal, quote } in &refused {
+                match *refusal {
+                    Refusal::Unreachable(reason) => {
+                        tracing::debug!(%to, %reason, "unreachable");
+                        state.engine.handle_unreachable(now, *to, reason, quote);
+                    }
+                    Refusal::TooLong { mtu } => state.engine.set_path_mtu(now, *to, mtu),
+                }
+            }
+        }
+        // The driver hands the failures over.
+        self.nudge.notify_one();
+    }
+
+    /// The driver sleeps too long for what was started just now.
+    fn nudge_if_sooner(&self, state: &State) {
+        let sleep_until = self.sleep_until.load(Ordering::Acquire);
+        if sleep_until == AWAKE {
+            return;
+        }
+        if let Some((at, _)) = state.next_wake(self.clock.now())
+            && at.as_nanos() < sleep_until
+        {
+            self.nudge.notify_one();
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! [`Shard`]: an engine behind its lock, for some of an endpoint's peers.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use slab::Slab;
+use tokio::sync::oneshot;
+
+use super::endpoint::{Endpoint, Handle, Outcome, lock};
+use super::faults::Faulty;
+use crate::charge::Charge;
+use crate::config::Config;
+use crate::engine::{Engine, Event, Failure, RpcId, Settings, Time, Transmit, Wake};
+use crate::error::{BindError, CallError, Executed};
+use crate::message::Message;
+use crate::server::Request;
+
+/// Packets per batch: what is filled under the lock and sent after it is released.
+const BATCH: usize = 64;
+
+/// An RPC of an endpoint: the shard of its peer, and its name there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalRpc {
+    pub(super) shard: usize,
+    pub(super) rpc: RpcId,
+}
+
+/// Everything about a peer is in one shard, so that acks, cutoffs and grants never cross them.
+#[derive(Debug)]
+pub(super) struct Shard {
+    state: Mutex<State>,
+    /// Receive memory given back by dropped messages, not yet told to the engine.
+    released: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) engine: Engine,
+    /// What tests do to packets on their way to the link.
+    pub(super) faults: Option<Box<Faulty>>,
+    pub(super) waiting: Slab<Waiter>,
+    /// Whether some thread is between filling a batch and the next.
+    pub(super) transmitting: bool,
+    /// Whether somebody found it transmitting and left something for the transmitter.
+    pub(super) missed: bool,
+    /// What did not fit into the socket's send buffer.
+    pub(super) stalled: VecDeque<Transmit>,
+    pub(super) closed: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Waiter {
+    Caller(oneshot::Sender<Outcome>),
+    Detached,
+}
+
+/// Something for the application, to be handed over without the lock.
+pub(super) enum Delivery {
+    Outcome(oneshot::Sender<Outcome>, Outcome),
+    Request(Request),
+    Drained,
+}
+
+/// What is sent without the lock.
+pub(super) struct Batch {
+    pub(super) transmits: Vec<Transmit>,
+    /// Whether the engine may have more that is ready.
+    pub(super) full: bool,
+}
+
+impl Shard {
+    /// Shard `index` of an endpoint with the Homa port `port`. `seed` is random.
+    pub(super) fn new(
+        settings: Settings,
+        config: &Config,
+        (index, seed): (usize, u64),
+        (port, server): (u16, bool),
+    ) -> Result<Self, BindError> {
+        let mut engine = Engine::new(settings, seed)?;
+        engine.open_port(port, server);
+        // Those that share a seed must not lose the same packets.
+        let stream = 2 * index as u64 + u64::from(server);
+        let faults = config.faults.clone();
+        let state = State {
+            engine,
+            faults: faults.map(|faults| Box::new(Faulty::new(faults, stream))),
+            waiting: Slab::new(),
+            transmitting: false,
+            missed: false,
+            stalled: VecDeque::new(),
+            closed: false,
+        };
+        Ok(Self {
+            state: Mutex::new(state),
+            released: Arc::default(),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Receive memory given back since the last call.
+    pub(super) fn take_released(&self) -> usize {
+        // Most of the time nothing was; a load is cheaper than a swap.
+        match self.released.load(Ordering::Acquire) {
+            0 => 0,
+            _ => self.released.swap(0, Ordering::AcqRel),
+        }
+    }
+
+    fn charged(&self, message: Message, bytes: usize) -> Message {
+        message.with_charge(Charge::new(bytes, self.released.clone()))
+    }
+}
+
+impl State {
+    /// Up to [`BATCH`] packets.
+    pub(super) fn fill(&mut self, now: Time) -> Batch {
+        let mut transmits = Vec::new();
+        if let Some(faults) = &mut self.faults {
+            faults.release_due(now, BATCH, &mut transmits);
+        }
+        let mut packets = transmits.len();
+        while packets < BATCH
+            && let Some(transmit) = self.engine.poll_transmit(now, BATCH - packets)
+        {
+            packets += transmit.segments.len();
+            match &mut self.faults {
+                None => transmits.push(transmit),
+                Some(faults) => faults.pass(now, transmit, &mut transmits),
+            }
+        }
+        Batch {
+            transmits,
+            full: packets >= BATCH,
+        }
+    }
+
+    /// When there will be something to do, if nothing comes before.
+    pub(super) fn next_wake(&self, now: Time) -> Option<(Time, Wake)> {
+        let engine = self.engine.poll_timeout(now);
+        let held = self.faults.as_ref().and_then(|faults| faults.next_due());
+        // A link's delays are about as fine as the pacer's.
+        let held = held.map(|at| (at, Wake::Pace));
+        engine.into_iter().chain(held).min_by_key(|(at, _)| *at)
+    }
+
+    /// Whether the engine's deadline has passed.
+    pub(super) fn is_overdue(&self, now: Time) -> bool {
+        let next = self.engine.poll_timeout(now);
+        next.is_some_and(|(at, _)| at <= now)
+    }
+
+    fn finish(&mut self, cookie: u64, outcome: Outcome, into: &mut Vec<Delivery>) {
+        if let Some(Waiter::Caller(sender)) = self.waiting.try_remove(cookie as usize) {
+            into.push(Delivery::Outcome(sender, outcome));
+        }
+    }
+}
+
+impl Endpoint {
+    /// Takes what the engine of shard `index` has for the application.
+    pub(super) fn collect(
+        self: &Arc<Self>,
+        index: usize,
+        state: &mut State,
+        into: &mut Vec<Delivery>,
+    ) {
+        let shard = &self.shards[index];
+        let now = self.clock.now();
+        while let Some(event) = state.engine.poll_event(now) {
+            match event {
+                Event::Request { rpc, charged, .. } if self.refuses() => {
+                    state.engine.release(charged);
+                    state.engine.refuse(now, rpc);
+                }
+                Event::Request {
+                    rpc,
+                    peer,
+                    local,
+                    message,
+                    charged,
+                    ..
+                } => {
+                    let message = shard.charged(message, charged);
+                    let rpc = LocalRpc { shard: index, rpc };
+                    let request =
+                        Request::new(Handle::new(self.clone()), rpc, peer, local, message);
+                    into.push(Delivery::Request(request));
+                }
+                Event::Response {
+                    cookie,
+                    message,
+                    charged,
+                    ..
+                } => {
+                    let message = shard.charged(message, charged);
+                    state.finish(cookie, Ok(message), into);
+                }
+                Event::Failed {
+                    cookie,
+                    peer,
+                    failure,
+                    ..
+                } => {
+                    state.finish(cookie, Err(call_error(peer, failure)), into);
+                }
+            }
+        }
+    }
+}
+
+fn call_error(peer: SocketAddr, failure: Failure) -> CallError {
+    match failure {
+        Failure::TimedOut(silence) => CallError::TimedOut { peer, silence },
+        Failure::Unreachable {
+            reason,
+            may_have_run,
+        } => CallError::PeerUnreachable {
+            peer,
+            reason,
+            executed: if may_have_run {
+                Executed::Maybe
+            } else {
+                Executed::No
+            },
+        },
+        Failure::PeerRestarted => CallError::PeerRestarted { peer },
+        Failure::Closed => CallError::Closed,
+    }
+}
+
+/// The share of one of `shards` in what an endpoint may hold. None gets less than it needs to
+/// work at all.
+pub(super) fn share(settings: &Settings, shards: usize) -> Settings {
+    let mut share = settings.clone();
+    let part = |whole: usize, least: usize| whole.div_ceil(shards).max(least).min(whole);
+    let message = settings.max_message_bytes;
+    share.max_incoming = part(settings.max_incoming, 2 * settings.packet_payload);
+    share.pool_bytes = part(settings.pool_bytes, 4 * message);
+    share.send_bytes = part(settings.send_bytes, message);
+    share.max_rpcs = part(settings.max_rpcs, 1);
+    share.max_rpcs_per_peer = settings.max_rpcs_per_peer.min(share.max_rpcs);
+    share.max_peers = part(settings.max_peers, 1);
+    share.main_buffer_bytes = part(settings.main_buffer_bytes, 2 * settings.packet_payload);
+    share
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_share_the_limits_and_each_can_work() {
+        let whole = Settings::default();
+        assert_eq!(share(&whole, 1), whole);
+        let quarter = share(&whole, 4);
+        assert_eq!(quarter.max_incoming, whole.max_incoming / 4);
+        assert_eq!(quarter.pool_bytes, whole.pool_bytes / 4);
+        assert_eq!(quarter.max_rpcs_per_peer, 16_384);
+        for shards in 1..=64 {
+            let mut small = Settings::default();
+            small.max_incoming = 2 * small.packet_payload;
+            small.pool_bytes = 4 * small.max_message_bytes;
+            small.send_bytes = small.max_message_bytes;
+            (small.max_rpcs, small.max_rpcs_per_peer, small.max_peers) = (1, 1, 1);
+            share(&small, shards).check().unwrap();
+            share(&whole, shards).check().unwrap();
+        }
+    }
+}
