@@ -129,6 +129,7 @@ fn settings(config: &Config) -> Map<String, Value> {
     [
         ("mtu", json!(config.mtu)),
         ("recv_buffer_bytes", json!(config.recv_buffer_bytes)),
+        ("shards", json!(config.shards)),
         ("bulk_port", json!(format!("{:?}", config.bulk_port))),
         (
             "faults",
