@@ -138,8 +138,13 @@ async fn long_messages_are_batched_and_short_ones_leave_inline() {
         let per_receive =
             (now.packets_received - then.packets_received) / (now.receives - then.receives);
         println!("{per_send} packets per send, {per_receive} per receive");
-        assert!(per_send >= 16, "{per_send} packets per send");
-        assert!(per_receive >= 8, "{per_receive} packets per receive");
+        // Each shard grants its share, in smaller pieces.
+        let shards = base_config().shards.unwrap_or(1) as u64;
+        assert!(per_send >= 16 / shards, "{per_send} packets per send");
+        assert!(
+            per_receive >= 8 / shards,
+            "{per_receive} packets per receive"
+        );
     }
 
     let before = client.counters(addr);
