@@ -456,11 +456,6 @@ impl Engine {
         counters
     }
 
-    /// RPCs in the table, both roles.
-    pub fn live_rpcs(&self) -> usize {
-        self.rpcs.len()
-    }
-
     /// RPCs that are live as a server on `port`: still arriving, being answered, or answered and
     /// not yet acknowledged.
     pub fn live_server_rpcs(&self, port: u16) -> usize {

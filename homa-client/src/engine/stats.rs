@@ -2,6 +2,7 @@
 
 use std::ops::AddAssign;
 
+use super::Engine;
 use super::wire::Kind;
 
 /// Why a packet was dropped. A hostile packet is a counter, never an error.
@@ -127,6 +128,13 @@ pub struct Counters {
     pub live_rpcs: u64,
     /// Peers in the table now.
     pub live_peers: u64,
+}
+
+impl Engine {
+    /// RPCs in the table now, both roles; as [`Counters::live_rpcs`], but cheap.
+    pub fn live_rpcs(&self) -> usize {
+        self.rpcs.len()
+    }
 }
 
 impl AddAssign<&Self> for Counters {
