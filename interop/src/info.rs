@@ -115,7 +115,7 @@ impl Info {
                 other => other.to_string(),
             };
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "  {key:19} {value}");
+            let _ = writeln!(text, "  {key:20} {value}");
         }
         text
     }
@@ -138,15 +138,31 @@ fn settings(config: &Config) -> Map<String, Value> {
         ("capture", json!(config.capture)),
         ("carrier", json!(format!("{:?}", protocol.carrier))),
         ("max_message_bytes", json!(protocol.max_message_bytes)),
-        ("unsched_bytes", json!(protocol.unsched_bytes)),
+        (
+            "unsched_bytes",
+            protocol
+                .unsched_bytes
+                .map_or(json!("self-tuned"), |bytes| json!(bytes)),
+        ),
         ("packet_payload", json!(protocol.packet_payload)),
         ("max_incoming", json!(protocol.max_incoming)),
         ("unsched_windows", json!(protocol.unsched_windows)),
         ("prove_addresses", json!(format!("{:?}", protocol.prove_addresses))),
         ("max_overcommit", json!(protocol.max_overcommit)),
+        ("grant_window", json!(protocol.grant_window)),
+        ("min_grant", json!(protocol.min_grant)),
+        ("fifo_fraction", json!(protocol.fifo_fraction)),
+        ("fifo_increment", json!(protocol.fifo_increment)),
+        ("boost_tail", json!(protocol.boost_tail)),
+        ("unsched_by_remaining", json!(protocol.unsched_by_remaining)),
         ("num_priorities", json!(protocol.num_priorities)),
+        (
+            "unsched_cutoffs",
+            json!(format!("{:?}", protocol.unsched_cutoffs)),
+        ),
         ("tos", json!(protocol.tos)),
         ("link_mbps", json!(protocol.link_mbps)),
+        ("pacing", json!(protocol.pacing)),
         ("max_backlog", time(protocol.max_backlog)),
         ("pool_bytes", json!(protocol.pool_bytes)),
         ("send_bytes", json!(protocol.send_bytes)),

@@ -1,22 +1,38 @@
 //! [`Granter`]: decides which messages may be sent, and how far (`homa-protocol` C.9).
 
+use std::collections::BTreeSet;
+
+use arrayvec::ArrayVec;
+use rustc_hash::FxHashMap;
+
+use super::Settings;
+use super::peer::PeerKey;
 use super::pool::{Need, Pool};
 use super::rpc::{Rpc, RpcKey, RpcTable};
 use super::srpt::{Rank, SrptQueue};
 
-/// A window is granted in this many steps at most, so that its packets leave and arrive in
-/// batches worth a system call. HEAD grants whatever has become free, however little.
+/// Most that `max_overcommit` may be.
+const MAX_ACTIVE: usize = 8;
+
+/// A window is granted in this many steps at most, unless `min_grant` says otherwise.
 const GRANT_STEPS: usize = 2;
+
+/// The kernel's `fifo_grant_increment` is this part of its `max_incoming`.
+const FIFO_PART: usize = 8;
+
+/// Messages that do not answer their grants and are passed over in the search for the oldest.
+const MAX_PASSED: usize = 8;
 
 /// Grants to the messages with the fewest bytes to come, a few at a time.
 #[derive(Debug)]
 pub(super) struct Granter {
+    limits: Limits,
     /// Messages that are not fully granted.
-    waiting: SrptQueue,
+    waiting: Waiting,
     /// Bytes granted and not received, over all scheduled messages.
     outstanding: usize,
-    max_incoming: usize,
-    max_overcommit: usize,
+    /// What the oldest message has earned: a thousandth of a byte each.
+    fifo_credits: u64,
     /// Messages of which more has arrived since they were ranked. Packets come in runs, ranks
     /// matter only when grants are decided.
     touched: Vec<RpcKey>,
@@ -24,22 +40,52 @@ pub(super) struct Granter {
     changed: bool,
 }
 
-/// A grant to be sent: its message, the new limit, and the message's rank among the active ones.
+/// How far messages are granted ahead, in bytes.
 #[derive(Clone, Copy, Debug)]
+struct Limits {
+    max_incoming: usize,
+    max_overcommit: usize,
+    window: Option<usize>,
+    min_grant: Option<usize>,
+    /// In per mille.
+    fifo_fraction: u64,
+    fifo_increment: usize,
+}
+
+/// A grant to be sent: its message and the new limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Decision {
     pub(super) key: RpcKey,
     pub(super) offset: u32,
-    pub(super) rank: usize,
-    pub(super) active: usize,
+    pub(super) share: Share,
+}
+
+/// Why a message is granted more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Share {
+    /// It is one of the `active` ones, and at `rank` among them by remaining bytes.
+    Active { rank: usize, active: usize },
+    /// It is the oldest.
+    Oldest,
 }
 
 impl Granter {
-    pub(super) fn new(max_incoming: usize, max_overcommit: usize) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let increment = settings
+            .fifo_increment
+            .unwrap_or((settings.max_incoming / FIFO_PART).max(settings.packet_payload));
         Self {
-            waiting: SrptQueue::default(),
+            limits: Limits {
+                max_incoming: settings.max_incoming,
+                max_overcommit: settings.max_overcommit,
+                window: settings.grant_window,
+                min_grant: settings.min_grant,
+                fifo_fraction: settings.fifo_fraction.into(),
+                fifo_increment: increment,
+            },
+            waiting: Waiting::default(),
             outstanding: 0,
-            max_incoming,
-            max_overcommit,
+            fifo_credits: 0,
             touched: Vec::new(),
             changed: false,
         }
@@ -84,12 +130,7 @@ impl Granter {
                 key,
             });
         if rank != rpc.grant_rank {
-            if let Some(old) = rpc.grant_rank {
-                self.waiting.remove(old);
-            }
-            if let Some(new) = rank {
-                self.waiting.insert(new);
-            }
+            self.waiting.update(rpc.peer, rpc.grant_rank, rank);
             rpc.grant_rank = rank;
         }
     }
@@ -101,7 +142,7 @@ impl Granter {
             self.changed = true;
         }
         if let Some(rank) = rpc.grant_rank.take() {
-            self.waiting.remove(rank);
+            self.waiting.update(rpc.peer, Some(rank), None);
         }
     }
 
@@ -115,44 +156,325 @@ impl Granter {
                 self.rank(key, rpc);
             }
         }
-        let active: Vec<Rank> = self.waiting.iter().take(self.max_overcommit).collect();
-        let window = self.max_incoming / (active.len() + 1);
+        let limits = self.limits;
+        let active = self.waiting.active(limits.max_overcommit);
+        let window = limits
+            .window
+            .unwrap_or(limits.max_incoming / (active.len() + 1));
+        let least = limits.min_grant.unwrap_or(window / GRANT_STEPS).min(window);
         let mut decisions = Vec::new();
         for (rank, entry) in active.iter().enumerate() {
-            let Some(rpc) = rpcs.get_mut(entry.key) else {
+            let Some(message) = rpcs.get(entry.key).and_then(|rpc| rpc.incoming.as_ref()) else {
                 continue;
             };
-            let Some(message) = &mut rpc.incoming else {
-                continue;
-            };
-            let before = message.outstanding();
-            let headroom = self.max_incoming.saturating_sub(self.outstanding);
-            let target = (message.received() as usize + window)
-                .min(message.granted() as usize + headroom)
-                .min(message.length() as usize) as u32;
-            let more = target.saturating_sub(message.granted());
-            let rest = message.length() - message.granted();
-            if more == 0 || (more as usize) < window / GRANT_STEPS && more < rest {
+            let headroom = limits.max_incoming.saturating_sub(self.outstanding);
+            let rest = (message.length() - message.granted()) as usize;
+            let more = (message.received() as usize + window)
+                .saturating_sub(message.granted() as usize)
+                .min(headroom)
+                .min(rest);
+            if more < least && more < rest {
                 continue;
             }
-            // All of it is reserved before the first grant: messages that hold a part each and
-            // wait for the rest would wait for ever.
-            let whole = message.reserve(message.length() as usize);
-            let missing = whole.saturating_sub(message.charged);
-            if !pool.charge(missing, Need::Rest) {
-                continue;
-            }
-            message.charged += missing;
-            message.grant(target);
-            decisions.push(Decision {
-                key: entry.key,
-                offset: message.granted(),
+            let share = Share::Active {
                 rank,
                 active: active.len(),
-            });
-            self.outstanding = (self.outstanding + message.outstanding()).saturating_sub(before);
-            self.rank(entry.key, rpc);
+            };
+            if let Some(decision) = self.grant(rpcs, pool, entry.key, more, share) {
+                self.fifo_credits += more as u64 * limits.fifo_fraction;
+                decisions.push(decision);
+            }
+        }
+        if let Some(best) = active.first().filter(|_| !decisions.is_empty()) {
+            decisions.extend(self.grant_to_oldest(rpcs, pool, best.key, window));
         }
         decisions
+    }
+
+    /// A message that is never the shortest gets a share all the same: of every 1,000 bytes granted
+    /// `fifo_fraction` go to the oldest, one increment at a time. The kernel does so by time, but a
+    /// link's speed need not be known here.
+    fn grant_to_oldest(
+        &mut self,
+        rpcs: &mut RpcTable,
+        pool: &mut Pool,
+        best: RpcKey,
+        window: usize,
+    ) -> Option<Decision> {
+        let increment = self.limits.fifo_increment;
+        let due = increment as u64 * 1000;
+        if self.fifo_credits < due {
+            return None;
+        }
+        // What could not be given away for long does not come all at once later.
+        self.fifo_credits = self.fifo_credits.min(2 * due);
+        // Whose sender does not answer holds no more than this; the others have its share.
+        let (key, rest) = self.waiting.by_age().take(MAX_PASSED).find_map(|key| {
+            let message = rpcs.get(key)?.incoming.as_ref()?;
+            let rest = (message.length() - message.granted()) as usize;
+            (message.outstanding() < window + increment).then_some((key, rest))
+        })?;
+        if key == best {
+            // It has all that it could get.
+            self.fifo_credits = 0;
+            return None;
+        }
+        let more = rest.min(increment);
+        let decision = self.grant(rpcs, pool, key, more, Share::Oldest)?;
+        self.fifo_credits -= more as u64 * (1000 - self.limits.fifo_fraction);
+        Some(decision)
+    }
+
+    /// Grants `more` bytes, if there is memory for the whole message.
+    fn grant(
+        &mut self,
+        rpcs: &mut RpcTable,
+        pool: &mut Pool,
+        key: RpcKey,
+        more: usize,
+        share: Share,
+    ) -> Option<Decision> {
+        let rpc = rpcs.get_mut(key)?;
+        let message = rpc.incoming.as_mut()?;
+        if more == 0 {
+            return None;
+        }
+        // All of it is reserved before the first grant: messages that hold a part each and
+        // wait for the rest would wait for ever.
+        let whole = message.reserve(message.length() as usize);
+        let missing = whole.saturating_sub(message.charged);
+        if !pool.charge(missing, Need::Rest) {
+            return None;
+        }
+        message.charged += missing;
+        let before = message.outstanding();
+        message.grant(message.granted() + more as u32);
+        self.outstanding = (self.outstanding + message.outstanding()).saturating_sub(before);
+        let offset = message.granted();
+        self.rank(key, rpc);
+        Some(Decision { key, offset, share })
+    }
+}
+
+/// Messages that are not fully granted.
+///
+/// One queue per peer, and an order of the queues by their first entries: so thousands of waiting
+/// messages of one peer cost no more than one when the active ones are chosen.
+#[derive(Debug, Default)]
+struct Waiting {
+    peers: FxHashMap<PeerKey, SrptQueue>,
+    /// The first of each peer's queue.
+    heads: BTreeSet<(Rank, PeerKey)>,
+    by_age: BTreeSet<(u64, RpcKey)>,
+}
+
+impl Waiting {
+    /// A message of `peer` has moved from `old` to `new`; `None`: it does not wait.
+    fn update(&mut self, peer: PeerKey, old: Option<Rank>, new: Option<Rank>) {
+        let queue = self.peers.entry(peer).or_default();
+        let head_before = queue.first();
+        if let Some(old) = old {
+            queue.remove(old);
+        }
+        if let Some(new) = new {
+            queue.insert(new);
+        }
+        let head = queue.first();
+        if head.is_none() {
+            self.peers.remove(&peer);
+        }
+        if head != head_before {
+            if let Some(rank) = head_before {
+                self.heads.remove(&(rank, peer));
+            }
+            if let Some(rank) = head {
+                self.heads.insert((rank, peer));
+            }
+        }
+        match (old, new) {
+            (None, Some(new)) => {
+                self.by_age.insert((new.age, new.key));
+            }
+            (Some(old), None) => {
+                self.by_age.remove(&(old.age, old.key));
+            }
+            _ => {}
+        }
+    }
+
+    /// The messages to grant to, fewest remaining bytes first: the best of each peer before the
+    /// second of any, and so on. This is where the kernel's rules of admission and replacement
+    /// lead to: a message competes with those of peers that have as many active ones.
+    fn active(&self, most: usize) -> ArrayVec<Rank, MAX_ACTIVE> {
+        let most = most.min(MAX_ACTIVE);
+        let mut active: ArrayVec<Rank, MAX_ACTIVE> = self
+            .heads
+            .iter()
+            .take(most)
+            .map(|(rank, _)| *rank)
+            .collect();
+        if active.len() < most {
+            let mut others: ArrayVec<_, MAX_ACTIVE> = self
+                .heads
+                .iter()
+                .filter_map(|(_, peer)| Some(self.peers.get(peer)?.iter().skip(1)))
+                .collect();
+            while active.len() < most {
+                let mut next: ArrayVec<Rank, MAX_ACTIVE> =
+                    others.iter_mut().filter_map(Iterator::next).collect();
+                if next.is_empty() {
+                    break;
+                }
+                next.sort_unstable();
+                active.extend(next.into_iter().take(most - active.len()));
+            }
+        }
+        active.sort_unstable();
+        active
+    }
+
+    fn by_age(&self) -> impl Iterator<Item = RpcKey> {
+        self.by_age.iter().map(|(_, key)| *key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::Random;
+
+    fn rank(remaining: u32, age: u64) -> Rank {
+        Rank {
+            remaining,
+            age,
+            key: age as RpcKey,
+        }
+    }
+
+    fn remaining(active: &[Rank]) -> Vec<u32> {
+        active.iter().map(|rank| rank.remaining).collect()
+    }
+
+    #[test]
+    fn distinct_peers_come_before_a_second_message_of_one() {
+        let mut waiting = Waiting::default();
+        for age in 0..100 {
+            waiting.update(1, None, Some(rank(100 + age as u32, age)));
+        }
+        assert_eq!(
+            remaining(&waiting.active(8)),
+            [100, 101, 102, 103, 104, 105, 106, 107]
+        );
+        waiting.update(2, None, Some(rank(9000, 200)));
+        waiting.update(3, None, Some(rank(8000, 201)));
+        waiting.update(3, None, Some(rank(50, 202)));
+        assert_eq!(
+            remaining(&waiting.active(8)),
+            [50, 100, 101, 102, 103, 104, 8000, 9000]
+        );
+        // One place: the best of all. Two: of another peer.
+        assert_eq!(remaining(&waiting.active(1)), [50]);
+        assert_eq!(remaining(&waiting.active(2)), [50, 100]);
+        assert_eq!(remaining(&waiting.active(3)), [50, 100, 9000]);
+        for peer in 10..20 {
+            waiting.update(peer, None, Some(rank(1000 - peer, 300 + u64::from(peer))));
+        }
+        assert_eq!(
+            remaining(&waiting.active(8)),
+            [50, 100, 981, 982, 983, 984, 985, 986]
+        );
+    }
+
+    /// The kernel's rules (C.9), followed one arrival at a time, lead to the same set.
+    #[test]
+    fn agrees_with_admission_and_replacement() {
+        type Entry = (Rank, PeerKey);
+        fn count(active: &[Entry], peer: PeerKey) -> usize {
+            active.iter().filter(|(_, of)| *of == peer).count()
+        }
+        fn admit(active: &mut Vec<Entry>, new: Entry) {
+            if active.len() < MAX_ACTIVE {
+                return active.push(new);
+            }
+            let would_have = count(active, new.1) + 1;
+            let load = |peer| count(active, peer) + usize::from(peer == new.1);
+            let most = active.iter().map(|(_, peer)| load(*peer)).max().unwrap();
+            let victim = *active
+                .iter()
+                .filter(|(_, peer)| load(*peer) == most)
+                .max()
+                .unwrap();
+            if most > would_have || victim.0 > new.0 {
+                active.retain(|entry| *entry != victim);
+                active.push(new);
+            }
+        }
+        let mut random = Random::new(1);
+        for round in 0..300 {
+            let mut waiting = Waiting::default();
+            let mut all: Vec<Entry> = Vec::new();
+            let mut kernel: Vec<Entry> = Vec::new();
+            for age in 0..30 {
+                let entry = (
+                    rank(random.below(50) as u32, age),
+                    random.below(1 + round % 12) as PeerKey,
+                );
+                all.push(entry);
+                waiting.update(entry.1, None, Some(entry.0));
+                // One that was turned away or replaced is looked at again.
+                admit(&mut kernel, entry);
+                loop {
+                    let before = kernel.clone();
+                    for entry in &all {
+                        if !kernel.contains(entry) {
+                            admit(&mut kernel, *entry);
+                        }
+                    }
+                    if kernel == before {
+                        break;
+                    }
+                }
+                let mut expect: Vec<Rank> = kernel.iter().map(|(rank, _)| *rank).collect();
+                expect.sort_unstable();
+                assert_eq!(waiting.active(8)[..], expect[..], "round {round}, {age}");
+            }
+        }
+    }
+
+    /// With thousands of messages of one peer, a round looks at a few.
+    #[test]
+    fn entries_leave_nothing_behind() {
+        let mut random = Random::new(2);
+        let mut waiting = Waiting::default();
+        let mut model: Vec<(PeerKey, Rank)> = Vec::new();
+        for age in 0..5000 {
+            let peer = random.below(40) as PeerKey;
+            let new = rank(random.below(1000) as u32, age);
+            waiting.update(peer, None, Some(new));
+            model.push((peer, new));
+            if random.percent(60) {
+                let at = random.below(model.len() as u64) as usize;
+                let (peer, old) = model[at];
+                let moved = Rank {
+                    remaining: old.remaining / 2,
+                    ..old
+                };
+                waiting.update(peer, Some(old), Some(moved));
+                model[at].1 = moved;
+            }
+            if random.percent(40) {
+                let at = random.below(model.len() as u64) as usize;
+                let (peer, old) = model.swap_remove(at);
+                waiting.update(peer, Some(old), None);
+            }
+        }
+        let oldest = model.iter().map(|(_, rank)| rank.age).min().unwrap();
+        assert_eq!(waiting.by_age().next(), Some(oldest as RpcKey));
+        let best = model.iter().map(|(_, rank)| *rank).min().unwrap();
+        assert_eq!(waiting.active(8)[0], best);
+        for (peer, old) in model {
+            waiting.update(peer, Some(old), None);
+        }
+        assert!(waiting.peers.is_empty() && waiting.heads.is_empty() && waiting.by_age.is_empty());
     }
 }

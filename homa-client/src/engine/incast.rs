@@ -11,7 +11,7 @@ impl Engine {
     pub(super) fn admit_unscheduled(&mut self, key: RpcKey, wanted: usize, payload: u32) -> u32 {
         let limit = match self.settings.unsched_windows {
             0 => usize::MAX,
-            windows => windows * self.settings.unsched_bytes,
+            windows => windows * self.rtt_bytes.bytes(),
         };
         self.arrived(key);
         let Some(rpc) = self.rpcs.get_mut(key) else {
@@ -69,9 +69,7 @@ impl Engine {
     pub(super) fn response_limit(&self) -> u8 {
         let budget = self.settings.main_buffer_bytes / 2;
         let outstanding = self.rpcs.client_count();
-        if self.settings.carrier == Carrier::Ip
-            || outstanding * self.settings.unsched_bytes <= budget
-        {
+        if self.settings.carrier == Carrier::Ip || outstanding * self.rtt_bytes.bytes() <= budget {
             return 0;
         }
         (budget / outstanding / 1024).clamp(1, 255) as u8

@@ -85,6 +85,11 @@ impl InMessage {
         }
     }
 
+    /// Bytes that came unasked.
+    pub(super) fn unscheduled(&self) -> u32 {
+        self.unscheduled
+    }
+
     /// Whether a part of it is sent only after grants.
     pub(super) fn needs_grants(&self) -> bool {
         self.unscheduled < self.length

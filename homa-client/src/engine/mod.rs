@@ -64,6 +64,7 @@ mod priority;
 mod proof;
 mod receive;
 mod rpc;
+mod rtt_bytes;
 mod settings;
 mod silence;
 mod srpt;
@@ -73,6 +74,7 @@ pub mod stats;
 mod tests;
 mod time;
 mod transmit;
+mod tuning;
 pub mod wire;
 
 use std::collections::VecDeque;
@@ -94,14 +96,16 @@ pub use self::proof::ProveAddresses;
 use self::proof::Unproven;
 pub use self::rpc::RpcId;
 use self::rpc::{Input, Rpc, RpcKey, RpcState, RpcTable, Silence};
-pub use self::settings::{Settings, Timers};
-use self::srpt::{Rank, SrptQueue};
+use self::rtt_bytes::RttBytes;
+pub use self::settings::{Settings, Timers, UnschedCutoffs};
+use self::srpt::{Rank, SendQueue};
 use self::starved::StarvedQueue;
 pub use self::stats::{Counters, DropReason};
 pub use self::time::{Time, Wake};
 use self::transmit::Control;
 pub use self::transmit::{Segment, Transmit};
-use self::wire::{Carrier, Packet, PendingAck};
+pub use self::tuning::Tuning;
+use self::wire::{Carrier, DATA_HEADER_LEN, Packet, PendingAck};
 use crate::{ConfigError, Message};
 
 /// Deadlines are rounded up to this, so that one wake-up serves many RPCs.
@@ -125,6 +129,9 @@ pub struct Engine {
     send_used: usize,
     granter: Granter,
     starved: StarvedQueue,
+    /// Speed of the uplink, if it is known.
+    link_mbps: Option<u32>,
+    rtt_bytes: RttBytes,
     pacer: Pacer,
     priorities: Priorities,
     finished: Finished,
@@ -134,7 +141,7 @@ pub struct Engine {
     lateness: Duration,
     control: VecDeque<Control>,
     resending: VecDeque<RpcKey>,
-    sending: SrptQueue,
+    sending: SendQueue,
     events: VecDeque<Pending>,
     counters: Counters,
 }
@@ -164,7 +171,8 @@ impl Engine {
     pub fn new(settings: Settings, seed: u64) -> Result<Self, ConfigError> {
         settings.check()?;
         let [first, second] = [1, 2].map(|step| scramble(seed.wrapping_add(step)));
-        Ok(Self {
+        let packet = settings.packet_payload + DATA_HEADER_LEN;
+        let mut engine = Self {
             incarnation: match settings.carrier {
                 Carrier::Udp => (first as u32 & 0x00ff_ffff).max(1),
                 Carrier::Ip => 0,
@@ -178,21 +186,25 @@ impl Engine {
             rpcs: RpcTable::default(),
             pool: Pool::new(settings.pool_bytes),
             send_used: 0,
-            granter: Granter::new(settings.max_incoming, settings.max_overcommit),
+            granter: Granter::new(&settings),
             starved: StarvedQueue::new(),
-            pacer: Pacer::new(settings.link_mbps, settings.max_backlog),
-            priorities: Priorities::new(settings.num_priorities),
+            link_mbps: None,
+            rtt_bytes: RttBytes::new(settings.unsched_bytes, settings.packet_payload),
+            pacer: Pacer::new(packet, settings.max_backlog),
+            priorities: Priorities::new(&settings),
             finished: Finished::new(settings.timers.remember),
             unproven: Unproven::new([3, 4].map(|step| scramble(seed.wrapping_add(step)))),
             deadlines: Deadlines::new(TIMER_STEP),
             lateness: Duration::ZERO,
             control: VecDeque::new(),
             resending: VecDeque::new(),
-            sending: SrptQueue::default(),
+            sending: SendQueue::new(settings.fifo_fraction),
             events: VecDeque::new(),
             counters: Counters::default(),
             settings,
-        })
+        };
+        engine.set_link(None);
+        Ok(engine)
     }
 
     /// Says when the engine began to live, if that is not [`Time::ZERO`]: on a clock that ran
@@ -284,7 +296,7 @@ impl Engine {
             local_ip: None,
         };
         let key = self.insert_rpc(now, route, RpcState::Calling, cookie);
-        self.set_outgoing(now, key, message, self.settings.unsched_bytes);
+        self.set_outgoing(now, key, message, self.rtt_bytes.bytes());
         Ok(RpcId { key, id })
     }
 
@@ -313,7 +325,7 @@ impl Engine {
             return Ok(());
         };
         found.state = state;
-        let mut unscheduled = self.settings.unsched_bytes;
+        let mut unscheduled = self.rtt_bytes.bytes();
         if found.response_unscheduled_kib > 0 {
             let wanted = usize::from(found.response_unscheduled_kib) * 1024;
             unscheduled = unscheduled.min(wanted.max(self.settings.packet_payload));
@@ -433,9 +445,9 @@ impl Engine {
         let silence = self.deadlines.first().map(|at| at + self.lateness);
         let reap = self.finished.next_expiry();
         let pace = self
-            .sending
-            .first()
-            .and_then(|_| self.pacer.wait_until(now));
+            .pacer
+            .wait_until(now)
+            .filter(|_| !self.sending.is_empty());
         [
             (silence, Wake::Silence),
             (reap, Wake::Reap),
@@ -606,12 +618,8 @@ impl Engine {
                 key,
             });
         if rank != rpc.send_rank {
-            if let Some(old) = rpc.send_rank {
-                self.sending.remove(old);
-            }
-            if let Some(new) = rank {
-                self.sending.insert(new);
-            }
+            let length = rpc.outgoing.as_ref().map_or(0, OutMessage::length);
+            self.sending.update(length, rpc.send_rank, rank);
             rpc.send_rank = rank;
         }
     }
@@ -648,7 +656,11 @@ impl Engine {
         });
         self.granter.remove(&mut rpc);
         if let Some(rank) = rpc.send_rank.take() {
-            self.sending.remove(rank);
+            let length = rpc.outgoing.as_ref().map_or(0, OutMessage::length);
+            self.sending.update(length, Some(rank), None);
+            if self.sending.is_empty() {
+                self.pacer.stop_waiting();
+            }
         }
         if let Some(starved) = rpc.starved {
             self.unstarve(key, rpc.age, starved);

@@ -36,6 +36,8 @@ pub(super) struct OutMessage {
     replay: Option<u32>,
     /// Where the latest RESEND began, how often in a row that has been asked for, and when last.
     asked: (u32, u8, Time),
+    /// When its first packet left, until the first GRANT comes.
+    pub(super) first_sent: Option<Time>,
     /// Level from the latest GRANT.
     pub(super) priority: u8,
     /// Ranges to send again: disjoint, ascending, ending at or below `sent`.
@@ -68,6 +70,7 @@ impl OutMessage {
             sent: 0,
             replay: None,
             asked: (0, 0, Time::ZERO),
+            first_sent: None,
             priority: 0,
             resend: Vec::new(),
             resend_priority: 0,

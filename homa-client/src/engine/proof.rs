@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
 
+use super::outgoing::OutMessage;
 use super::peer::PeerKey;
 use super::rpc::RpcKey;
 use super::transmit::route;
@@ -241,7 +242,8 @@ impl Engine {
             return;
         };
         if let Some(rank) = rpc.send_rank.take() {
-            self.sending.remove(rank);
+            let length = rpc.outgoing.as_ref().map_or(0, OutMessage::length);
+            self.sending.update(length, Some(rank), None);
         }
         let route = route(rpc, self.incarnation);
         let (addr, local) = (self.peers.get(rpc.peer).addr, rpc.local_ip);

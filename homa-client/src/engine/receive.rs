@@ -430,6 +430,8 @@ impl Engine {
         let Some(message) = rpc.incoming.take() else {
             return;
         };
+        self.priorities
+            .received(now, message.length(), message.unscheduled());
         let charged = message.charged;
         let message = message.into_message();
         let id = RpcId { key, id: rpc.id };
@@ -485,6 +487,9 @@ impl Engine {
         let Some(message) = &mut rpc.outgoing else {
             return Err(DropReason::State);
         };
+        if let Some(sent) = message.first_sent.take() {
+            self.rtt_bytes.granted(now, sent);
+        }
         message.grant(grant.offset);
         // The latest GRANT decides, whatever its offset (statement 36).
         message.priority = grant.priority.min(levels - 1);

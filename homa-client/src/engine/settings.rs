@@ -20,10 +20,12 @@ pub struct Settings {
     /// Longest message, in bytes, that is sent or accepted. Default 1,000,000, the protocol's
     /// limit; 1 to 32,000,000, but never more than 1,000,000 on IP protocol 146. More than the peers' limit makes them drop such messages.
     pub max_message_bytes: usize,
-    /// Bytes of a message that are sent without waiting for a grant. Default 40,000; 1 to
-    /// `max_message_bytes`. More saves a round trip for longer messages, and lets more senders
-    /// overflow a receiver's socket buffer at once.
-    pub unsched_bytes: usize,
+    /// Bytes of a message that are sent without waiting for a grant ("RTTbytes"), 1 to
+    /// `max_message_bytes`. Default `None`: self-tuned to what the link carries between the first
+    /// packet of a message and its first GRANT, the minimum of 10 s, from two packets to 60,000
+    /// bytes; 40,000 (HEAD's value) where the link's speed is unknown. More saves a round trip for
+    /// longer messages, and lets more senders overflow a receiver's socket buffer at once.
+    pub unsched_bytes: Option<usize>,
     /// Incast control: unscheduled bytes in flight to one peer, in multiples of `unsched_bytes`;
     /// a message that would exceed it sends one packet and waits for grants (SIGCOMM'18, section
     /// 3.6). Default 2; 1 to 1,000; 0: no limit, like HomaModule.
@@ -34,17 +36,53 @@ pub struct Settings {
     /// 131,072; at least two packets. More makes single long messages faster, and lets short ones
     /// wait longer for the processor that the long ones keep busy.
     pub max_incoming: usize,
-    /// Messages that are granted to at the same time. Default 8; 1 to 8.
+    /// Messages that are granted to at the same time, of distinct peers as far as there are.
+    /// Default 8; 1 to 8. More keep the downlink busy when senders do not answer grants, and
+    /// build longer queues when they do.
     pub max_overcommit: usize,
+    /// Bytes that one message may be granted ahead of what has arrived. Default `None`:
+    /// `max_incoming` / (active messages + 1), as HEAD does it; else one packet to
+    /// `max_incoming`. A fixed window of RTTbytes is what SIGCOMM'18 describes.
+    pub grant_window: Option<usize>,
+    /// Least bytes worth a GRANT; the end of a message, and a whole window, are always worth one.
+    /// Default `None`: half a window, so that packets leave and arrive in batches worth a system
+    /// call. 1 grants whatever has become free, however little, as HEAD does. 1 to `max_incoming`.
+    pub min_grant: Option<usize>,
+    /// Share of bandwidth that goes to the oldest message instead of the shortest, when granting
+    /// and when sending, in per mille. Default 50 (5 %); 0 to 500, 0 switches it off. It keeps
+    /// long messages from starving under endless short ones, at the price of the latter.
+    pub fifo_fraction: u16,
+    /// Bytes that the oldest message is granted at a time, beyond window and `max_incoming`.
+    /// Default `None`: an eighth of `max_incoming`, which is the kernel's ratio. One packet to
+    /// `max_incoming`. Never more than `max_incoming` and one such increment are outstanding, so
+    /// half of the socket's buffer beside `max_incoming` is room enough for it.
+    pub fifo_increment: Option<usize>,
+    /// Whether the last RTTbytes of a long message leave at the unscheduled level that a message
+    /// of that length would have, if that is higher than the granted one (SIGCOMM'18's
+    /// simulation). Default false, like HEAD.
+    pub boost_tail: bool,
+    /// Whether the level of unscheduled packets follows from what remains of their message when
+    /// they leave, as in SIGCOMM'18's simulation, instead of its length. Default false, like HEAD.
+    pub unsched_by_remaining: bool,
     /// Priority levels in use. Default 8; 1 to 8.
     pub num_priorities: u8,
+    /// How messages are spread over the unscheduled levels by their length; announced to peers.
+    /// Default [`UnschedCutoffs::Learned`].
+    pub unsched_cutoffs: UnschedCutoffs,
     /// The IP TOS byte of each priority level. Default level × 32 (DSCP CS0 to CS7); all zero
     /// switches marking off.
     pub tos: [u8; 8],
-    /// Speed of the uplink in Mbit/s, by which packets are paced. Default `None`: not paced.
+    /// Speed of the uplink in Mbit/s, 1 to 10,000,000. Default `None`: what the driver tells by
+    /// [`Engine::set_link`](super::Engine::set_link), or unknown. Where it is known, packets are
+    /// paced by it; several endpoints on one link pace each for themselves.
     pub link_mbps: Option<u32>,
-    /// How much the pacer lets pile up in front of the link. Default 5 µs of the link's time, or
-    /// one packet if that is more.
+    /// Whether packets are paced where the link's speed is known. Default true. Without it, the
+    /// queue in front of the link has no bound, and a short message may wait behind long ones.
+    pub pacing: bool,
+    /// Most that the pacer lets pile up in front of the link, in the link's time. It decides on
+    /// twice the wake-up latency that it measures, at least 5 µs, and at least one packet. Default
+    /// 1 ms; 1 µs to 100 ms. More keeps the link busy on a machine that wakes late, and makes
+    /// short messages wait longer.
     pub max_backlog: Duration,
     /// Bytes of incoming messages held at once, incomplete and not yet dropped by the
     /// application. Default 64 MiB; at least four messages. A sixteenth is kept for messages of
@@ -78,15 +116,23 @@ impl Default for Settings {
         Self {
             carrier: Carrier::Udp,
             max_message_bytes: MAX_KERNEL_MESSAGE,
-            unsched_bytes: 40_000,
+            unsched_bytes: None,
             unsched_windows: 2,
             packet_payload: 1416,
             max_incoming: 128 * 1024,
             max_overcommit: 8,
+            grant_window: None,
+            min_grant: None,
+            fifo_fraction: 50,
+            fifo_increment: None,
+            boost_tail: false,
+            unsched_by_remaining: false,
             num_priorities: 8,
+            unsched_cutoffs: UnschedCutoffs::Learned,
             tos: [0x00, 0x20, 0x40, 0x60, 0x80, 0xa0, 0xc0, 0xe0],
             link_mbps: None,
-            max_backlog: Duration::from_micros(5),
+            pacing: true,
+            max_backlog: Duration::from_millis(1),
             pool_bytes: 64 << 20,
             send_bytes: 256 << 20,
             max_rpcs: 65_536,
@@ -150,9 +196,9 @@ impl Settings {
         )?;
         within(
             "unsched_bytes",
-            self.unsched_bytes,
+            self.unsched_bytes.unwrap_or(1),
             (1, self.max_message_bytes),
-            "1 to max_message_bytes, default 40000",
+            "1 to max_message_bytes, default self-tuned",
         )?;
         within(
             "unsched_windows",
@@ -179,17 +225,58 @@ impl Settings {
             "1 to 8 messages, default 8",
         )?;
         within(
+            "grant_window",
+            self.grant_window.unwrap_or(self.max_incoming),
+            (self.packet_payload, self.max_incoming),
+            "one packet to max_incoming, default max_incoming / (active messages + 1)",
+        )?;
+        within(
+            "min_grant",
+            self.min_grant.unwrap_or(1),
+            (1, self.max_incoming),
+            "1 to max_incoming, default half a window",
+        )?;
+        within(
+            "fifo_fraction",
+            usize::from(self.fifo_fraction),
+            (0, 500),
+            "0 to 500 per mille, default 50",
+        )?;
+        within(
+            "fifo_increment",
+            self.fifo_increment.unwrap_or(self.max_incoming),
+            (self.packet_payload, self.max_incoming),
+            "one packet to max_incoming, default max_incoming / 8",
+        )?;
+        within(
             "num_priorities",
             usize::from(self.num_priorities),
             (1, 8),
             "1 to 8 levels, default 8",
         )?;
+        if let UnschedCutoffs::Fixed(lengths) = &self.unsched_cutoffs
+            && !lengths[1..].is_sorted_by(|low, high| low >= high)
+        {
+            return Err(ConfigError {
+                key: "unsched_cutoffs",
+                value: format!("{lengths:?}"),
+                range: "lengths that do not grow from level 1 to level 7",
+            });
+        }
         within(
             "link_mbps",
             self.link_mbps.map_or(1, |mbps| mbps as usize),
             (1, 10_000_000),
-            "1 to 10000000 Mbit/s, default off",
+            "1 to 10000000 Mbit/s, default what the device says",
         )?;
+        let range = Duration::from_micros(1)..=Duration::from_millis(100);
+        if !range.contains(&self.max_backlog) {
+            return Err(ConfigError {
+                key: "max_backlog",
+                value: format!("{:?}", self.max_backlog),
+                range: "1 µs to 100 ms, default 1 ms",
+            });
+        }
         let message = self.max_message_bytes;
         within(
             "pool_bytes",
@@ -222,6 +309,26 @@ impl Settings {
             "1 to 1048576, default 65536",
         )
     }
+}
+
+/// How an engine spreads the messages that it receives over its unscheduled priority levels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum UnschedCutoffs {
+    /// From the sizes that arrive, at most every 500 ms and from at least 1,000 messages: each
+    /// unscheduled level gets an equal share of the unscheduled bytes, and the levels are split
+    /// between unscheduled and scheduled packets in proportion to bytes. [`Self::Default`] until
+    /// then.
+    #[default]
+    Learned,
+    /// HomaModule's defaults (`homa-protocol` C.13): 200, 2,800, 15,000 and all. With fewer than
+    /// 8 levels the upper half takes as many of these, from the longest down.
+    Default,
+    /// The longest message of each level, in bytes; the highest level that a message fits into is
+    /// its own. Must not grow from level 1 to 7; entry 0 and those beyond `num_priorities` do not
+    /// count. The highest level that takes the longest message is the lowest unscheduled one, and
+    /// those below it are for scheduled packets (the kernel's rule for its sysctl).
+    Fixed([u32; 8]),
 }
 
 /// Intervals of the timers that watch for silence.

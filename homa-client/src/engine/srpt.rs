@@ -1,4 +1,5 @@
-//! [`SrptQueue`]: messages by the bytes they still need, fewest first.
+//! [`SrptQueue`]: messages by the bytes they still need, fewest first. [`SendQueue`]: the same for
+//! sending, with a share for the oldest.
 
 use std::collections::BTreeSet;
 
@@ -38,5 +39,162 @@ impl SrptQueue {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Rank> {
         self.entries.iter().copied()
+    }
+}
+
+/// Messages of fewer bytes are never held back by the pacer (the kernel's `defer_min_bytes`).
+pub(super) const DEFER_MIN: u32 = 1000;
+
+/// One packet's worth of the credits that earn the oldest message a packet.
+const PACKET_CREDITS: u32 = 1000;
+
+/// Messages that have something to send. The shortest goes first, but each packet earns
+/// `fifo_fraction` credits, and 1,000 credits let the oldest message send one.
+#[derive(Debug)]
+pub(super) struct SendQueue {
+    by_remaining: SrptQueue,
+    /// Those that the pacer may hold back, by age. Shorter ones do not starve, and leaving them out
+    /// keeps short RPCs cheap.
+    by_age: BTreeSet<(u64, RpcKey)>,
+    fifo_fraction: u32,
+    credits: u32,
+}
+
+/// Whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub(super) key: RpcKey,
+    /// It is the oldest message's turn, and this many packets long.
+    pub(super) fifo: Option<usize>,
+}
+
+impl SendQueue {
+    pub(super) fn new(fifo_fraction: u16) -> Self {
+        Self {
+            by_remaining: SrptQueue::default(),
+            by_age: BTreeSet::new(),
+            fifo_fraction: fifo_fraction.into(),
+            credits: 0,
+        }
+    }
+
+    /// A message of `length` bytes has moved from `old` to `new`; `None`: not in the queue.
+    pub(super) fn update(&mut self, length: u32, old: Option<Rank>, new: Option<Rank>) {
+        if let Some(old) = old {
+            self.by_remaining.remove(old);
+        }
+        if let Some(new) = new {
+            self.by_remaining.insert(new);
+        }
+        if length < DEFER_MIN {
+            return;
+        }
+        match (old, new) {
+            (None, Some(new)) => {
+                self.by_age.insert((new.age, new.key));
+            }
+            (Some(old), None) => {
+                self.by_age.remove(&(old.age, old.key));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_remaining.first().is_none()
+    }
+
+    /// Messages with so few bytes left that they may be too short to be held back.
+    pub(super) fn nearly_done(&self) -> impl Iterator<Item = Rank> {
+        let entries = self.by_remaining.iter();
+        entries.take_while(|rank| rank.remaining < DEFER_MIN)
+    }
+
+    /// Who sends next.
+    pub(super) fn turn(&mut self) -> Option<Turn> {
+        let first = self.by_remaining.first()?.key;
+        let packets = self.credits / PACKET_CREDITS;
+        if packets > 0 {
+            // A turn that falls to whoever would be next anyway is over with it.
+            self.credits %= PACKET_CREDITS;
+            if let Some((_, oldest)) = self.by_age.first()
+                && *oldest != first
+            {
+                return Some(Turn {
+                    key: *oldest,
+                    fifo: Some(packets as usize),
+                });
+            }
+        }
+        Some(Turn {
+            key: first,
+            fifo: None,
+        })
+    }
+
+    /// So many packets have been sent.
+    pub(super) fn sent(&mut self, packets: usize) {
+        self.credits += packets as u32 * self.fifo_fraction;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rank(remaining: u32, age: u64) -> Option<Rank> {
+        Some(Rank {
+            remaining,
+            age,
+            key: age as RpcKey,
+        })
+    }
+
+    /// Sends `total` packets, at most `burst` at a time, and counts those of the oldest message.
+    fn packets_of_the_oldest(queue: &mut SendQueue, total: usize, burst: usize) -> usize {
+        let (mut sent, mut oldest) = (0, 0);
+        while sent < total {
+            let turn = queue.turn().unwrap();
+            let packets = turn.fifo.map_or(burst, |most| most.min(burst));
+            queue.sent(packets);
+            sent += packets;
+            if turn.key == 1 {
+                oldest += packets;
+            }
+        }
+        oldest
+    }
+
+    #[test]
+    fn the_oldest_gets_one_packet_in_twenty() {
+        for burst in [1, 7, 45] {
+            let mut queue = SendQueue::new(50);
+            queue.update(900_000, None, rank(900_000, 1));
+            queue.update(500_000, None, rank(500_000, 2));
+            queue.update(500, None, rank(500, 0));
+            queue.update(500, rank(500, 0), None);
+            let oldest = packets_of_the_oldest(&mut queue, 20_000, burst);
+            assert!((990..=1010).contains(&oldest), "{oldest} of 20,000");
+        }
+    }
+
+    #[test]
+    fn without_a_share_the_shortest_gets_all() {
+        let mut queue = SendQueue::new(0);
+        queue.update(900_000, None, rank(900_000, 1));
+        queue.update(500_000, None, rank(500_000, 2));
+        assert_eq!(packets_of_the_oldest(&mut queue, 20_000, 1), 0);
+    }
+
+    #[test]
+    fn credits_are_not_saved_while_the_oldest_is_alone() {
+        let mut queue = SendQueue::new(50);
+        queue.update(900_000, None, rank(900_000, 1));
+        assert_eq!(packets_of_the_oldest(&mut queue, 100_000, 45), 100_035);
+        queue.update(5000, None, rank(5000, 2));
+        assert!(packets_of_the_oldest(&mut queue, 1000, 1) <= 52);
+        queue.update(5000, rank(5000, 2), None);
+        queue.update(900_000, rank(900_000, 1), None);
+        assert!(queue.is_empty() && queue.turn().is_none());
     }
 }

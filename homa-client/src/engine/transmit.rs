@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
+use super::granter::Share;
 use super::outgoing::OutMessage;
 use super::priority;
 use super::rpc::{Rpc, RpcKey, RpcState};
+use super::srpt::{DEFER_MIN, Turn};
 use super::wire::{DATA_HEADER_LEN, Data, Grant, Header, Kind, Packet, Route};
-use super::{Engine, Time};
+use super::{Engine, Settings, Time};
 
 /// Control packets that wait for the driver, at most. All of them are repeated when lost.
 const MAX_CONTROL: usize = 8192;
@@ -152,36 +154,35 @@ impl Engine {
         (!transmit.segments.is_empty()).then_some(transmit)
     }
 
-    /// First transmissions: the message with the fewest bytes left goes first.
+    /// First transmissions: the message with the fewest bytes left goes first, with a share for
+    /// the oldest.
     fn next_data(&mut self, now: Time, most: usize) -> Option<Transmit> {
-        if self.pacer.wait_until(now).is_some() {
-            return None;
-        }
-        let (key, most) = loop {
-            let key = self.sending.first()?.key;
-            let message = self.rpcs.get(key)?.outgoing.as_ref()?;
+        let (Turn { key, fifo }, most) = loop {
+            let turn = self.next_turn(now)?;
+            let message = self.rpcs.get(turn.key)?.outgoing.as_ref()?;
             let next = message.packet_at(message.sent()).len();
-            if let Some(most) = self.admit(key, next, most) {
-                break (key, most);
+            if let Some(most) = self.admit(turn.key, next, most) {
+                break (turn, most);
             }
         };
         let kib = self.response_limit();
+        let levels = Levels {
+            rtt_bytes: self.rtt_bytes.bytes(),
+            settings: &self.settings,
+        };
         let rpc = self.rpcs.get_mut(key)?;
         let route = route(rpc, self.incarnation);
         let is_client = rpc.is_client();
         let peer = self.peers.get_mut(rpc.peer);
         let message = rpc.outgoing.as_mut()?;
         let scheduled = message.sent() >= message.unscheduled();
-        let levels = self.settings.num_priorities;
-        let level = if scheduled {
-            message.priority
-        } else {
-            priority::unscheduled(&peer.cutoffs, levels, message.length())
-        };
+        let level = levels.of_next(message, &peer.cutoffs);
+        if message.sent() == 0 {
+            message.first_sent = Some(now);
+        }
         let full = message.packet_limit() as usize;
-        let most = self
-            .pacer
-            .burst(now, full + DATA_HEADER_LEN, most_packets(most, full));
+        let most = most_packets(fifo.map_or(most, |fifo| most.min(fifo)), full);
+        let most = self.pacer.burst(now, full + DATA_HEADER_LEN, most);
         let mut transmit = Transmit {
             to: if scheduled {
                 peer.bulk_addr()
@@ -192,7 +193,7 @@ impl Engine {
             tos: self.settings.tos[usize::from(level)],
             segments: Vec::with_capacity(most.min(packets_left(message, full))),
         };
-        while transmit.segments.len() < most {
+        while transmit.segments.len() < most && levels.of_next(message, &peer.cutoffs) == level {
             let Some(range) = message.next_packet() else {
                 break;
             };
@@ -217,14 +218,40 @@ impl Engine {
             }
         }
         self.debit(key, &transmit);
+        self.sending.sent(transmit.segments.len());
         self.enqueue(key);
         self.our_turn(now, key);
         (!transmit.segments.is_empty()).then_some(transmit)
     }
 
+    /// Which message may send now. While the link's backlog is full only the short ones may.
+    fn next_turn(&mut self, now: Time) -> Option<Turn> {
+        if self.sending.is_empty() {
+            self.pacer.stop_waiting();
+            return None;
+        }
+        if self.pacer.may_send(now) {
+            return self.sending.turn();
+        }
+        let is_short = |key| {
+            let message = self.rpcs.get(key).and_then(|rpc| rpc.outgoing.as_ref());
+            message.is_some_and(|message| message.length() < DEFER_MIN)
+        };
+        // Long messages near their ends may be in front of them, but hardly many.
+        let key = self
+            .sending
+            .nearly_done()
+            .take(8)
+            .find_map(|rank| is_short(rank.key).then_some(rank.key))?;
+        Some(Turn { key, fifo: None })
+    }
+
     fn send_grants(&mut self, now: Time) {
         for decision in self.granter.decide(&mut self.rpcs, &mut self.pool) {
-            let priority = self.priorities.scheduled(decision.rank, decision.active);
+            let priority = match decision.share {
+                Share::Active { rank, active } => self.priorities.scheduled(rank, active),
+                Share::Oldest => self.priorities.second(),
+            };
             self.send_grant(now, decision.key, decision.offset, priority);
             self.expect(now, decision.key);
         }
@@ -305,6 +332,34 @@ pub(super) fn route(rpc: &Rpc, incarnation: u32) -> Route {
         dest_port: rpc.peer_port,
         sender_id: rpc.id,
         incarnation,
+    }
+}
+
+/// Chooses the priority levels of first transmissions.
+struct Levels<'a> {
+    rtt_bytes: usize,
+    settings: &'a Settings,
+}
+
+impl Levels<'_> {
+    /// The level of the next packet of `message`, whose receiver has announced `cutoffs`.
+    fn of_next(&self, message: &OutMessage, cutoffs: &[u32; 8]) -> u8 {
+        let levels = self.settings.num_priorities;
+        let remaining = message.remaining();
+        if message.sent() < message.unscheduled() {
+            let by_remaining = self.settings.unsched_by_remaining;
+            let size = if by_remaining {
+                remaining
+            } else {
+                message.length()
+            };
+            return priority::unscheduled(cutoffs, levels, size);
+        }
+        if self.settings.boost_tail && remaining as usize <= self.rtt_bytes {
+            let tail = priority::unscheduled(cutoffs, levels, remaining);
+            return message.priority.max(tail);
+        }
+        message.priority
     }
 }
 
