@@ -79,10 +79,10 @@ pub struct Settings {
     /// Whether packets are paced where the link's speed is known. Default true. Without it, the
     /// queue in front of the link has no bound, and a short message may wait behind long ones.
     pub pacing: bool,
-    /// Most that the pacer lets pile up in front of the link, in the link's time. It decides on
-    /// twice the wake-up latency that it measures, at least 5 µs, and at least one packet. Default
-    /// 1 ms; 1 µs to 100 ms. More keeps the link busy on a machine that wakes late, and makes
-    /// short messages wait longer.
+    /// Most that the pacer lets pile up in front of the link beyond one packet, in the link's
+    /// time. It decides on twice the wake-up latency that it measures, at least 5 µs. Default 1 ms;
+    /// 1 µs to 100 ms. More keeps the link busy on a machine that wakes late, and makes short
+    /// messages wait longer.
     pub max_backlog: Duration,
     /// Bytes of incoming messages held at once, incomplete and not yet dropped by the
     /// application. Default 64 MiB; at least four messages. A sixteenth is kept for messages of

@@ -2,8 +2,10 @@
 
 mod amplification;
 mod behaviour;
+mod grants;
 mod incast;
 mod loss;
+mod pacing;
 mod pair;
 mod path;
 mod restart;
