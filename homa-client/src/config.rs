@@ -97,12 +97,23 @@ impl Config {
     ///
     /// let config = Config::for_carrier(Carrier::Ip);
     /// assert_eq!(config.protocol.carrier, Carrier::Ip);
+    /// assert_eq!(config.with_carrier(Carrier::Udp), Config::default());
     /// ```
     pub fn for_carrier(carrier: Carrier) -> Self {
-        Self {
-            protocol: Settings::for_carrier(carrier),
-            ..Self::default()
+        Self::default().with_carrier(carrier)
+    }
+
+    /// The same settings on this carrier. Timers that are the defaults of another carrier become
+    /// those of this one.
+    pub fn with_carrier(mut self, carrier: Carrier) -> Self {
+        let before = Settings::for_carrier(self.protocol.carrier);
+        let now = Settings::for_carrier(carrier);
+        if self.protocol.timers == before.timers {
+            self.protocol.timers = now.timers;
         }
+        self.protocol.packet_payload = now.packet_payload;
+        self.protocol.carrier = carrier;
+        self
     }
 
     /// The largest IP packet in bytes.

@@ -70,7 +70,7 @@ pub struct ClientConfig {
     /// Longest metadata of one direction in encoded form, 1,000 to 500,000 bytes; more fails with
     /// `RESOURCE_EXHAUSTED`. No effect over TCP. Default: 65,536.
     pub max_metadata_bytes: Option<usize>,
-    /// `"auto"` or `"udp"`: what carries Homa. A value in the URI wins. No effect over TCP.
+    /// `"auto"`, `"udp"` or `"raw"`: what carries Homa. A value in the URI wins. No effect over TCP.
     /// Default: `"auto"`.
     pub engine: Option<Engine>,
 }

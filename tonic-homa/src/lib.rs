@@ -3,7 +3,8 @@
 //!
 //! Homa is a message transport for data centers. There are no connections: one unary call is one
 //! message each way, and the shortest remaining message goes first, so that short calls do not
-//! wait behind long ones. It works over UDP, without privileges.
+//! wait behind long ones. It works over UDP, without privileges; with `engine=raw` in its URI on IP
+//! protocol 146, which needs the capability CAP_NET_RAW on both sides.
 //!
 //! # From tonic to here
 //!

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use homa_client::Carrier;
 use http::Uri;
 
 /// Ports of Homa servers end here; the ones above belong to clients.
 const LAST_SERVER_PORT: u16 = 32_767;
 
 /// The keys that can be used. `stream` and `fallback` are known too, but always refused.
-const KNOWN_KEYS: &str = "engine (auto, udp) and wire (native)";
+const KNOWN_KEYS: &str = "engine (auto, udp, raw) and wire (native)";
 
 /// Why a URI cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -143,15 +144,19 @@ pub enum UriError {
 
 /// Which Homa implementation carries the calls.
 ///
-/// Only the user-space engine over UDP exists in this version, so both do the same.
+/// Both sides of a call need the same carrier: UDP, or IP protocol 146.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Engine {
-    /// The best one that both hosts have. The default.
+    /// The best one that both hosts have. The default. The kernel module is not used yet, so
+    /// that this is UDP, unless `homa_config` names another carrier.
     #[default]
     Auto,
     /// The user-space engine over UDP: needs neither a kernel module nor privileges.
     Udp,
+    /// The user-space engine on IP protocol 146, which the kernel module uses: needs the
+    /// capability CAP_NET_RAW, and that the module is not loaded on this host.
+    Raw,
 }
 
 impl Engine {
@@ -159,16 +164,25 @@ impl Engine {
         match value {
             "auto" => Ok(Self::Auto),
             "udp" => Ok(Self::Udp),
-            "kernel" | "raw" => Err(UriError::Unsupported {
+            "raw" => Ok(Self::Raw),
+            "kernel" => Err(UriError::Unsupported {
                 key: "engine",
                 value: value.into(),
-                remedy: "use engine=udp or engine=auto",
+                remedy: "use engine=udp, engine=raw or engine=auto",
             }),
             _ => Err(UriError::UnknownValue {
                 key: "engine",
                 value: value.into(),
-                allowed: "auto or udp",
+                allowed: "auto, udp or raw",
             }),
+        }
+    }
+
+    /// The engine that an endpoint with these settings uses.
+    pub(crate) fn of(config: &homa_client::Config) -> Self {
+        match config.protocol.carrier {
+            Carrier::Udp => Self::Udp,
+            Carrier::Ip => Self::Raw,
         }
     }
 }
@@ -178,6 +192,7 @@ impl fmt::Display for Engine {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::Udp => "udp",
+            Self::Raw => "raw",
         })
     }
 }
@@ -245,6 +260,15 @@ impl Target {
 }
 
 impl HomaTarget {
+    /// `config`, with the carrier that the URI asks for.
+    pub(crate) fn configure(&self, config: homa_client::Config) -> homa_client::Config {
+        match self.engine {
+            None | Some(Engine::Auto) => config,
+            Some(Engine::Udp) => config.with_carrier(Carrier::Udp),
+            Some(Engine::Raw) => config.with_carrier(Carrier::Ip),
+        }
+    }
+
     fn parse(text: &str, role: Role) -> Result<Self, UriError> {
         no_fragment(text)?;
         let uri: Uri = text
@@ -456,6 +480,8 @@ mod tests {
             ),
             ("homa+udp://a:1", "a", 1, Some(Engine::Udp)),
             ("homa+udp://a:1?engine=udp", "a", 1, Some(Engine::Udp)),
+            ("homa://a:1?engine=raw", "a", 1, Some(Engine::Raw)),
+            ("homa+raw://a:1", "a", 1, Some(Engine::Raw)),
             ("HOMA://a:1", "a", 1, None),
         ] {
             let target = homa(uri, Role::Client).unwrap();
@@ -477,6 +503,20 @@ mod tests {
     }
 
     #[test]
+    fn the_engine_of_the_uri_chooses_the_carrier() {
+        for (query, given, carrier) in [
+            ("", Carrier::Udp, Carrier::Udp),
+            ("?engine=auto", Carrier::Ip, Carrier::Ip),
+            ("?engine=udp", Carrier::Ip, Carrier::Udp),
+            ("?engine=raw", Carrier::Udp, Carrier::Ip),
+        ] {
+            let target = homa(&format!("homa://a:1{query}"), Role::Client).unwrap();
+            let config = target.configure(homa_client::Config::for_carrier(given));
+            assert_eq!(config, homa_client::Config::for_carrier(carrier), "{query}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_used_is_refused_with_value_limit_and_remedy() {
         use Role::{Client, Server};
         for (uri, role, named) in [
@@ -493,7 +533,10 @@ mod tests {
             (
                 "homa://a:1?color=red",
                 Client,
-                ["`color`", "known are engine (auto, udp) and wire (native)"],
+                [
+                    "`color`",
+                    "known are engine (auto, udp, raw) and wire (native)",
+                ],
             ),
             (
                 "homa://a:1?engine=udp&engine=udp",
@@ -506,16 +549,11 @@ mod tests {
                 ["engine=kernel", "use engine=udp"],
             ),
             (
-                "homa://a:1?engine=raw",
-                Server,
-                ["engine=raw", "use engine=udp"],
-            ),
-            (
                 "homa+kernel://a:1",
                 Client,
                 ["engine=kernel", "use engine=udp"],
             ),
-            ("homa://a:1?engine=", Client, ["``", "auto or udp"]),
+            ("homa://a:1?engine=", Client, ["``", "auto, udp or raw"]),
             (
                 "homa://a:1?wire=grpc_homa",
                 Client,

@@ -39,6 +39,33 @@ async fn one_router_on_both_transports_at_once() {
     server.abort();
 }
 
+/// On real raw sockets, which need root or a capability.
+#[tokio::test]
+async fn engine_raw_is_ip_protocol_146() {
+    use homa_client::BindError;
+    use tonic_homa::transport::{Error, Listener};
+
+    let listener = match Listener::bind("homa://127.0.0.1:0?engine=raw").await {
+        Ok(listener) => listener,
+        Err(Error::Bind(error @ (BindError::NoCapability { .. } | BindError::ModuleLoaded))) => {
+            println!("skipped: {error}");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let raw = listener.uri();
+    assert!(raw.starts_with("homa+raw://127.0.0.1:"), "{raw}");
+    let router = Server::builder().add_service(TestServer::new(Service::default()));
+    let server = tokio::spawn(router.serve_on([listener]));
+    let mut client = TestClient::connect(raw.clone()).await.unwrap();
+    let reply = client.call(ask("raw")).await.unwrap().into_inner();
+    assert_eq!((reply.text.as_str(), reply.over_homa), ("raw", true));
+    // The other carrier does not get there.
+    let udp = raw.replace("homa+raw", "homa+udp");
+    assert!(TestClient::connect(udp).await.is_err());
+    server.abort();
+}
+
 #[tokio::test]
 async fn metadata_goes_both_ways() {
     for scheme in BOTH {

@@ -37,7 +37,7 @@ const USER_AGENT: &str = concat!("tonic-homa/", env!("CARGO_PKG_VERSION"));
 ///
 /// | key | values |
 /// |---|---|
-/// | `engine` | `auto` (default), `udp` |
+/// | `engine` | `auto` (default: UDP), `udp`, `raw` (IP protocol 146, needs CAP_NET_RAW) |
 /// | `wire` | `native` |
 ///
 /// Everything else is refused with an [`Error`] that names it. There is never a silent step from
@@ -439,7 +439,7 @@ impl Endpoint {
         };
         Ok(HomaChannel {
             target: target.clone(),
-            config: self.settings.homa.clone(),
+            config: target.configure(self.settings.homa.clone()),
             timeout: self.settings.timeout,
             connect_timeout: self
                 .settings

@@ -35,11 +35,13 @@ pub(super) struct Shared {
     pub(super) stopping: AtomicBool,
     pub(super) seen: Identities,
     local: SocketAddr,
+    engine: Engine,
 }
 
 /// Serves until `stopping` says so, then until all calls are answered.
 pub(super) async fn serve<S, B>(
     socket: homa_client::Server,
+    engine: Engine,
     mut service: S,
     settings: Settings,
     mut stopping: watch::Receiver<bool>,
@@ -58,6 +60,7 @@ where
         server_epoch: crate::random::nonzero(),
         stopping: AtomicBool::new(false),
         local: socket.local_addr(),
+        engine,
     });
     let stop = stopping.wait_for(|stop| *stop);
     tokio::select! {
@@ -224,7 +227,7 @@ impl Shared {
             local_addr,
             remote_addr: peer,
             wire: Wire::Native,
-            engine: Engine::Udp,
+            engine: self.engine,
         }
     }
 }

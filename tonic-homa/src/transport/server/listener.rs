@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::resolve::resolve;
 #[cfg(feature = "tcp")]
 use crate::uri::no_fragment;
-use crate::uri::{HomaTarget, Role, Target, UriError};
+use crate::uri::{Engine, HomaTarget, Role, Target, UriError};
 
 /// Where a server listens, and over what.
 ///
@@ -176,6 +176,7 @@ pub(super) enum Socket {
     Homa {
         server: homa_client::Server,
         max_message_bytes: usize,
+        engine: Engine,
     },
     #[cfg(feature = "tcp")]
     Tcp {
@@ -213,6 +214,7 @@ impl Listener {
         let addr: ServeAddr = addr.try_into().map_err(Into::into)?;
         match addr.kind {
             Kind::Homa(target) => {
+                let config = target.configure(config);
                 let max_message_bytes = config.protocol.max_message_bytes;
                 let bind = |addr| Ok(homa_client::Server::bind(addr, &config)?);
                 let server = first(resolve(&target.host, target.port).await?, bind)?;
@@ -220,6 +222,7 @@ impl Listener {
                     socket: Socket::Homa {
                         server,
                         max_message_bytes,
+                        engine: Engine::of(&config),
                     },
                 })
             }
@@ -267,6 +270,10 @@ impl Listener {
     /// unspecified (`0.0.0.0`) stands as it is.
     pub fn uri(&self) -> String {
         let scheme = match &self.socket {
+            Socket::Homa {
+                engine: Engine::Raw,
+                ..
+            } => "homa+raw",
             Socket::Homa { .. } => "homa",
             #[cfg(feature = "tcp")]
             Socket::Tcp { .. } => "http",

@@ -539,10 +539,11 @@ impl<L> Router<L> {
                 Socket::Homa {
                     server: socket,
                     max_message_bytes,
+                    engine,
                 } => {
                     let mut settings = server.settings.clone();
                     settings.max_message_bytes = settings.max_message_bytes.min(max_message_bytes);
-                    Box::pin(homa::serve(socket, service, settings, stopping))
+                    Box::pin(homa::serve(socket, engine, service, settings, stopping))
                 }
                 #[cfg(feature = "tcp")]
                 Socket::Tcp { incoming, .. } => {
