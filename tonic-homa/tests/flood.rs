@@ -176,7 +176,7 @@ fn bent_packet(random: &mut Random, port: u16, request: &[u8], number: u64, pack
             length: Resend::ALL,
             priority: 7,
         }),
-        2 => Packet::RpcUnknown,
+        2 => Packet::RpcUnknown(Default::default()),
         3 => Packet::Busy,
         4 => Packet::NeedAck,
         5 => Packet::Cutoffs(Cutoffs {
