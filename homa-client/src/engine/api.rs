@@ -148,17 +148,3 @@ pub enum SendError {
         message: Message,
     },
 }
-
-/// One live RPC, for diagnosis (`struct homa_rpc_info` of the kernel's ABI).
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RpcInfo {
-    /// The id; odd: we are the server.
-    pub id: u64,
-    /// The other side.
-    pub peer: SocketAddr,
-    /// Length of the outgoing message, and how much of it is sent and granted.
-    pub outgoing: Option<[u32; 3]>,
-    /// Length of the incoming message, and how much of it is received and granted.
-    pub incoming: Option<[u32; 3]>,
-}

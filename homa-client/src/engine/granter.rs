@@ -91,6 +91,11 @@ impl Granter {
         }
     }
 
+    /// Messages that are not fully granted.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.by_age.len()
+    }
+
     /// Bytes granted and not received.
     #[cfg(test)]
     pub(super) fn outstanding(&self) -> usize {

@@ -68,6 +68,11 @@ impl InMessage {
         self.received
     }
 
+    /// Everything below this has arrived.
+    pub(super) fn contiguous(&self) -> u32 {
+        self.head_end
+    }
+
     pub(super) fn remaining(&self) -> u32 {
         self.length - self.received
     }

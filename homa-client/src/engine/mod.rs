@@ -51,6 +51,7 @@
 
 mod api;
 mod deadlines;
+mod diagnosis;
 mod finished;
 mod granter;
 mod incast;
@@ -83,8 +84,9 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-pub use self::api::{Datagram, Event, Failure, RpcInfo, SendError, Socket, Unreachable};
+pub use self::api::{Datagram, Event, Failure, SendError, Socket, Unreachable};
 use self::deadlines::Deadlines;
+pub use self::diagnosis::{IncomingInfo, OutgoingInfo, RpcInfo};
 use self::finished::Finished;
 use self::granter::Granter;
 use self::outgoing::OutMessage;
@@ -456,44 +458,6 @@ impl Engine {
         .into_iter()
         .filter_map(|(at, wake)| Some((at?, wake)))
         .min_by_key(|(at, _)| *at)
-    }
-
-    /// What has been counted.
-    pub fn counters(&self) -> Counters {
-        let mut counters = self.counters.clone();
-        counters.pool_used = self.pool.used() as u64;
-        counters.live_rpcs = self.rpcs.len() as u64;
-        counters.live_peers = self.peers.len() as u64;
-        counters.finished_forgotten = self.finished.forgotten;
-        counters
-    }
-
-    /// RPCs that are live as a server on `port`: still arriving, being answered, or answered and
-    /// not yet acknowledged.
-    pub fn live_server_rpcs(&self, port: u16) -> usize {
-        self.rpcs
-            .iter()
-            .filter(|(_, rpc)| !rpc.is_client() && rpc.local_port == port)
-            .count()
-    }
-
-    /// All live RPCs.
-    pub fn snapshot(&self) -> Vec<RpcInfo> {
-        self.rpcs
-            .iter()
-            .map(|(_, rpc)| RpcInfo {
-                id: rpc.id,
-                peer: self.name_of(rpc),
-                outgoing: rpc
-                    .outgoing
-                    .as_ref()
-                    .map(|message| [message.length(), message.sent(), message.granted()]),
-                incoming: rpc
-                    .incoming
-                    .as_ref()
-                    .map(|message| [message.length(), message.received(), message.granted()]),
-            })
-            .collect()
     }
 
     /// What tells peers apart: on IP protocol 146, the address alone.

@@ -73,6 +73,18 @@ impl RpcState {
         Self::Ended,
     ];
 
+    /// Its name for people.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Calling => "calling",
+            Self::Receiving => "receiving",
+            Self::Arriving => "arriving",
+            Self::InService => "in service",
+            Self::Replying => "replying",
+            Self::Ended => "ended",
+        }
+    }
+
     /// The state after `on`. `None`: it does not fit; the caller counts and drops the packet.
     pub(super) fn next(self, on: Input) -> Option<Self> {
         match (self, on) {

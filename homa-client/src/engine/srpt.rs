@@ -33,6 +33,10 @@ impl SrptQueue {
         self.entries.remove(&rank);
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn first(&self) -> Option<Rank> {
         self.entries.first().copied()
     }
@@ -98,6 +102,10 @@ impl SendQueue {
             }
             _ => {}
         }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_remaining.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {

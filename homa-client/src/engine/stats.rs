@@ -2,7 +2,6 @@
 
 use std::ops::AddAssign;
 
-use super::Engine;
 use super::wire::Kind;
 
 /// Why a packet was dropped. A hostile packet is a counter, never an error.
@@ -110,6 +109,8 @@ pub struct Counters {
     sent: [u64; Kind::ALL.len()],
     received: [u64; Kind::ALL.len()],
     dropped: [u64; DropReason::ALL.len()],
+    /// Payload bytes sent at each priority level, first and repeated transmissions.
+    pub bytes_sent: [u64; 8],
     /// DATA packets sent again because of a RESEND or RPC_UNKNOWN.
     pub retransmitted: u64,
     /// RPCs that ended because the peer was silent for too long.
@@ -124,17 +125,20 @@ pub struct Counters {
     pub finished_forgotten: u64,
     /// Bytes of receive memory in use now.
     pub pool_used: u64,
+    /// Bytes of outgoing messages held now.
+    pub send_used: u64,
+    /// Control packets that wait to be sent now.
+    pub queued_control: u64,
+    /// Messages that have something to send now, first transmissions and repeated ones.
+    pub queued_sending: u64,
+    /// Incoming messages that are not fully granted now.
+    pub queued_granting: u64,
+    /// Incoming messages that wait for receive memory now.
+    pub queued_starved: u64,
     /// RPCs in the table now.
     pub live_rpcs: u64,
     /// Peers in the table now.
     pub live_peers: u64,
-}
-
-impl Engine {
-    /// RPCs in the table now, both roles; as [`Counters::live_rpcs`], but cheap.
-    pub fn live_rpcs(&self) -> usize {
-        self.rpcs.len()
-    }
 }
 
 impl AddAssign<&Self> for Counters {
@@ -151,7 +155,13 @@ impl AddAssign<&Self> for Counters {
             requests_delivered,
             responses_delivered,
             finished_forgotten,
+            bytes_sent,
             pool_used,
+            send_used,
+            queued_control,
+            queued_sending,
+            queued_granting,
+            queued_starved,
             live_rpcs,
             live_peers,
         } = other;
@@ -163,6 +173,7 @@ impl AddAssign<&Self> for Counters {
         pairs(&mut self.sent, sent);
         pairs(&mut self.received, received);
         pairs(&mut self.dropped, dropped);
+        pairs(&mut self.bytes_sent, bytes_sent);
         self.retransmitted += retransmitted;
         self.timeouts += timeouts;
         self.replies_forgotten += replies_forgotten;
@@ -170,6 +181,11 @@ impl AddAssign<&Self> for Counters {
         self.responses_delivered += responses_delivered;
         self.finished_forgotten += finished_forgotten;
         self.pool_used += pool_used;
+        self.send_used += send_used;
+        self.queued_control += queued_control;
+        self.queued_sending += queued_sending;
+        self.queued_granting += queued_granting;
+        self.queued_starved += queued_starved;
         self.live_rpcs += live_rpcs;
         self.live_peers += live_peers;
     }
@@ -189,6 +205,46 @@ impl Counters {
     /// Packets dropped for this reason.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.dropped[reason as usize]
+    }
+
+    /// Every number with its name, as a metrics exporter or a log wants them: `sent.DATA`,
+    /// `dropped.port`, `bytes_sent.7`, `live_rpcs`, … All but the last eight only grow.
+    pub fn rows(&self) -> Vec<(String, u64)> {
+        let mut rows = Vec::new();
+        for (way, counts) in [("sent", &self.sent), ("received", &self.received)] {
+            for kind in Kind::ALL {
+                rows.push((format!("{way}.{}", kind.name()), counts[kind.index()]));
+            }
+        }
+        for reason in DropReason::ALL {
+            rows.push((format!("dropped.{}", reason.name()), self.dropped(reason)));
+        }
+        for (level, bytes) in self.bytes_sent.iter().enumerate() {
+            rows.push((format!("bytes_sent.{level}"), *bytes));
+        }
+        let others = [
+            ("retransmitted", self.retransmitted),
+            ("timeouts", self.timeouts),
+            ("replies_forgotten", self.replies_forgotten),
+            ("requests_delivered", self.requests_delivered),
+            ("responses_delivered", self.responses_delivered),
+            ("finished_forgotten", self.finished_forgotten),
+            ("pool_used", self.pool_used),
+            ("send_used", self.send_used),
+            ("queued_control", self.queued_control),
+            ("queued_sending", self.queued_sending),
+            ("queued_granting", self.queued_granting),
+            ("queued_starved", self.queued_starved),
+            ("live_rpcs", self.live_rpcs),
+            ("live_peers", self.live_peers),
+        ];
+        rows.extend(others.map(|(name, value)| (name.to_owned(), value)));
+        rows
+    }
+
+    pub(super) fn count_data(&mut self, level: u8, payload: usize) {
+        self.count_sent(Kind::Data);
+        self.bytes_sent[usize::from(level & 7)] += payload as u64;
     }
 
     pub(super) fn count_sent(&mut self, kind: Kind) {

@@ -143,7 +143,8 @@ impl Engine {
                 payload: message.bytes(range),
             };
             self.pacer.sent(now, segment.len());
-            self.counters.count_sent(Kind::Data);
+            self.counters
+                .count_data(message.resend_priority, segment.payload.len());
             self.counters.retransmitted += 1;
             transmit.segments.push(segment);
             if short {
@@ -211,7 +212,7 @@ impl Engine {
                 payload: message.bytes(range),
             };
             self.pacer.sent(now, segment.len());
-            self.counters.count_sent(Kind::Data);
+            self.counters.count_data(level, segment.payload.len());
             transmit.segments.push(segment);
             if last {
                 break;

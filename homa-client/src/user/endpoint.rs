@@ -285,7 +285,7 @@ impl Endpoint {
     pub(crate) fn snapshot(&self) -> Vec<RpcInfo> {
         self.shards
             .iter()
-            .flat_map(|shard| shard.lock().engine.snapshot())
+            .flat_map(|shard| shard.lock().engine.snapshot(self.clock.now()))
             .collect()
     }
 

@@ -58,10 +58,16 @@ impl Stage {
     /// Bad packets are dropped for this reason, and nothing is sent in answer.
     #[track_caller]
     fn check_dropped(&mut self, from: &Remote, bytes: Vec<u8>, reason: DropReason) {
-        let before = (self.host.engine.snapshot(), self.host.dropped(reason));
+        let before = (
+            self.host.engine.snapshot(self.host.now),
+            self.host.dropped(reason),
+        );
         let dropped = self.host.hear_bytes(from.addr, bytes);
         assert_eq!(dropped, Some(reason));
-        let after = (self.host.engine.snapshot(), self.host.dropped(reason) - 1);
+        let after = (
+            self.host.engine.snapshot(self.host.now),
+            self.host.dropped(reason) - 1,
+        );
         assert_eq!(after, before);
     }
 
@@ -203,7 +209,7 @@ fn an_id_of_the_wrong_parity_names_no_rpc() {
         for packet in one_of_each(carrier) {
             let mut stage = Stage::new(carrier);
             for mut remote in stage.targets() {
-                let before = stage.host.engine.snapshot().len();
+                let before = stage.host.live();
                 remote.route.sender_id ^= 1;
                 let dropped = stage.host.hear(&remote, packet.clone());
                 // RESEND and NEED_ACK are answered, that nothing is known; what frees or
@@ -213,7 +219,7 @@ fn an_id_of_the_wrong_parity_names_no_rpc() {
                     Kind::NeedAck | Kind::Ack => {}
                     _ => assert!(dropped.is_some(), "{packet:?}"),
                 }
-                assert_eq!(stage.host.engine.snapshot().len(), before);
+                assert_eq!(stage.host.live(), before);
             }
             stage.finish();
         }

@@ -352,22 +352,24 @@ impl Host {
     }
 
     pub(crate) fn live(&self) -> usize {
-        self.engine.snapshot().len()
+        self.engine.live_rpcs()
     }
 
     /// Length, received and granted bytes of the RPC's incoming message, if it has one. `remote`
     /// is the peer that sends it.
     pub(crate) fn incoming(&self, remote: &Remote) -> Option<[u32; 3]> {
         let id = remote.route.sender_id ^ 1;
-        let rpcs = self.engine.snapshot();
-        rpcs.iter().find(|rpc| rpc.id == id)?.incoming
+        let rpcs = self.engine.snapshot(self.now);
+        let info = rpcs.iter().find(|rpc| rpc.id == id)?.incoming?;
+        Some([info.length, info.received, info.granted])
     }
 
     /// Length, sent and granted bytes of the RPC's outgoing message, if it has one.
     pub(crate) fn outgoing(&self, remote: &Remote) -> Option<[u32; 3]> {
         let id = remote.route.sender_id ^ 1;
-        let rpcs = self.engine.snapshot();
-        rpcs.iter().find(|rpc| rpc.id == id)?.outgoing
+        let rpcs = self.engine.snapshot(self.now);
+        let info = rpcs.iter().find(|rpc| rpc.id == id)?.outgoing?;
+        Some([info.length, info.sent, info.granted])
     }
 }
 

@@ -124,14 +124,14 @@ fn one_of_each(remote: &Remote) -> Vec<(Kind, Vec<u8>)> {
 /// Hands over what must be dropped, and sees that it changes nothing.
 #[track_caller]
 fn check_dropped(host: &mut Host, bytes: &[u8], reason: DropReason) {
-    let (rpcs, events) = (host.engine.snapshot(), host.event().is_some());
+    let (rpcs, events) = (host.engine.snapshot(host.now), host.event().is_some());
     assert_eq!(
         host.hear_bytes(server_addr(), bytes.to_vec()),
         Some(reason),
         "{bytes:02x?}"
     );
     assert_eq!(
-        (host.engine.snapshot(), host.event().is_some()),
+        (host.engine.snapshot(host.now), host.event().is_some()),
         (rpcs, events)
     );
     assert!(host.sent().is_empty());

@@ -2,6 +2,7 @@
 
 mod amplification;
 mod behaviour;
+mod diagnosis;
 mod grants;
 mod incast;
 mod loss;

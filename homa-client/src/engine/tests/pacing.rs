@@ -82,10 +82,10 @@ impl Driver {
     }
 
     fn all_sent(&self) -> bool {
-        let rpcs = self.engine.snapshot();
+        let rpcs = self.engine.snapshot(self.now);
         rpcs.iter()
             .filter_map(|rpc| rpc.outgoing)
-            .all(|[length, sent, _]| sent == length)
+            .all(|out| out.sent == out.length)
     }
 
     /// Runs until all is sent, or until then, and wakes up to `late` too late.

@@ -66,6 +66,24 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
     }
 
+    /// Its name in the protocol's papers and sources.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Data => "DATA",
+            Self::Grant => "GRANT",
+            Self::Resend => "RESEND",
+            Self::RpcUnknown => "RPC_UNKNOWN",
+            Self::Busy => "BUSY",
+            Self::Cutoffs => "CUTOFFS",
+            Self::Freeze => "FREEZE",
+            Self::NeedAck => "NEED_ACK",
+            Self::Ack => "ACK",
+            Self::NoSuchPort => "NO_SUCH_PORT",
+            Self::Cookie => "COOKIE",
+            Self::CookieEcho => "COOKIE_ECHO",
+        }
+    }
+
     /// Whether only our UDP carrier has it.
     fn is_local_to_udp(self) -> bool {
         self as u8 >= 0x20
