@@ -443,13 +443,10 @@ impl Engine {
     }
 
     /// When to call [`Engine::handle_timeout`], and why. The time may have passed already.
-    pub fn poll_timeout(&self, now: Time) -> Option<(Time, Wake)> {
+    pub fn poll_timeout(&self) -> Option<(Time, Wake)> {
         let silence = self.deadlines.first().map(|at| at + self.lateness);
         let reap = self.finished.next_expiry();
-        let pace = self
-            .pacer
-            .wait_until(now)
-            .filter(|_| !self.sending.is_empty());
+        let pace = self.pacer.resumes_at();
         [
             (silence, Wake::Silence),
             (reap, Wake::Reap),

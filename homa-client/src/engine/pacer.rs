@@ -73,8 +73,13 @@ impl Pacer {
         self.backlog = wanted + self.wire_time(self.packet).unwrap_or_default();
     }
 
+    /// When the one that had to wait may go on; the time may have passed.
+    pub(super) fn resumes_at(&self) -> Option<Time> {
+        self.resumes_at
+    }
+
     /// When the next full packet fits into the backlog; `None`: now.
-    pub(super) fn wait_until(&self, now: Time) -> Option<Time> {
+    fn wait_until(&self, now: Time) -> Option<Time> {
         let packet = self.wire_time(self.packet)?;
         let at = self.idle_at.minus(self.backlog.saturating_sub(packet));
         (at > now).then_some(at)

@@ -141,7 +141,7 @@ impl Driver<'_> {
         let mut until = end.unwrap_or_else(|| Instant::now() + IDLE);
         let shards = endpoint.shards.iter();
         let next = shards
-            .filter_map(|shard| shard.lock().next_wake(now))
+            .filter_map(|shard| shard.lock().next_wake())
             .min_by_key(|(at, _)| *at);
         match next {
             Some((at, Wake::Pace)) if at.since(now) < SHORT => {

@@ -140,7 +140,7 @@ impl Endpoint {
         if sleep_until == AWAKE {
             return;
         }
-        if let Some((at, _)) = state.next_wake(self.clock.now())
+        if let Some((at, _)) = state.next_wake()
             && at.as_nanos() < sleep_until
         {
             self.nudge.notify_one();

@@ -140,8 +140,8 @@ impl State {
     }
 
     /// When there will be something to do, if nothing comes before.
-    pub(super) fn next_wake(&self, now: Time) -> Option<(Time, Wake)> {
-        let engine = self.engine.poll_timeout(now);
+    pub(super) fn next_wake(&self) -> Option<(Time, Wake)> {
+        let engine = self.engine.poll_timeout();
         let held = self.faults.as_ref().and_then(|faults| faults.next_due());
         // A link's delays are about as fine as the pacer's.
         let held = held.map(|at| (at, Wake::Pace));
@@ -150,7 +150,7 @@ impl State {
 
     /// Whether the engine's deadline has passed.
     pub(super) fn is_overdue(&self, now: Time) -> bool {
-        let next = self.engine.poll_timeout(now);
+        let next = self.engine.poll_timeout();
         next.is_some_and(|(at, _)| at <= now)
     }
 

@@ -336,7 +336,7 @@ impl Host {
     pub(crate) fn wait(&mut self, time: Duration) -> Vec<Sent> {
         let until = self.now + time;
         let mut sent = self.sent();
-        while let Some((at, _)) = self.engine.poll_timeout(self.now)
+        while let Some((at, _)) = self.engine.poll_timeout()
             && at <= until
         {
             self.now = self.now.max(at);

@@ -122,7 +122,7 @@ impl Net {
         self.flush();
         let arrival = self.wire.keys().next().map(|(at, _)| *at);
         let timers = self.hosts.each_ref().map(|host| {
-            let timeout = host.engine.poll_timeout(self.now);
+            let timeout = host.engine.poll_timeout();
             timeout.map(|(at, _)| at)
         });
         let next = [arrival, timers[0], timers[1]].into_iter().flatten().min();
@@ -137,7 +137,7 @@ impl Net {
         }
         for host in &mut self.hosts {
             host.now = self.now;
-            if let Some((at, _)) = host.engine.poll_timeout(self.now)
+            if let Some((at, _)) = host.engine.poll_timeout()
                 && at <= self.now
             {
                 host.engine.handle_timeout(self.now);

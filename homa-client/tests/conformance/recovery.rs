@@ -90,7 +90,7 @@ fn e054_a_client_with_granted_bytes_to_send_asks_for_nothing() {
         host.engine.poll_transmit(host.now, 1).unwrap();
         // The driver is on time, but its socket takes nothing.
         let until = host.now + ms(90);
-        while let Some((at, _)) = host.engine.poll_timeout(host.now)
+        while let Some((at, _)) = host.engine.poll_timeout()
             && at <= until
         {
             host.now = at;

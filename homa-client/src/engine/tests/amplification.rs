@@ -89,7 +89,7 @@ impl Attack {
     /// Time passes, with all that the server does on its own.
     fn wait(&mut self, time: Duration) {
         let until = self.now + time;
-        while let Some((at, _)) = self.server.poll_timeout(self.now)
+        while let Some((at, _)) = self.server.poll_timeout()
             && at <= until
         {
             self.now = self.now.max(at);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Random;
 use super::pair::{CLIENT_PORT, Pair, SERVER, SERVER_PORT, packets};
 use crate::engine::wire::Kind;
-use crate::engine::{Engine, Settings, Time, Wake};
+use crate::engine::{Engine, RpcId, Settings, Time, Wake};
 
 const US: Duration = Duration::from_micros(1);
 
@@ -49,12 +49,12 @@ impl Driver {
         }
     }
 
-    fn request(&mut self, len: usize) {
+    fn request(&mut self, len: usize) -> RpcId {
         let to = Pair::addr(SERVER);
         let message = vec![1; len].into();
         self.engine
             .send_request(self.now, CLIENT_PORT, to, SERVER_PORT, message, 0)
-            .unwrap();
+            .unwrap()
     }
 
     /// Hands over all that may go now.
@@ -92,7 +92,7 @@ impl Driver {
     fn run(&mut self, until: Time, late: Duration) {
         loop {
             self.hand_over();
-            let (at, wake) = self.engine.poll_timeout(self.now).unwrap();
+            let (at, wake) = self.engine.poll_timeout().unwrap();
             if at >= until || self.all_sent() {
                 return;
             }
@@ -146,7 +146,7 @@ fn short_messages_never_wait_for_the_pacer() {
     driver.request(900_000);
     for round in 1..200 {
         driver.hand_over();
-        let (at, _) = driver.engine.poll_timeout(driver.now).unwrap();
+        let (at, _) = driver.engine.poll_timeout().unwrap();
         for len in [999, 1] {
             driver.request(len);
             driver.hand_over();
@@ -176,6 +176,22 @@ fn the_oldest_message_is_sent_one_packet_in_twenty() {
         println!("fifo_fraction {fraction}: {share} bytes of the oldest for 1,000 others");
         assert!(expect.contains(&share), "{share}");
     }
+}
+
+/// A driver that asks only after the link is ready must not sleep on.
+#[test]
+fn the_time_to_go_on_is_told_after_it_has_passed_too() {
+    let mut driver = Driver::new(Settings::default());
+    let rpc = driver.request(100_000);
+    driver.hand_over();
+    let (at, wake) = driver.engine.poll_timeout().unwrap();
+    assert!(wake == Wake::Pace && at > driver.now);
+    driver.now = at + 50 * US;
+    assert_eq!(driver.engine.poll_timeout(), Some((at, wake)));
+    // With nothing to send there is nothing to go on with.
+    driver.engine.cancel(driver.now, rpc);
+    let next = driver.engine.poll_timeout();
+    assert!(next.is_none_or(|(_, wake)| wake != Wake::Pace), "{next:?}");
 }
 
 /// The driver knows the device; the setting knows better; either can be switched off.

@@ -171,7 +171,7 @@ impl Pair {
         let timeout = self
             .engines
             .iter()
-            .filter_map(|e| e.poll_timeout(self.now))
+            .filter_map(|e| e.poll_timeout())
             .map(|(at, _)| at)
             .min();
         let next = [arrival, timeout]
@@ -191,10 +191,7 @@ impl Pair {
             self.engines[side].handle_datagram(self.now, datagram);
         }
         for engine in &mut self.engines {
-            if engine
-                .poll_timeout(self.now)
-                .is_some_and(|(at, _)| at <= self.now)
-            {
+            if engine.poll_timeout().is_some_and(|(at, _)| at <= self.now) {
                 engine.handle_timeout(self.now);
             }
         }
