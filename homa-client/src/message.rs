@@ -86,6 +86,16 @@ impl Message {
         whole.freeze()
     }
 
+    /// The message of these parts, none of which is empty.
+    pub(crate) fn from_parts(parts: VecDeque<Bytes>) -> Self {
+        Self {
+            len: parts.iter().map(Bytes::len).sum(),
+            parts,
+            #[cfg(feature = "user")]
+            charge: None,
+        }
+    }
+
     /// Attaches what an endpoint has charged for this message.
     #[cfg(feature = "user")]
     pub(crate) fn with_charge(mut self, charge: Charge) -> Self {

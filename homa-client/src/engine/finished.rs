@@ -56,16 +56,16 @@ impl Finished {
         let (block, word, bit) = locate(id);
         let key = (peer, port, block);
         let until = now + self.remember;
-        if !self.blocks.contains_key(&key) {
-            self.expire(now);
-            self.expiry.push_back((until, key));
+        if let Some(block) = self.blocks.get_mut(&key) {
+            block.bits[word] |= bit;
+            block.until = until;
+            return;
         }
-        let block = self.blocks.entry(key).or_insert_with(|| Block {
-            bits: Box::new([0; (IDS / 64) as usize]),
-            until,
-        });
-        block.bits[word] |= bit;
-        block.until = until;
+        self.expire(now);
+        self.expiry.push_back((until, key));
+        let mut bits = Box::new([0; (IDS / 64) as usize]);
+        bits[word] |= bit;
+        self.blocks.insert(key, Block { bits, until });
     }
 
     /// When there may be something old to drop.

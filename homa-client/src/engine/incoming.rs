@@ -217,7 +217,7 @@ impl InMessage {
     /// The whole message; to be called once it is complete.
     pub(super) fn into_message(self) -> Message {
         debug_assert!(self.received == self.length && self.ahead.is_empty());
-        self.head.into_iter().collect()
+        Message::from_parts(self.head)
     }
 }
 

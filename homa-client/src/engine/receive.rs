@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Buf;
+
 use super::incoming::InMessage;
 use super::peer::{Bulk, PeerKey};
 use super::pool::Need;
@@ -41,7 +43,7 @@ impl Engine {
         self.counters.count_drop(DropReason::Truncated);
     }
 
-    fn receive(&mut self, now: Time, datagram: Datagram) -> Result<(), DropReason> {
+    fn receive(&mut self, now: Time, mut datagram: Datagram) -> Result<(), DropReason> {
         let (common, packet) = Packet::parse(self.settings.carrier, &datagram.data)?;
         self.counters.count_received(common.kind);
         let peer = self.peers.find(datagram.from);
@@ -71,8 +73,8 @@ impl Engine {
             self.rpcs.find_client(common.local_id())
         };
         match key {
-            Some(key) => self.receive_known(now, peer, key, &datagram, &common, packet),
-            None => self.receive_unknown(now, peer, &datagram, &common, packet),
+            Some(key) => self.receive_known(now, peer, key, &mut datagram, &common, packet),
+            None => self.receive_unknown(now, peer, &mut datagram, &common, packet),
         }
     }
 
@@ -82,7 +84,7 @@ impl Engine {
         now: Time,
         peer: Option<PeerKey>,
         key: RpcKey,
-        datagram: &Datagram,
+        datagram: &mut Datagram,
         common: &Common,
         packet: Packet,
     ) -> Result<(), DropReason> {
@@ -195,7 +197,7 @@ impl Engine {
         &mut self,
         now: Time,
         peer: Option<PeerKey>,
-        datagram: &Datagram,
+        datagram: &mut Datagram,
         common: &Common,
         packet: Packet,
     ) -> Result<(), DropReason> {
@@ -264,7 +266,7 @@ impl Engine {
     fn receive_new_request(
         &mut self,
         now: Time,
-        datagram: &Datagram,
+        datagram: &mut Datagram,
         common: &Common,
         data: &Data,
     ) -> Result<(), DropReason> {
@@ -338,7 +340,7 @@ impl Engine {
         now: Time,
         peer: PeerKey,
         key: RpcKey,
-        datagram: &Datagram,
+        datagram: &mut Datagram,
         data: &Data,
     ) -> Result<(), DropReason> {
         self.announce_cutoffs(now, peer, key, data.cutoff_version);
@@ -354,7 +356,9 @@ impl Engine {
             .map_or(data.message_length, InMessage::length);
         self.check_range(datagram, data, length)?;
 
-        let payload = datagram.data.slice(DATA_HEADER_LEN..);
+        // Taken and cut, not shared: no count of references has to be made for it.
+        let mut payload = std::mem::take(&mut datagram.data);
+        payload.advance(DATA_HEADER_LEN);
         let need = if payload.len() == length as usize {
             Need::OnePacket
         } else {
