@@ -1,0 +1,237 @@
+//! The engine alone: two of them on one core, without sockets, clocks or threads.
+//!
+//! What is counted is the whole way of a packet: `poll_transmit`, the copy of header and payload
+//! into a buffer as a network would make it, `handle_datagram` of slices of that buffer as GRO
+//! would deliver them, timers, events, and the comparison of every byte that arrives. Times are of
+//! the processor, so that whatever else runs on the machine takes nothing away.
+//!
+//! ```console
+//! $ cargo bench -p homa-client --bench engine
+//! ```
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use criterion::measurement::{Measurement, ValueFormatter, WallTime};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use homa_client::Message;
+use homa_client::engine::{Datagram, Engine, Event, Settings, Socket, Time};
+use nix::time::{ClockId, clock_gettime};
+
+const CLIENT: usize = 0;
+const SERVER: usize = 1;
+const CLIENT_PORT: u16 = 40_000;
+const SERVER_PORT: u16 = 4000;
+
+/// Batches from this size on go into buffers that are used again, like those of a bulk socket;
+/// short packets get their own.
+const POOLED: usize = 16 << 10;
+
+/// Size and number of these buffers.
+const BUFFER: usize = 65_000;
+const BUFFERS: usize = 64;
+
+struct Pair {
+    now: Time,
+    engines: [Engine; 2],
+    addrs: [SocketAddr; 2],
+    /// The buffers, oldest first. One is free once the messages that lie in it are dropped.
+    buffers: VecDeque<Bytes>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let engines = [1, 2].map(|seed| Engine::new(Settings::default(), seed).unwrap());
+        let mut pair = Self {
+            now: Time::ZERO,
+            engines,
+            addrs: [
+                ([10, 0, 0, 1], 7000).into(),
+                ([10, 0, 0, 2], SERVER_PORT).into(),
+            ],
+            buffers: (0..BUFFERS).map(|_| Bytes::from(vec![0; BUFFER])).collect(),
+        };
+        pair.engines[CLIENT].open_port(CLIENT_PORT, false);
+        pair.engines[SERVER].open_port(SERVER_PORT, true);
+        pair
+    }
+
+    fn call(&mut self, message: Message) {
+        let to = self.addrs[SERVER];
+        self.engines[CLIENT]
+            .send_request(self.now, CLIENT_PORT, to, SERVER_PORT, message, 0)
+            .unwrap();
+    }
+
+    fn buffer(&mut self, len: usize) -> BytesMut {
+        if len < POOLED {
+            return BytesMut::with_capacity(len);
+        }
+        let oldest = self.buffers.pop_front().map(Bytes::try_into_mut);
+        let Some(Ok(mut buffer)) = oldest else {
+            unreachable!("a message fills a quarter of them")
+        };
+        buffer.clear();
+        buffer
+    }
+
+    /// Carries one batch from `side` to the other; whether there was one.
+    fn carry(&mut self, side: usize) -> bool {
+        let Some(transmit) = self.engines[side].poll_transmit(self.now, 64) else {
+            return false;
+        };
+        let len = transmit.segments.iter().map(|segment| segment.len()).sum();
+        let mut buffer = self.buffer(len);
+        for segment in &transmit.segments {
+            buffer.extend_from_slice(&segment.header);
+            buffer.extend_from_slice(&segment.payload);
+        }
+        let mut buffer = buffer.freeze();
+        if len >= POOLED {
+            self.buffers.push_back(buffer.clone());
+        }
+        for segment in &transmit.segments {
+            let datagram = Datagram {
+                from: self.addrs[side],
+                local: None,
+                tos: transmit.tos,
+                socket: Socket::Main,
+                data: buffer.split_to(segment.len()),
+            };
+            self.engines[1 - side].handle_datagram(self.now, datagram);
+        }
+        true
+    }
+
+    /// Lets both sides send in turns until `done` events of responses have come; requests are
+    /// answered with `reply`.
+    fn run(&mut self, mut done: usize, request: &Bytes, reply: &Bytes) {
+        while done > 0 {
+            // What a batch of packets takes on a link of 25 Gbit/s.
+            self.now += Duration::from_micros(20);
+            for side in [CLIENT, SERVER] {
+                while self.carry(side) {}
+                let engine = &mut self.engines[side];
+                if engine
+                    .poll_timeout(self.now)
+                    .is_some_and(|(at, _)| at <= self.now)
+                {
+                    engine.handle_timeout(self.now);
+                }
+            }
+            while let Some(event) = self.engines[SERVER].poll_event(self.now) {
+                let Event::Request {
+                    rpc,
+                    message,
+                    charged,
+                    ..
+                } = event
+                else {
+                    unreachable!()
+                };
+                assert!(message == request[..]);
+                let engine = &mut self.engines[SERVER];
+                engine.release(charged);
+                engine
+                    .send_reply(self.now, rpc, reply.clone().into())
+                    .unwrap();
+            }
+            while let Some(event) = self.engines[CLIENT].poll_event(self.now) {
+                let Event::Response {
+                    message, charged, ..
+                } = event
+                else {
+                    unreachable!()
+                };
+                assert!(message == reply[..]);
+                self.engines[CLIENT].release(charged);
+                done -= 1;
+            }
+        }
+    }
+}
+
+fn pattern(len: u32) -> Bytes {
+    (0..len)
+        .map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8)
+        .collect()
+}
+
+fn engine(criterion: &mut Criterion<ProcessorTime>) {
+    let mut group = criterion.benchmark_group("engine");
+
+    let (long, one) = (pattern(1_000_000), pattern(1));
+    let packets = long.len().div_ceil(Settings::default().packet_payload) as u64;
+    group.throughput(Throughput::Elements(packets));
+    let mut pair = Pair::new();
+    group.bench_function(
+        "DATA packets of 1,000,000 B (goal 1.5 Melem/s)",
+        |bencher| {
+            bencher.iter(|| {
+                pair.call(long.clone().into());
+                pair.run(1, &long, &one);
+            });
+        },
+    );
+
+    let short = pattern(100);
+    const IN_FLIGHT: usize = 64;
+    group.throughput(Throughput::Elements(IN_FLIGHT as u64));
+    let mut pair = Pair::new();
+    group.bench_function("calls of 100 B (goal 500 Kelem/s)", |bencher| {
+        bencher.iter(|| {
+            for _ in 0..IN_FLIGHT {
+                pair.call(short.clone().into());
+            }
+            pair.run(IN_FLIGHT, &short, &short);
+        });
+    });
+    group.finish();
+}
+
+/// Time that the thread had a processor for.
+struct ProcessorTime;
+
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .unwrap()
+        .into()
+}
+
+impl Measurement for ProcessorTime {
+    type Intermediate = Duration;
+    type Value = Duration;
+
+    fn start(&self) -> Duration {
+        processor_time()
+    }
+
+    fn end(&self, start: Duration) -> Duration {
+        processor_time() - start
+    }
+
+    fn add(&self, one: &Duration, other: &Duration) -> Duration {
+        *one + *other
+    }
+
+    fn zero(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn to_f64(&self, value: &Duration) -> f64 {
+        value.as_nanos() as f64
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        WallTime.formatter()
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(ProcessorTime);
+    targets = engine
+}
+criterion_main!(benches);
