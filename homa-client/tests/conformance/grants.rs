@@ -247,6 +247,23 @@ fn e041_eight_messages_have_grants_and_a_shorter_one_takes_the_place_of_the_long
 }
 
 #[test]
+fn e042_messages_of_distinct_peers_come_before_a_second_of_one() {
+    both(|carrier| {
+        let (mut host, clients) = incast(carrier, 3, |settings| settings.max_incoming = 1_800_000);
+        for number in 0..20 {
+            host.hear_range(&Remote::client(100 + 2 * number), 100_000, 0..40_000);
+        }
+        let granted = granted_to(&mut host);
+        assert_eq!(granted.len(), 8);
+        assert!(
+            clients
+                .iter()
+                .all(|(client, _)| granted.contains(&client.route.sender_id))
+        );
+    });
+}
+
+#[test]
 fn e043_scheduled_levels_start_from_the_bottom() {
     let expected = [
         vec![0],
@@ -274,5 +291,80 @@ fn e043_scheduled_levels_start_from_the_bottom() {
             let levels: Vec<_> = shortest_first.map(|(client, _)| level(client)).collect();
             assert_eq!(levels, *expected);
         }
+    });
+}
+
+/// A sender at the other end of a link that all share.
+struct Sender {
+    remote: Remote,
+    length: u32,
+    sent: u32,
+    granted: u32,
+    /// From the latest GRANT.
+    level: u8,
+}
+
+impl Sender {
+    fn new(number: u8, length: u32) -> Self {
+        let client = Remote::client(2 * u64::from(number) + 2);
+        Self {
+            remote: client.at(([10, 0, 1, number], 7000)),
+            length,
+            sent: 0,
+            granted: 40_000,
+            level: 0,
+        }
+    }
+
+    /// The level at which its next packet goes.
+    fn next_level(&self) -> u8 {
+        if self.sent < 40_000 { 5 } else { self.level }
+    }
+}
+
+#[test]
+fn e044_the_shorter_message_wins_and_the_older_still_gets_its_share() {
+    both(|carrier| {
+        let mut host = Host::new(carrier);
+        // The first, and long one after long one that are shorter and newer.
+        let mut senders = [Sender::new(0, 1_000_000), Sender::new(1, 700_000)];
+        let (mut finished, mut others) = (0, 0);
+        while finished < 4 {
+            for sent in host.sent() {
+                let Packet::Grant(grant) = &sent.packet else {
+                    continue;
+                };
+                let id = sent.common.sender_id ^ 1;
+                let mut known = senders.iter_mut();
+                if let Some(sender) = known.find(|sender| sender.remote.route.sender_id == id) {
+                    sender.granted = sender.granted.max(grant.offset);
+                    sender.level = grant.priority;
+                }
+            }
+            // The link's switch serves the highest level first.
+            let ready = senders
+                .iter_mut()
+                .filter(|sender| sender.sent < sender.granted);
+            let next = ready.max_by_key(|sender| sender.next_level()).unwrap();
+            let end = (next.sent + 1400).min(next.length);
+            host.now += std::time::Duration::from_nanos(1200);
+            host.hear_range(&next.remote, next.length, next.sent..end);
+            next.sent = end;
+            if next.remote.addr.ip() != Sender::new(0, 1).remote.addr.ip() {
+                others += 1400;
+            }
+            if let Some(Event::Request {
+                message, charged, ..
+            }) = host.event()
+            {
+                assert_eq!(message.len(), 700_000, "the longer one is never first");
+                host.engine.release(charged);
+                finished += 1;
+                senders[1] = Sender::new(finished + 1, 700_000);
+            }
+        }
+        let share =
+            f64::from(senders[0].sent.saturating_sub(40_000)) / f64::from(others + senders[0].sent);
+        assert!((0.03..0.20).contains(&share), "{share}");
     });
 }

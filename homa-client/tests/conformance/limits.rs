@@ -7,6 +7,68 @@ use homa_client::{Message, Unreachable};
 use crate::fixture::*;
 
 #[test]
+fn e079_without_receive_memory_messages_wait_and_the_shortest_is_asked_for_first() {
+    both(|carrier| {
+        let mut host = Host::with(carrier, |settings| {
+            settings.max_message_bytes = 100_000;
+            settings.pool_bytes = 400_000;
+        });
+        // The application keeps what it has got.
+        let mut kept = Vec::new();
+        let mut id = 0;
+        let mut announce = |host: &mut Host, length: u32| {
+            id += 2;
+            let client = Remote::client(id);
+            (
+                client,
+                host.hear_data(&client, data(0, length), length.min(1400)),
+            )
+        };
+        loop {
+            let (client, dropped) = announce(&mut host, 39_000);
+            if dropped.is_some() {
+                assert_eq!(dropped, Some(DropReason::Pool));
+                break;
+            }
+            host.hear_range(&client, 39_000, 1400..39_000);
+            let Some(Event::Request { charged, .. }) = host.event() else {
+                panic!()
+            };
+            kept.push(charged);
+        }
+        let waiting = [30_000, 20_000, 25_000].map(|length| {
+            let (client, dropped) = announce(&mut host, length);
+            assert_eq!(dropped, Some(DropReason::Pool));
+            // Nothing is kept of it, however much comes.
+            let again = host.hear_data(&client, data(1400, length), 1400);
+            assert_eq!(again, Some(DropReason::Pool));
+            client
+        });
+        host.sent();
+        // Nobody gives up meanwhile: the clients ask, and hear that we are busy.
+        for _ in 0..timeouts(&host).as_millis() / 50 {
+            for client in &waiting {
+                host.hear(client, Packet::Resend(resend(0, u32::MAX)));
+            }
+            assert_eq!(kinds(&host.wait(ms(50))), [Kind::Busy; 3]);
+        }
+        let mut asked = Vec::new();
+        for charged in kept {
+            host.engine.release(charged);
+            for sent in only(&host.sent(), Kind::Resend) {
+                assert_eq!(resends(std::slice::from_ref(&sent)), [(0, u32::MAX)]);
+                asked.push(sent.common.sender_id ^ 1);
+            }
+        }
+        let [long, short, middle] = waiting.map(|client| client.route.sender_id);
+        assert_eq!(asked, [short, middle, long]);
+        for (client, length) in waiting.iter().zip([30_000, 20_000, 25_000]) {
+            host.take_request(client, length);
+        }
+    });
+}
+
+#[test]
 fn e080_a_full_send_memory_refuses_messages_until_some_are_acknowledged() {
     both(|carrier| {
         let mut host = Host::with(carrier, |settings| {

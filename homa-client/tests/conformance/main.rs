@@ -1,4 +1,5 @@
-//! The protocol's statements 1 to 83, each as a test of the engine by its verbs alone.
+//! The protocol's statements 1 to 83, each as a test of the engine by its verbs alone;
+//! `docs/conformance.md` lists them.
 //! Beside them: captures of the kernel module, and input that no peer should send.
 
 mod fixture;
@@ -14,3 +15,4 @@ mod limits;
 mod offsets;
 mod priorities;
 mod recovery;
+mod table;
