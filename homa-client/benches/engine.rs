@@ -114,10 +114,7 @@ impl Pair {
             for side in [CLIENT, SERVER] {
                 while self.carry(side) {}
                 let engine = &mut self.engines[side];
-                if engine
-                    .poll_timeout(self.now)
-                    .is_some_and(|(at, _)| at <= self.now)
-                {
+                if engine.poll_timeout().is_some_and(|(at, _)| at <= self.now) {
                     engine.handle_timeout(self.now);
                 }
             }
