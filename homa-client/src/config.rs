@@ -116,8 +116,8 @@ impl Config {
         self
     }
 
-    /// The largest IP packet in bytes.
-    pub(crate) fn mtu(&self) -> usize {
+    /// The largest IP packet in bytes, as set or by default.
+    pub fn mtu(&self) -> usize {
         usize::from(self.mtu.unwrap_or(DEFAULT_MTU))
     }
 

@@ -63,6 +63,9 @@ pub struct EndpointCounters {
     /// Packets that are missing from the file `Config::capture`, because it could not be written
     /// fast enough.
     pub capture_missed: u64,
+    /// Receive buffer of the main socket, in bytes as the system accounts for them: a packet of
+    /// 1,500 bytes takes up some 2,300.
+    pub recv_buffer_bytes: u64,
     /// Whether one send may carry several packets (UDP GSO).
     pub gso: bool,
     /// Whether one receive may bring several packets of long messages (UDP GRO).

@@ -1,15 +1,15 @@
 //! `info`: what this host offers, and what follows from it.
 
 use std::error::Error;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use homa_client::Config;
 use homa_client::blocking::Server;
+use homa_client::{Carrier, Config};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -36,12 +36,40 @@ struct Info {
     rmem_advice: Option<String>,
     /// Whether the kernel's own Homa is loaded. Not used yet.
     kernel_module: bool,
-    /// Whether one send may carry several packets (UDP GSO), if a socket can be opened.
-    gso: Option<bool>,
-    /// Whether one receive may bring several packets (UDP GRO), if a socket can be opened.
-    gro: Option<bool>,
+    /// What carries Homa here.
+    engines: Vec<Engine>,
     /// Settings of an endpoint that is opened with none.
     defaults: Map<String, Value>,
+}
+
+/// One way to carry Homa, by its name in URIs.
+#[derive(Clone, Debug, Serialize)]
+struct Engine {
+    name: &'static str,
+    #[serde(flatten)]
+    probed: Probed,
+}
+
+/// What came of opening an endpoint.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Probed {
+    Available(Endpoint),
+    /// And why.
+    Unavailable(String),
+}
+
+/// What an endpoint has.
+#[derive(Clone, Debug, Serialize)]
+struct Endpoint {
+    /// Largest IP packet.
+    mtu: usize,
+    /// Receive buffer that the system grants.
+    recv_buffer_bytes: u64,
+    /// Whether one send may carry several packets (UDP GSO).
+    gso: bool,
+    /// Whether one receive may bring several packets (UDP GRO).
+    gro: bool,
 }
 
 /// Prints it.
@@ -57,11 +85,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 impl Info {
     fn of_this_host() -> Self {
         let config = Config::default();
-        // Probed when an endpoint is opened.
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let probed = Server::bind(any, &config)
-            .map(|server| server.counters())
-            .ok();
         let rmem_max = read("/proc/sys/net/core/rmem_max").and_then(|text| text.parse().ok());
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -70,19 +93,20 @@ impl Info {
             rmem_max,
             rmem_advice: rmem_max.and_then(|bytes| rmem_advice(bytes, config.recv_buffer_bytes)),
             kernel_module: fs::exists("/sys/module/homa").unwrap_or(false),
-            gso: probed.as_ref().map(|counters| counters.gso),
-            gro: probed.as_ref().map(|counters| counters.gro),
+            engines: vec![
+                Engine::probe("udp", Carrier::Udp),
+                Engine::probe("raw", Carrier::Ip),
+                Engine {
+                    name: "kernel",
+                    probed: Probed::Unavailable("not in this version".to_owned()),
+                },
+            ],
             defaults: settings(&config),
         }
     }
 
     fn to_text(&self) -> String {
         let known = |value: Option<String>| value.unwrap_or_else(|| "unknown".to_owned());
-        let offload = |value: Option<bool>| match value {
-            Some(true) => "yes",
-            Some(false) => "no: long messages cost more",
-            None => "unknown",
-        };
         let module = if self.kernel_module {
             "loaded (not used yet)"
         } else {
@@ -93,19 +117,20 @@ impl Info {
              kernel             {}\n\
              cores              {}\n\
              kernel module      {module}\n\
-             UDP GSO            {}\n\
-             UDP GRO            {}\n\
              net.core.rmem_max  {}\n",
             self.version,
             known(self.kernel.clone()),
             self.cores,
-            offload(self.gso),
-            offload(self.gro),
             known(self.rmem_max.map(|bytes| bytes.to_string())),
         );
         if let Some(advice) = &self.rmem_advice {
             text.push_str(advice);
             text.push('\n');
+        }
+        text.push_str("\nengines\n");
+        for engine in &self.engines {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  {:20} {engine}", engine.name);
         }
         text.push_str("\ndefaults of an endpoint\n");
         for (key, value) in &self.defaults {
@@ -114,10 +139,51 @@ impl Info {
                 Value::String(text) => text.clone(),
                 other => other.to_string(),
             };
-            // Writing to a string cannot fail.
             let _ = writeln!(text, "  {key:20} {value}");
         }
         text
+    }
+}
+
+impl Engine {
+    /// Opens an endpoint on the loopback device for a moment.
+    fn probe(name: &'static str, carrier: Carrier) -> Self {
+        let config = Config::for_carrier(carrier);
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let probed = match Server::bind(any, &config) {
+            Ok(server) => {
+                let counters = server.counters();
+                Probed::Available(Endpoint {
+                    mtu: config.mtu(),
+                    recv_buffer_bytes: counters.recv_buffer_bytes,
+                    gso: counters.gso,
+                    gro: counters.gro,
+                })
+            }
+            Err(error) => Probed::Unavailable(error.to_string()),
+        };
+        Self { name, probed }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Endpoint {
+            mtu,
+            recv_buffer_bytes,
+            gso,
+            gro,
+        } = match &self.probed {
+            Probed::Available(endpoint) => endpoint,
+            Probed::Unavailable(reason) => return write!(f, "not available: {reason}"),
+        };
+        let offload = |has: bool| if has { "yes" } else { "no" };
+        write!(
+            f,
+            "available: MTU {mtu}, receive buffer {recv_buffer_bytes} bytes, GSO {}, GRO {}",
+            offload(*gso),
+            offload(*gro),
+        )
     }
 }
 
@@ -147,7 +213,10 @@ fn settings(config: &Config) -> Map<String, Value> {
         ("packet_payload", json!(protocol.packet_payload)),
         ("max_incoming", json!(protocol.max_incoming)),
         ("unsched_windows", json!(protocol.unsched_windows)),
-        ("prove_addresses", json!(format!("{:?}", protocol.prove_addresses))),
+        (
+            "prove_addresses",
+            json!(format!("{:?}", protocol.prove_addresses)),
+        ),
         ("max_overcommit", json!(protocol.max_overcommit)),
         ("grant_window", json!(protocol.grant_window)),
         ("min_grant", json!(protocol.min_grant)),
@@ -221,6 +290,23 @@ mod tests {
         };
         let text = info.to_text();
         assert_eq!(text.matches(" unknown").count(), 2, "{text}");
+    }
+
+    #[test]
+    fn an_engine_tells_what_it_has_or_why_it_is_not_available() {
+        let udp = Engine::probe("udp", Carrier::Udp).to_string();
+        assert!(
+            udp.starts_with("available: MTU 1500, receive buffer "),
+            "{udp}"
+        );
+        // Depends on who runs this, and where.
+        let raw = Engine::probe("raw", Carrier::Ip).to_string();
+        assert!(
+            raw.ends_with("GSO no, GRO no")
+                || raw.contains("setcap cap_net_raw+ep")
+                || raw.contains("rmmod homa"),
+            "{raw}"
+        );
     }
 
     #[test]

@@ -301,6 +301,7 @@ impl Endpoint {
             packets_received: read(&counters.packets_received),
             socket_buffer_drops: read(&counters.socket_buffer_drops),
             send_errors: read(&counters.send_errors),
+            recv_buffer_bytes: self.link.recv_buffers().0 as u64,
             gso: self.link.gso(),
             gro: self.link.gro(),
             ..EndpointCounters::default()
@@ -423,11 +424,16 @@ impl Drop for Handle {
     }
 }
 
+/// What the kernel charges a socket's buffer for a packet of ordinary size, header and all: a
+/// buffer of 212,992 bytes holds 92 of them.
+const PACKET_CHARGE: usize = 2315;
+
 /// The engines' settings for these sockets, all shards together.
 fn settings(config: &Config, link: &Link) -> Settings {
     let carrier = config.protocol.carrier;
     let packet_payload = carrier.payload_for(link.local().ip(), config.mtu());
-    let (main, bulk) = link.buffered_packets();
+    let (main, bulk) = link.recv_buffers();
+    let (main, bulk) = (main / PACKET_CHARGE, bulk / PACKET_CHARGE);
     let mut settings = config.protocol.clone();
     settings.packet_payload = packet_payload;
     settings.main_buffer_bytes = main * packet_payload;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::host::{Host, pattern};
@@ -16,6 +17,7 @@ use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::oneshot;
 
 /// The sizes of statement 97.
 const SIZES: [usize; 12] = [
@@ -170,6 +172,31 @@ fn a_closed_port_is_told_by_icmp() {
             "{served}"
         );
     }
+}
+
+/// Statement 31: a client's port takes no requests.
+#[test]
+fn a_client_is_no_server() {
+    let Some((one, two)) = pair() else { return };
+    let (port, told) = mpsc::channel();
+    let (called, wait) = oneshot::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            one.block_on(|| async move {
+                let client = Client::bind(&raw()).unwrap();
+                let local = client.local_addr("10.0.1.2:1".parse().unwrap());
+                port.send(local.unwrap().port()).unwrap();
+                let _ = wait.await;
+            });
+        });
+        let to = format!("10.0.1.1:{}", told.recv().unwrap());
+        two.block_on(|| async move {
+            let (error, _) = failure(&Client::bind(&raw()).unwrap(), &to).await;
+            let expected = Some((Unreachable::Port, Executed::No));
+            assert_eq!(unreachable(&error), expected, "{error}");
+        });
+        drop(called);
+    });
 }
 
 /// With a second socket on the protocol the port may be another process's.

@@ -27,10 +27,6 @@ use crate::error::BindError;
 /// Datagrams taken from one socket in one go.
 const BATCH: usize = 32;
 
-/// What the kernel charges a socket's buffer for a packet of ordinary size, header and all: a
-/// buffer of 212,992 bytes holds 92 of them.
-const PACKET_CHARGE: usize = 2315;
-
 /// The sockets of one endpoint. Sending is done by any thread, receiving by one at a time.
 #[derive(Debug)]
 pub(super) enum Link {
@@ -90,14 +86,13 @@ impl Link {
         }
     }
 
-    /// Full-size packets that the sockets' buffers hold: those for short messages, those for long
-    /// ones.
-    pub(super) fn buffered_packets(&self) -> (usize, usize) {
-        let (main, bulk) = match self {
-            Self::Udp(udp) => udp.buffer_bytes(),
-            Self::Raw(raw) => (raw.buffer_bytes(), raw.buffer_bytes()),
-        };
-        (main / PACKET_CHARGE, bulk / PACKET_CHARGE)
+    /// Sizes of the receive buffers, as the system accounts for them: of the socket for short
+    /// messages, and of that for long ones.
+    pub(super) fn recv_buffers(&self) -> (usize, usize) {
+        match self {
+            Self::Udp(udp) => udp.recv_buffers(),
+            Self::Raw(raw) => (raw.recv_buffer(), raw.recv_buffer()),
+        }
     }
 
     pub(super) fn counters(&self) -> &LinkCounters {

@@ -104,8 +104,8 @@ impl Raw {
         self.port.addr
     }
 
-    /// Size of the sockets' receive buffers.
-    pub(super) fn buffer_bytes(&self) -> usize {
+    /// Size of the smaller receive buffer.
+    pub(super) fn recv_buffer(&self) -> usize {
         self.buffer
     }
 

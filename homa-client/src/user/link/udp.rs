@@ -101,8 +101,8 @@ impl Udp {
         self.gro
     }
 
-    /// Sizes of the sockets' buffers: main, bulk.
-    pub(super) fn buffer_bytes(&self) -> (usize, usize) {
+    /// Sizes of the receive buffers: main, bulk.
+    pub(super) fn recv_buffers(&self) -> (usize, usize) {
         (self.main_buffer, self.bulk_buffer)
     }
 
