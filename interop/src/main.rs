@@ -3,7 +3,12 @@
 mod bench;
 mod echo;
 mod info;
+mod latency;
+mod progress;
 mod report;
+mod soak;
+mod values;
+mod workload;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -13,7 +18,7 @@ use clap::{Parser, Subcommand};
 /// Measures and checks Homa against TCP.
 ///
 /// Every subcommand exits with status 0 only if everything it checks holds, and has an example in
-/// its own --help.
+/// its own --help. Status 77 means that a check could not run here.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -36,6 +41,13 @@ enum Command {
     /// Prints what this host offers and which defaults follow from it.
     #[command(after_help = "Example:\n  homa-interop info")]
     Info(info::Arguments),
+    Soak(soak::Arguments),
+    /// One of the processes of `soak`: takes its orders from standard input.
+    #[command(hide = true, after_help = "Example:\n  homa-interop soak-node")]
+    SoakNode,
+    /// Keeps a processor busy until standard input ends.
+    #[command(hide = true, after_help = "Example:\n  homa-interop busy")]
+    Busy,
     /// Serves the echo service of the benchmarks until standard input ends.
     ///
     /// Prints the URIs it serves as one line of JSON.
@@ -44,16 +56,23 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result: Result<(), Box<dyn Error>> = match Arguments::parse().command {
-        Command::Bench { bench } => bench::run(&bench),
-        Command::Info(arguments) => info::run(&arguments),
-        Command::Serve => echo::serve_until_stdin_ends().map_err(Into::into),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(&Arguments::parse().command) {
+        Ok(status) => status,
         Err(error) => {
             eprintln!("homa-interop: {}", report::with_causes(&*error));
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
+    match command {
+        Command::Bench { bench } => bench::run(bench)?,
+        Command::Info(arguments) => info::run(arguments)?,
+        Command::Soak(arguments) => return soak::run(arguments),
+        Command::SoakNode => soak::run_node_until_stdin_ends()?,
+        Command::Busy => soak::run_busy_until_stdin_ends()?,
+        Command::Serve => echo::serve_until_stdin_ends()?,
+    }
+    Ok(ExitCode::SUCCESS)
 }

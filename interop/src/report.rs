@@ -118,7 +118,8 @@ pub(crate) fn p99_us(latencies: &Histogram<u64>) -> Option<f64> {
     (latencies.len() >= MIN_SAMPLES_FOR_P99).then(|| quantile_us(latencies, 0.99))
 }
 
-fn quantile_us(latencies: &Histogram<u64>, quantile: f64) -> f64 {
+/// A quantile in microseconds.
+pub(crate) fn quantile_us(latencies: &Histogram<u64>, quantile: f64) -> f64 {
     rounded(latencies.value_at_quantile(quantile) as f64 / 1e3)
 }
 
@@ -134,7 +135,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Three decimals: more than anything here is repeatable to.
-fn rounded(value: f64) -> f64 {
+pub(crate) fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }
 

@@ -1,37 +1,11 @@
 //! Runs the real binary: two processes, sockets, the whole path.
 
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+mod common;
+
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-fn homa_interop(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_homa-interop"))
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .expect("the binary runs")
-}
-
-/// A file of this test's own, removed at its end.
-struct ResultFile(PathBuf);
-
-impl ResultFile {
-    fn new(name: &str) -> Self {
-        Self(std::env::temp_dir().join(format!("homa-{}-{name}.json", std::process::id())))
-    }
-
-    fn path(&self) -> &str {
-        self.0
-            .to_str()
-            .expect("a temporary directory with a plain name")
-    }
-}
-
-impl Drop for ResultFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
+use common::{ResultFile, homa_interop};
 
 #[test]
 fn a_short_comparison_measures_every_row_on_both_stacks() {
@@ -49,7 +23,7 @@ fn a_short_comparison_measures_every_row_on_both_stacks() {
     assert!(output.status.success(), "{stderr}");
     assert_eq!(stderr, "", "no progress bar where nobody sees it");
 
-    let json = std::fs::read(&file.0).expect("it was written");
+    let json = std::fs::read(file.path()).expect("it was written");
     let rows: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
     let rows = rows.as_array().expect("a list");
     let stdout = String::from_utf8_lossy(&output.stdout);
@@ -111,6 +85,9 @@ fn every_subcommand_has_help_with_an_example() {
         &["bench"],
         &["bench", "compare"],
         &["info"],
+        &["soak"],
+        &["soak-node"],
+        &["busy"],
         &["serve"],
     ] {
         let output = homa_interop(&[command, &["--help"]].concat());
@@ -130,7 +107,7 @@ fn info_prints_and_writes_the_version() {
     let output = homa_interop(&["info", "--json", file.path()]);
     assert!(output.status.success());
     assert!(String::from_utf8_lossy(&output.stdout).contains(env!("CARGO_PKG_VERSION")));
-    let json = std::fs::read(&file.0).expect("it was written");
+    let json = std::fs::read(file.path()).expect("it was written");
     let info: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
     assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
 }

@@ -1,17 +1,19 @@
 //! `bench compare`: tonic over TCP against tonic over Homa.
 
 use std::error::Error;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tonic_homa::transport::{self, Channel, Endpoint};
 
-use super::load::{self, LoadError, Measured, Timing, empty_histogram};
+use super::load::{self, LoadError, Measured, Timing};
 use super::plan::{CLAIMS, SCENARIOS, Scenario};
 use crate::echo::{EchoProcess, StartError, WINDOW};
+use crate::latency::empty_histogram;
+use crate::progress::Progress;
 use crate::report::{self, MIN_SAMPLES_FOR_P99, Round, Row, Side, Tail};
+use crate::values;
 
 /// Measures tonic over TCP and tonic over Homa in turns, in one run.
 ///
@@ -31,7 +33,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(3..=1000))]
     rounds: Option<u32>,
     /// Seconds of each round, at least 0.01.
-    #[arg(long, value_name = "S", value_parser = parse_seconds)]
+    #[arg(long, value_name = "S", value_parser = values::parse_seconds)]
     seconds: Option<Duration>,
     /// Measure only rows whose name contains this; may be given several times.
     #[arg(long, value_name = "TEXT")]
@@ -52,17 +54,6 @@ pub(crate) struct Arguments {
 const WARM_UP: Duration = Duration::from_millis(200);
 /// How much longer than planned a round may take before it is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Work that lasts longer than this shows a progress bar.
-const SHOW_PROGRESS_AFTER: Duration = Duration::from_secs(2);
-
-fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let range = "expected a number of seconds from 0.01 to 3600";
-    let seconds: f64 = text.parse().map_err(|_| range.to_owned())?;
-    if !(0.01..=3600.0).contains(&seconds) {
-        return Err(range.to_owned());
-    }
-    Ok(Duration::from_secs_f64(seconds))
-}
 
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
@@ -202,7 +193,7 @@ async fn measure(plan: &Plan) -> Result<Vec<Row>, CompareError> {
         tcp_wide: connect(&uris.tcp_wide, true).await?,
         homa: connect(&uris.homa, false).await?,
     };
-    let progress = Progress::new(plan);
+    let progress = Progress::new(plan.slots().into(), plan.lasts());
     progress.print(&describe(plan))?;
     progress.print(&report::table_head())?;
     let mut rows = Vec::new();
@@ -307,31 +298,6 @@ fn describe(plan: &Plan) -> String {
     )
 }
 
-/// A progress bar on standard error, hidden where nobody would see it or the work is short.
-struct Progress {
-    bar: ProgressBar,
-}
-
-impl Progress {
-    fn new(plan: &Plan) -> Self {
-        if plan.lasts() < SHOW_PROGRESS_AFTER || !io::stderr().is_terminal() {
-            return Self {
-                bar: ProgressBar::hidden(),
-            };
-        }
-        let bar =
-            ProgressBar::with_draw_target(Some(plan.slots().into()), ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} left  {msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.enable_steady_tick(Duration::from_millis(500));
-        Self { bar }
-    }
-
-    fn print(&self, text: &str) -> io::Result<()> {
-        self.bar.suspend(|| writeln!(io::stdout(), "{text}"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -398,14 +364,5 @@ mod tests {
         assert_eq!(names(&["500 KB, 8", "64"]).expect("two").len(), 2);
         let error = names(&["10 KB", "10 MB"]).expect_err("there is none");
         assert!(error.to_string().contains("\"10 MB\""), "{error}");
-    }
-
-    #[test]
-    fn seconds_out_of_range_are_refused_with_the_range() {
-        assert_eq!(parse_seconds("0.25"), Ok(Duration::from_millis(250)));
-        for wrong in ["0", "-1", "nan", "inf", "3601", "1s", ""] {
-            let error = parse_seconds(wrong).expect_err(wrong);
-            assert!(error.contains("0.01 to 3600"), "{error}");
-        }
     }
 }

@@ -11,6 +11,7 @@ use tonic_homa::transport::Channel;
 
 use crate::echo::proto::Payload;
 use crate::echo::proto::echo_client::EchoClient;
+use crate::latency::{self, empty_histogram};
 
 /// What is in flight while a row is measured.
 #[derive(Clone, Copy, Debug)]
@@ -71,18 +72,8 @@ pub(crate) enum LoadError {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// Latencies are kept with this many significant digits.
-const DIGITS: u8 = 3;
-/// Longest latency that is kept exactly; longer ones count as this.
-const LONGEST: Duration = Duration::from_secs(60);
 /// Responses up to this size are compared in full, of longer ones every sixteenth.
 const ALWAYS_COMPARE: usize = 16 * 1024;
-
-/// An empty histogram of nanoseconds.
-pub(crate) fn empty_histogram() -> Histogram<u64> {
-    let longest = u64::try_from(LONGEST.as_nanos()).unwrap_or(u64::MAX);
-    Histogram::new_with_bounds(1, longest, DIGITS).expect("the bounds are constants and in order")
-}
 
 /// What the callers of a round share.
 #[derive(Debug)]
@@ -252,8 +243,7 @@ impl Caller {
             self.call().await?;
             let finished = Instant::now();
             if started >= shared.begin {
-                let nanos = u64::try_from((finished - started).as_nanos()).unwrap_or(u64::MAX);
-                latencies.saturating_record(nanos.max(1));
+                latency::record(&mut latencies, finished - started);
                 shared.samples.fetch_add(1, Ordering::Relaxed);
             }
             let inside = finished < shared.end || shared.min_samples > 0;
