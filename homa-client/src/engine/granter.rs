@@ -161,6 +161,9 @@ impl Granter {
                 self.rank(key, rpc);
             }
         }
+        if self.waiting.peers.is_empty() {
+            return Vec::new();
+        }
         let limits = self.limits;
         let active = self.waiting.active(limits.max_overcommit);
         let window = limits
@@ -287,6 +290,10 @@ impl Waiting {
         let head = queue.first();
         if head.is_none() {
             self.peers.remove(&peer);
+            if self.peers.is_empty() && self.peers.capacity() > 1024 {
+                // A flood of peers must not leave its memory behind.
+                self.peers.shrink_to(64);
+            }
         }
         if head != head_before {
             if let Some(rank) = head_before {
