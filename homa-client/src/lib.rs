@@ -23,6 +23,8 @@ mod charge;
 #[cfg(feature = "user")]
 mod client;
 mod config;
+#[cfg(feature = "user")]
+mod devices;
 pub mod engine;
 #[cfg(feature = "user")]
 mod error;
@@ -38,6 +40,8 @@ mod user;
 #[cfg(feature = "user")]
 pub use client::{Call, Client};
 pub use config::{BulkPort, Config, ConfigError};
+#[cfg(feature = "user")]
+pub use devices::{NetworkDevice, network_devices, slowest_mbps};
 pub use engine::Unreachable;
 pub use engine::wire::Carrier;
 #[cfg(feature = "user")]

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use homa_client::blocking::Server;
-use homa_client::{Carrier, Config};
+use homa_client::{Carrier, Config, network_devices, slowest_mbps};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -38,6 +38,10 @@ struct Info {
     kernel_module: bool,
     /// What carries Homa here.
     engines: Vec<Engine>,
+    /// Network devices with hardware that are up, with their speed in Mbit/s where they tell.
+    devices: Vec<(String, Option<u32>)>,
+    /// The slowest of those speeds, by which endpoints pace what they send.
+    link_mbps: Option<u32>,
     /// Settings of an endpoint that is opened with none.
     defaults: Map<String, Value>,
 }
@@ -85,6 +89,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 impl Info {
     fn of_this_host() -> Self {
         let config = Config::default();
+        let devices = network_devices();
         let rmem_max = read("/proc/sys/net/core/rmem_max").and_then(|text| text.parse().ok());
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -101,8 +106,24 @@ impl Info {
                     probed: Probed::Unavailable("not in this version".to_owned()),
                 },
             ],
+            link_mbps: slowest_mbps(&devices),
+            devices: devices
+                .into_iter()
+                .map(|device| (device.name, device.mbps))
+                .collect(),
             defaults: settings(&config),
         }
+    }
+
+    fn devices_text(&self) -> String {
+        if self.devices.is_empty() {
+            return "none with hardware that is up".to_owned();
+        }
+        let text = |(name, mbps): &(String, Option<u32>)| match mbps {
+            Some(mbps) => format!("{name} {mbps} Mbit/s"),
+            None => format!("{name} does not tell its speed"),
+        };
+        self.devices.iter().map(text).collect::<Vec<_>>().join(", ")
     }
 
     fn to_text(&self) -> String {
@@ -117,11 +138,18 @@ impl Info {
              kernel             {}\n\
              cores              {}\n\
              kernel module      {module}\n\
-             net.core.rmem_max  {}\n",
+             net.core.rmem_max  {}\n\
+             network devices    {}\n\
+             pacing             {}\n",
             self.version,
             known(self.kernel.clone()),
             self.cores,
             known(self.rmem_max.map(|bytes| bytes.to_string())),
+            self.devices_text(),
+            match self.link_mbps {
+                Some(mbps) => format!("{mbps} Mbit/s"),
+                None => "off: no device tells its speed; set link_mbps to pace".to_owned(),
+            },
         );
         if let Some(advice) = &self.rmem_advice {
             text.push_str(advice);

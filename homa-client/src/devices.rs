@@ -1,0 +1,103 @@
+//! The network devices of this host, and what they say of their speed.
+
+use std::fs;
+use std::path::Path;
+
+/// A network device that is up and has hardware behind it, be it a virtual machine's. The
+/// loopback device, veth pairs, bridges and tunnels have none: what shapes them, they do not know.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct NetworkDevice {
+    /// Its name, as in `eth0`.
+    pub name: String,
+    /// Its speed in Mbit/s; `None` if it does not tell, as most of those in virtual machines.
+    pub mbps: Option<u32>,
+}
+
+/// The network devices of this network namespace, by name; empty where sysfs cannot be read.
+pub fn network_devices() -> Vec<NetworkDevice> {
+    devices_in(Path::new("/sys/class/net"))
+}
+
+/// The speed by which an endpoint paces that may use any of `devices`: the slowest that is known,
+/// so that none is flooded.
+pub fn slowest_mbps(devices: &[NetworkDevice]) -> Option<u32> {
+    devices.iter().filter_map(|device| device.mbps).min()
+}
+
+fn devices_in(folder: &Path) -> Vec<NetworkDevice> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut devices: Vec<_> = entries
+        .filter(|entry| {
+            let text = fs::read_to_string(entry.path().join("operstate"));
+            // Some drivers do not say whether there is a carrier.
+            let up = text.is_ok_and(|text| matches!(text.trim(), "up" | "unknown"));
+            up && entry.path().join("device").exists()
+        })
+        .filter_map(|entry| {
+            Some(NetworkDevice {
+                name: entry.file_name().into_string().ok()?,
+                mbps: fs::read_to_string(entry.path().join("speed"))
+                    .ok()
+                    .and_then(|text| parse_speed(&text)),
+            })
+        })
+        .collect();
+    devices.sort();
+    devices
+}
+
+/// Unknown speeds are -1, or that as an unsigned number, or 0.
+fn parse_speed(text: &str) -> Option<u32> {
+    let mbps: i64 = text.trim().parse().ok()?;
+    u32::try_from(mbps)
+        .ok()
+        .filter(|mbps| (1..=10_000_000).contains(mbps))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speeds_that_say_nothing_are_unknown() {
+        assert_eq!(parse_speed("25000\n"), Some(25_000));
+        for unknown in ["-1\n", "0\n", "4294967295\n", "", "fast"] {
+            assert_eq!(parse_speed(unknown), None, "{unknown:?}");
+        }
+    }
+
+    #[test]
+    fn only_hardware_that_is_up_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = |name: &str, hardware: bool, state: &str, speed: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir(&path).unwrap();
+            if hardware {
+                fs::create_dir(path.join("device")).unwrap();
+            }
+            fs::write(path.join("operstate"), state).unwrap();
+            fs::write(path.join("speed"), speed).unwrap();
+        };
+        device("lo", false, "unknown\n", "-1\n");
+        device("veth1", false, "up\n", "10000\n");
+        device("eth2", true, "down\n", "100\n");
+        device("eth1", true, "up\n", "40000\n");
+        device("eth0", true, "up\n", "10000\n");
+        device("eth3", true, "unknown\n", "-1\n");
+        let devices = devices_in(folder.path());
+        let found: Vec<_> = devices
+            .iter()
+            .map(|device| (device.name.as_str(), device.mbps))
+            .collect();
+        let expect = [
+            ("eth0", Some(10_000)),
+            ("eth1", Some(40_000)),
+            ("eth3", None),
+        ];
+        assert_eq!(found, expect);
+        assert_eq!(slowest_mbps(&devices), Some(10_000));
+        assert_eq!(slowest_mbps(&devices[2..]), None);
+        assert!(devices_in(&folder.path().join("nowhere")).is_empty());
+    }
+}
