@@ -16,6 +16,7 @@ use super::link::Link;
 use super::shard::{LocalRpc, Shard, Waiter, share};
 use super::turn::Receiving;
 use crate::config::Config;
+use crate::devices::{network_devices, slowest_mbps};
 use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, RpcInfo, SendError, Settings, Socket};
 use crate::error::{BindError, CallError};
@@ -88,8 +89,15 @@ impl Endpoint {
             let named = (index, random());
             Shard::new(share.clone(), config, named, (port, server))
         };
+        let shards: Box<[Shard]> = (0..count).map(shard).collect::<Result<_, _>>()?;
+        if !link.local().ip().to_canonical().is_loopback() {
+            let mbps = slowest_mbps(&network_devices());
+            for shard in &shards {
+                shard.lock().set_link(mbps);
+            }
+        }
         Ok(Self {
-            shards: (0..count).map(shard).collect::<Result<_, _>>()?,
+            shards,
             spread: RandomState::new(),
             link,
             carrier,

@@ -38,6 +38,8 @@ pub(super) struct Shard {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) engine: Engine,
+    /// Whether the engine was told the speed of a network device.
+    on_device: bool,
     /// What tests do to packets on their way to the link.
     pub(super) faults: Option<Box<Faulty>>,
     pub(super) waiting: Slab<Waiter>,
@@ -85,6 +87,7 @@ impl Shard {
         let faults = config.faults.clone();
         let state = State {
             engine,
+            on_device: false,
             faults: faults.map(|faults| Box::new(Faulty::new(faults, stream))),
             waiting: Slab::new(),
             transmitting: false,
@@ -128,6 +131,10 @@ impl State {
             && let Some(transmit) = self.engine.poll_transmit(now, BATCH - packets)
         {
             packets += transmit.segments.len();
+            if self.on_device && transmit.to.ip().to_canonical().is_loopback() {
+                // What it sends does not all go through the device.
+                self.set_link(None);
+            }
             match &mut self.faults {
                 None => transmits.push(transmit),
                 Some(faults) => faults.pass(now, transmit, &mut transmits),
@@ -137,6 +144,12 @@ impl State {
             transmits,
             full: packets >= BATCH,
         }
+    }
+
+    /// The packets leave through a network device of this speed.
+    pub(super) fn set_link(&mut self, mbps: Option<u32>) {
+        self.on_device = mbps.is_some();
+        self.engine.set_link(mbps);
     }
 
     /// When there will be something to do, if nothing comes before.
@@ -252,6 +265,25 @@ pub(super) fn share(settings: &Settings, shards: usize) -> Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packets_to_this_host_are_not_paced_by_a_device() {
+        for (to, paced) in [("10.0.0.1:4000", true), ("[::ffff:127.0.0.1]:4000", false)] {
+            let (config, port) = (Config::default(), 40_000);
+            let settings = config.protocol.clone();
+            let shard = Shard::new(settings, &config, (0, 1), (port, false)).unwrap();
+            let mut state = shard.lock();
+            state.set_link(Some(10_000));
+            let to: SocketAddr = to.parse().unwrap();
+            let message = "hello".into();
+            let sent = state
+                .engine
+                .send_request(Time::ZERO, port, to, to.port(), message, 0);
+            sent.unwrap();
+            assert_eq!(state.fill(Time::ZERO).transmits.len(), 1);
+            assert_eq!(state.engine.tuning().link_mbps.is_some(), paced);
+        }
+    }
 
     #[test]
     fn shards_share_the_limits_and_each_can_work() {
