@@ -36,6 +36,7 @@ pub(super) async fn drive(closer: Closer) {
     };
     let mut sleep = pin!(sleep_until((Instant::now() + IDLE).into()));
     let mut nudged = pin!(endpoint.nudge.notified());
+    let mut refused = pin!(endpoint.link.errors());
     let mut end = None;
     loop {
         let mut look = Look::Polled;
@@ -70,6 +71,11 @@ pub(super) async fn drive(closer: Closer) {
         poll_fn(|cx| {
             if nudged.as_mut().poll(cx).is_ready() {
                 nudged.set(endpoint.nudge.notified());
+                return Poll::Ready(());
+            }
+            if refused.as_mut().poll(cx).is_ready() {
+                refused.set(endpoint.link.errors());
+                endpoint.drain_errors();
                 return Poll::Ready(());
             }
             let link = &endpoint.link;

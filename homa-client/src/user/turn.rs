@@ -137,7 +137,8 @@ impl Endpoint {
         }
     }
 
-    fn drain_errors(&self) {
+    /// Not to be called with a shard's lock.
+    pub(super) fn drain_errors(&self) {
         let mut refused = Vec::new();
         self.link.drain_errors(&mut refused);
         self.refuse(refused);

@@ -15,6 +15,7 @@ use nix::sys::socket::{
     CmsgIterator, ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage,
     recvmmsg,
 };
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use super::{BATCH, LinkCounters, Look, Received};
@@ -55,6 +56,16 @@ impl Inlet {
             kind: bit(addr.is_ipv6(), 0) | bit(addr.ip().is_unspecified(), 1) | bit(raw, 2),
             overflowed: AtomicU32::new(0),
         })
+    }
+
+    /// Waits until something is put into the error queue. The runtime takes that for no news to
+    /// readers.
+    pub(super) async fn errors(&self) {
+        // It fails only when the runtime ends, and this task with it.
+        if self.socket.ready(Interest::ERROR).await.is_ok() {
+            let seen = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = self.socket.try_io(Interest::ERROR, seen);
+        }
     }
 
     /// What the system told along with a packet, for the counters.

@@ -135,6 +135,14 @@ impl Link {
         }
     }
 
+    /// Waits until there is something in the error queues.
+    pub(super) async fn errors(&self) {
+        match self {
+            Self::Udp(udp) => udp.errors().await,
+            Self::Raw(raw) => raw.errors().await,
+        }
+    }
+
     /// Whether something has arrived; if not, the task is woken when it has.
     pub(super) fn poll_recv_ready(&self, cx: &mut Context<'_>) -> bool {
         match self {

@@ -4,12 +4,14 @@
 //! the Homa port; what is not ours, the engine drops.
 
 use std::cell::RefCell;
+use std::future::{Future, pending, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use arrayvec::ArrayVec;
 use nix::cmsg_space;
@@ -212,6 +214,15 @@ impl Raw {
         }
     }
 
+    pub(super) async fn errors(&self) {
+        let (mut v4, mut v6) = (pin!(errors_of(&self.v4)), pin!(errors_of(&self.v6)));
+        poll_fn(|cx| match v4.as_mut().poll(cx) {
+            Poll::Pending => v6.as_mut().poll(cx),
+            ready => ready,
+        })
+        .await;
+    }
+
     pub(super) fn poll_recv_ready(&self, cx: &mut Context<'_>) -> bool {
         self.ways()
             .any(|way| way.inlet.socket.poll_recv_ready(cx).is_ready())
@@ -260,6 +271,13 @@ impl Way {
                 }
             }
         }
+    }
+}
+
+async fn errors_of(way: &Option<Way>) {
+    match way {
+        Some(way) => way.inlet.errors().await,
+        None => pending().await,
     }
 }
 

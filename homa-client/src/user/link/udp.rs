@@ -236,6 +236,11 @@ impl Udp {
         errors::drain(&self.main.socket, Carrier::Udp, refused);
     }
 
+    pub(super) async fn errors(&self) {
+        // All sending is done on this one.
+        self.main.errors().await;
+    }
+
     pub(super) fn poll_recv_ready(&self, cx: &mut Context<'_>) -> bool {
         self.main.socket.poll_recv_ready(cx).is_ready()
             || self
