@@ -475,9 +475,15 @@ impl Engine {
         addr
     }
 
-    /// The silence clock: `now` less all the time by which the driver was late.
+    /// The silence clock: `now` less all the time by which the driver was late. It stops at a
+    /// deadline that was not looked at in time, and not only when it is looked at: what is noted
+    /// in between would lie ahead of the clock, by an hour after an hour's suspension.
     fn silence_clock(&self, now: Time) -> Time {
-        now.minus(self.lateness)
+        let clock = now.minus(self.lateness);
+        match self.deadlines.first() {
+            Some(first) if clock.since(first) > silence::TIMER_SLACK => first,
+            _ => clock,
+        }
     }
 
     fn insert_rpc(&mut self, now: Time, new: NewRpc, state: RpcState, cookie: u64) -> RpcKey {

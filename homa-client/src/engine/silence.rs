@@ -12,7 +12,7 @@ use super::{Engine, Failure, Remember, Time};
 
 /// Lateness up to this is ordinary timer slack and not taken off the silence clock. Without it
 /// that clock would crawl when many RPCs have timers close together.
-const TIMER_SLACK: Duration = Duration::from_millis(2);
+pub(super) const TIMER_SLACK: Duration = Duration::from_millis(2);
 
 impl Engine {
     /// The time announced by [`Engine::poll_timeout`] has come. Drivers empty their sockets

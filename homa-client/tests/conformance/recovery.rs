@@ -394,3 +394,23 @@ fn e068_reordered_and_doubled_packets_change_nothing() {
         assert_eq!(counters.requests_delivered, 500);
     });
 }
+
+/// Besides the statements: what the driver was late is no silence of anybody, and delays nothing
+/// that began before the lateness was noticed.
+#[test]
+fn after_an_hours_suspension_losses_are_repaired_as_soon_as_ever() {
+    both(|carrier| {
+        let mut host = Host::new(carrier);
+        host.call(1);
+        host.now += Duration::from_secs(3600);
+        let (server, _) = host.call(1);
+        host.engine.handle_timeout(host.now);
+        assert!(host.event().is_none(), "nobody was silent for an hour");
+        let sent = host.wait(resend_interval(carrier) + ms(2));
+        let id = server.route.sender_id ^ 1;
+        assert!(
+            sent.iter().any(|sent| sent.common.sender_id == id),
+            "{sent:?}"
+        );
+    });
+}
