@@ -156,7 +156,9 @@ impl OutMessage {
         self.asked.1
     }
 
-    /// The packet that starts at `offset`, which is a cut or lies within a packet.
+    /// The packet with the byte at `offset`. On a path that takes less than such a packet, the
+    /// piece of it that starts there: whoever asks for pieces knows exactly what it lacks, and a
+    /// kernel drops what overlaps partly with what it has.
     pub(super) fn packet_at(&self, offset: u32) -> Range<u32> {
         let (base, limit) = if offset < self.unscheduled {
             (0, self.unscheduled)
@@ -165,11 +167,24 @@ impl OutMessage {
         };
         let start = offset - (offset - base) % self.payload;
         let end = (start + self.payload).min(limit);
-        if self.piece >= self.payload {
-            return start..end;
+        if self.in_pieces() {
+            offset..(offset + self.piece).min(end)
+        } else {
+            start..end
         }
-        let start = offset - (offset - start) % self.piece;
-        start..(start + self.piece).min(end)
+    }
+
+    fn in_pieces(&self) -> bool {
+        self.piece < self.payload
+    }
+
+    /// The packets that a range touches, or in pieces exactly what is asked for.
+    fn packets_of(&self, range: Range<u32>) -> Range<u32> {
+        if self.in_pieces() {
+            range
+        } else {
+            self.packet_at(range.start).start..self.packet_at(range.end - 1).end
+        }
     }
 
     /// The next packet, marked as sent. A packet that starts below the grant goes whole.
@@ -191,8 +206,7 @@ impl OutMessage {
         if range.start >= end || self.answered.len() >= MAX_RESEND_RANGES {
             return false;
         }
-        let whole = self.packet_at(range.start).start..self.packet_at(end - 1).end;
-        let mut due = vec![whole];
+        let mut due = vec![self.packets_of(range.start..end)];
         for (done, _) in &self.answered {
             let apart = |range: Range<u32>| {
                 let before = range.start..range.end.min(done.start);
@@ -216,7 +230,7 @@ impl OutMessage {
             return;
         }
         self.resend_priority = priority;
-        let mut merged = self.packet_at(range.start).start..self.packet_at(end - 1).end;
+        let mut merged = self.packets_of(range.start..end);
         self.resend.retain(|other| {
             let apart = other.end < merged.start || merged.end < other.start;
             if !apart {
@@ -237,8 +251,9 @@ impl OutMessage {
 
     /// The next packet to be sent again.
     pub(super) fn next_resend(&mut self) -> Option<Range<u32>> {
-        let packet = self.packet_at(self.resend.first()?.start);
+        let mut packet = self.packet_at(self.resend.first()?.start);
         let first = self.resend.first_mut()?;
+        packet.end = packet.end.min(first.end);
         first.start = packet.end;
         if first.start >= first.end {
             self.resend.remove(0);
@@ -347,10 +362,15 @@ mod tests {
         assert_eq!(again, [0..4, 4..8, 8..10]);
         let first: Vec<_> = std::iter::from_fn(|| out.next_packet()).collect();
         assert_eq!(first, [10..14, 14..18, 18..20, 20..24, 24..25]);
+        // A gap that a kernel reports is filled, and nothing around it.
+        out.answer(Time::ZERO, 14..18, 7);
+        out.shrink_to(3);
+        let again: Vec<_> = std::iter::from_fn(|| out.next_resend()).collect();
+        assert_eq!(again, [14..17, 17..18]);
         out.shrink_to(9);
         assert_eq!(
             out.packet_limit(),
-            4,
+            3,
             "a path does not grow under a message"
         );
     }
