@@ -55,6 +55,8 @@ step "docs" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --loc
 step "engine alone: lints" \
     cargo clippy -p homa-client --no-default-features --all-targets --locked -- -D warnings
 step "engine alone: tests" cargo test -p homa-client --no-default-features --locked
+# Each once, without measuring; fails when an RPC or a peer occupies more than its goal.
+step "engine benchmarks, smoke" cargo test -p homa-client --bench engine --bench memory --locked
 step "demo" cargo run --release -p homa-examples --bin greeter --locked
 step "benchmark" cargo run --release -p homa-interop --locked -- \
     bench compare --quick --json "$target/bench-compare.json"

@@ -288,28 +288,4 @@ mod tests {
         );
         assert_eq!(message.outstanding(), 10);
     }
-
-    /// Against a plain array of which bytes have come.
-    #[test]
-    fn agrees_with_a_simple_model() {
-        let mut random = crate::engine::tests::Random::new(7);
-        for _ in 0..200 {
-            let length = random.below(400) as u32 + 1;
-            let mut message = InMessage::new(length, length, 1416);
-            let mut model = vec![false; length as usize];
-            while !message.complete() {
-                let start = random.below(u64::from(length)) as u32;
-                let end = (start + random.below(60) as u32).min(length);
-                let fresh = &mut model[start as usize..end as usize];
-                let expect = fresh.iter().filter(|here| !**here).count() as u32;
-                fresh.fill(true);
-                assert_eq!(message.insert(start, bytes(start..end)), expect);
-                let gaps = message.missing(0, usize::MAX);
-                assert!(gaps.iter().all(|gap| gap.length > 0));
-                let missing: u32 = gaps.iter().map(|gap| gap.length.min(length)).sum();
-                assert_eq!(missing, message.remaining());
-            }
-            check(message);
-        }
-    }
 }

@@ -6,6 +6,7 @@ mod diagnosis;
 mod grants;
 mod incast;
 mod loss;
+mod models;
 mod pacing;
 mod pair;
 mod path;
