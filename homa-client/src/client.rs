@@ -120,7 +120,8 @@ impl Client {
         self.endpoint(Family::of(to))?.call_detached(to, request)
     }
 
-    /// The local address from which `to` is called: unspecified IP, and the UDP port.
+    /// The local address from which `to` is called: unspecified IP, and the UDP port, or on IP
+    /// protocol 146 the Homa port.
     pub fn local_addr(&self, to: SocketAddr) -> Option<SocketAddr> {
         Some(self.endpoint(Family::of(to)).ok()?.local_addr())
     }

@@ -23,7 +23,8 @@ use crate::faults::Faults;
 #[non_exhaustive]
 pub struct Config {
     /// Largest IP packet in bytes. Default `None`: 1,500. 576 to 9,000. Larger packets cost
-    /// less, but are lost where the path does not take them.
+    /// less; a path that does not take them is noticed, by ICMP or by their loss, which costs some
+    /// milliseconds for the first message, and again every 10 minutes.
     pub mtu: Option<u16>,
     /// Receive buffer asked of the system for each socket, in bytes. Default 4 MiB. The system
     /// grants at most `net.core.rmem_max` to processes without CAP_NET_ADMIN; with less, many

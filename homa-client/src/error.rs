@@ -41,7 +41,8 @@ pub enum CallError {
         /// The message, handed back.
         message: Message,
     },
-    /// Nothing was heard from the peer about this RPC for the protocol's timeout (1 s over UDP).
+    /// Nothing was heard from the peer about this RPC for the protocol's timeout (1 s over UDP,
+    /// 0.1 s on IP protocol 146).
     #[error("no sign of life from {peer} for {silence:?}; the request may have run")]
     TimedOut {
         /// The server called.
@@ -145,7 +146,7 @@ pub enum BindError {
         /// The port asked for.
         port: u16,
     },
-    /// Another socket has the port.
+    /// Another socket has the port; on IP protocol 146, another endpoint of this process.
     #[error("{addr} is in use by another socket: stop that program or choose another port")]
     AddressInUse {
         /// The address asked for.

@@ -17,6 +17,10 @@ use crate::user::shard::LocalRpc;
 
 /// Accepts requests on one Homa port, whose number is also that of its UDP socket.
 ///
+/// On IP protocol 146 the system knows no ports. Servers of one process cannot have the same, but
+/// two processes can by mistake: both then get each request, and answer it. So give the servers of
+/// a host different ports.
+///
 /// All methods take `&self`: put it in an [`Arc`](std::sync::Arc) to accept on several tasks. When
 /// it is dropped, requests that nobody has accepted are refused, those that were accepted can still
 /// be answered, and the port is closed a second after the last of them. [`Server::shutdown`] waits
@@ -129,7 +133,7 @@ impl Request {
         &self.message
     }
 
-    /// The client's address and UDP port.
+    /// The client's address with its UDP port, or on IP protocol 146 its Homa port.
     pub fn peer(&self) -> SocketAddr {
         self.responder.peer
     }
@@ -212,7 +216,7 @@ impl Responder {
         }
     }
 
-    /// The client's address and UDP port.
+    /// The client's address with its UDP port, or on IP protocol 146 its Homa port.
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
