@@ -539,21 +539,26 @@ impl Engine {
         self.enqueue(key);
     }
 
-    /// Whether `len` more bytes may be held for sending. If not, replies that were sent long ago,
-    /// as far as was granted, make room: clients of which nothing is heard are gone, or never were.
+    /// Whether `len` more bytes may be held for sending. If not, replies that were sent long ago
+    /// make room, and those of which a part was sent that brought no grant for as long as a NEED_ACK
+    /// waits: clients of which nothing is heard are gone, or never were.
     fn has_send_room(&mut self, now: Time, len: usize) -> bool {
         let limit = self.settings.send_bytes;
         if self.send_used + len <= limit {
             return true;
         }
+        let silent_since = self
+            .silence_clock(now)
+            .minus(self.settings.timers.need_ack_max);
         let mut unacknowledged: Vec<(Time, RpcKey)> = self
             .rpcs
             .iter()
             .filter(|(_, rpc)| rpc.state == RpcState::Replying)
             .filter(|(_, rpc)| {
-                rpc.outgoing
-                    .as_ref()
-                    .is_some_and(|message| !message.ready())
+                rpc.outgoing.as_ref().is_some_and(|message| {
+                    let silent = rpc.silence.heard <= silent_since;
+                    message.all_sent() || silent && !message.ready()
+                })
             })
             .map(|(key, rpc)| (rpc.silence.heard, key))
             .collect();
