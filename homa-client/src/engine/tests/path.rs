@@ -102,3 +102,24 @@ fn a_path_mtu_from_icmp_holds_for_ten_minutes() {
     pair.now += 600 * SECOND;
     assert_eq!(ask(&mut pair), 1500 - 28);
 }
+
+/// ICMP names the port that the packet was sent to, which may be the one for bulk.
+#[test]
+fn what_is_said_of_the_bulk_port_is_true_of_the_path() {
+    let mut pair = Pair::new(3, Settings::default());
+    assert!(echo(&mut pair, pattern(200_000)) == pattern(200_000));
+    pair.request(Message::from(pattern(200_000)), 0);
+    pair.flush();
+    pair.longest = 1000 - 28;
+    let mut bulk = Pair::addr(SERVER);
+    bulk.set_port(bulk.port() + 1);
+    pair.engines[CLIENT].set_path_mtu(pair.now, bulk, 1000);
+    let until = pair.now + Duration::from_millis(9);
+    let got = loop {
+        if let Some(Event::Request { message, .. }) = pair.event(SERVER) {
+            break message.into_bytes();
+        }
+        assert!(pair.step(until), "waited for a RESEND");
+    };
+    assert!(got == pattern(200_000));
+}
