@@ -41,8 +41,12 @@ fn e033_the_unscheduled_part_is_sent_at_once_and_announced() {
     both(|carrier| {
         for len in [1, 39_999, 40_000, 40_001, 500_000] {
             let mut host = Host::new(carrier);
-            let (_, sent) = host.call(len);
+            let (server, mut sent) = host.call(len);
             assert_eq!(end_of(&sent), len.min(40_000));
+            // Grants do not change what is announced.
+            host.hear(&server, Packet::Grant(grant(len)));
+            sent.extend(host.sent());
+            assert_eq!(end_of(&sent), len);
             assert!(
                 sent.iter()
                     .all(|sent| sent.data().incoming == len.min(40_000))

@@ -190,6 +190,18 @@ fn e082_icmp_fails_the_rpcs_it_is_about() {
         assert_eq!(fails(Unreachable::Port, 1), port);
         assert_eq!(fails(Unreachable::Protocol, 0), 2);
         assert_eq!(fails(Unreachable::Host, 0), 2);
+        // "Fragmentation needed" fails none: what was sent goes again, in smaller packets.
+        let mut host = Host::new(carrier);
+        let (server, first) = host.call(10_000);
+        let now = host.now;
+        host.engine.set_path_mtu(now, server.addr, 1000);
+        let again = only(&host.sent(), Kind::Data);
+        assert!(again.len() > first.len() && again.iter().all(|sent| sent.bytes.len() < 1000));
+        assert_eq!(
+            again.iter().map(|sent| sent.range().len()).sum::<usize>(),
+            10_000
+        );
+        assert!(host.event().is_none() && host.live() == 1);
     });
 }
 
