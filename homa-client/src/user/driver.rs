@@ -14,7 +14,7 @@ use super::link::Look;
 use super::pace::PaceTimer;
 use super::shard::Delivery;
 use super::turn::Turn;
-use crate::engine::Wake;
+use crate::engine::{Time, Wake};
 
 /// Sleeps are planned this far ahead when the engine has no deadline.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -66,8 +66,7 @@ pub(super) async fn drive(closer: Closer) {
                 return;
             }
         }
-        let stalled = driver.stalled();
-        let paced = driver.plan_sleep(sleep.as_mut(), end);
+        let Plan { stalled, paced } = driver.plan_sleep(sleep.as_mut(), end);
         poll_fn(|cx| {
             if nudged.as_mut().poll(cx).is_ready() {
                 nudged.set(endpoint.nudge.notified());
@@ -122,47 +121,44 @@ impl Driver<'_> {
         let endpoint = self.endpoint;
         // The keeper holds it for one turn at most.
         let turn = endpoint.turn(lock(&endpoint.receiving), look, &mut self.deliveries);
-        let now = endpoint.clock.now().as_nanos();
-        endpoint.driven.store(now, Ordering::Release);
+        endpoint
+            .driven
+            .store(turn.now.as_nanos(), Ordering::Release);
         turn
     }
 
-    fn stalled(&self) -> bool {
-        let mut shards = self.endpoint.shards.iter();
-        shards.any(|shard| !shard.lock().stalled.is_empty())
-    }
-
-    /// Sets the timer to the engine's next deadline. Returns the other timer, if that is set.
-    fn plan_sleep(
-        &mut self,
-        mut sleep: Pin<&mut Sleep>,
-        end: Option<Instant>,
-    ) -> Option<&PaceTimer> {
+    /// Sets the timer to the engine's next deadline.
+    fn plan_sleep(&mut self, mut sleep: Pin<&mut Sleep>, end: Option<Instant>) -> Plan<'_> {
         let endpoint = self.endpoint;
         // A call that is started once a shard was looked at nudges, as long as nobody knows for
         // how long the sleep will be.
         endpoint.sleep_until.store(u64::MAX, Ordering::Release);
-        let now = endpoint.clock.now();
+        let mut stalled = false;
+        let mut next: Option<(Time, Wake)> = None;
+        for shard in &endpoint.shards {
+            let state = shard.lock();
+            stalled |= !state.stalled.is_empty();
+            next = next
+                .into_iter()
+                .chain(state.next_wake())
+                .min_by_key(|(at, _)| *at);
+        }
         let mut paced = None;
-        let mut until = end.unwrap_or_else(|| Instant::now() + IDLE);
-        let shards = endpoint.shards.iter();
-        let next = shards
-            .filter_map(|shard| shard.lock().next_wake())
-            .min_by_key(|(at, _)| *at);
-        match next {
-            Some((at, Wake::Pace)) if at.since(now) < SHORT => {
-                paced = set_pace(&mut self.pace, at.since(now));
+        if let Some((at, Wake::Pace)) = next {
+            let wait = at.since(endpoint.clock.now());
+            if wait < SHORT {
+                paced = set_pace(&mut self.pace, wait);
             }
-            _ => {}
         }
-        if let Some((at, _)) = next
-            && paced.is_none()
-        {
-            until = until.min(endpoint.clock.instant(at));
-        }
+        let deadline = match next {
+            Some((at, _)) if paced.is_none() => Some(endpoint.clock.instant(at)),
+            _ => None,
+        };
+        let until = deadline.into_iter().chain(end).min();
         // A timer that comes early only finds nothing to do, and moving it has a price.
         let planned = sleep.deadline().into_std();
-        if planned > until || sleep.is_elapsed() {
+        if sleep.is_elapsed() || until.is_some_and(|until| planned > until) {
+            let until = until.unwrap_or_else(|| Instant::now() + IDLE);
             sleep.as_mut().reset(until.into());
         }
         let mut wakes = endpoint.clock.nanos(sleep.deadline().into_std());
@@ -172,8 +168,16 @@ impl Driver<'_> {
             wakes = wakes.min(at.as_nanos());
         }
         endpoint.sleep_until.store(wakes, Ordering::Release);
-        paced
+        Plan { stalled, paced }
     }
+}
+
+/// What ends a sleep, beside packets, nudges and the runtime's timer.
+struct Plan<'a> {
+    /// A socket that was full may have room.
+    stalled: bool,
+    /// The timer of the pacer is set.
+    paced: Option<&'a PaceTimer>,
 }
 
 /// A timer that expires after `wait`; the first call makes it.

@@ -178,12 +178,12 @@ impl Endpoint {
     /// Takes what the engine of shard `index` has for the application.
     pub(super) fn collect(
         self: &Arc<Self>,
+        now: Time,
         index: usize,
         state: &mut State,
         into: &mut Vec<Delivery>,
     ) {
         let shard = &self.shards[index];
-        let now = self.clock.now();
         while let Some(event) = state.engine.poll_event(now) {
             match event {
                 Event::Request { rpc, charged, .. } if self.refuses() => {

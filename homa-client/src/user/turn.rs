@@ -6,7 +6,7 @@ use super::endpoint::Endpoint;
 use super::keeper;
 use super::link::{Look, Received};
 use super::shard::Delivery;
-use crate::engine::{Datagram, DropReason};
+use crate::engine::{Datagram, DropReason, Time};
 
 /// Turns with something left in the sockets, after which timers run all the same.
 const MAX_BUSY_TURNS: u32 = 64;
@@ -32,6 +32,8 @@ pub(super) struct Turn {
     pub(super) delivered: bool,
     /// Something was received, or a deadline had passed.
     pub(super) active: bool,
+    /// When it was.
+    pub(super) now: Time,
 }
 
 impl Endpoint {
@@ -69,9 +71,11 @@ impl Endpoint {
         let mut live = false;
         let mut overdue = false;
         self.sort(datagrams, sorted);
+        let mut now = Time::ZERO;
         for (index, shard) in self.shards.iter().enumerate() {
             let mut state = shard.lock();
-            let now = self.clock.now();
+            // With the lock: for an engine, time does not go back.
+            now = self.clock.now();
             let released = shard.take_released();
             if released > 0 {
                 state.engine.release(released);
@@ -86,14 +90,14 @@ impl Endpoint {
                 refused.extend(kept.filter(|_| dropped == Some(DropReason::Port)));
             }
             overdue |= state.is_overdue(now);
-            self.collect(index, &mut state, deliveries);
+            self.collect(now, index, &mut state, deliveries);
             live |= state.engine.live_rpcs() > 0;
         }
         if overdue && timers {
             self.handle_timeouts(deliveries);
         }
         for datagram in refused.drain(..) {
-            self.link.refuse_port(self.clock.now(), &datagram);
+            self.link.refuse_port(now, &datagram);
         }
         drop(receiving);
         if self.has_drained() {
@@ -110,6 +114,7 @@ impl Endpoint {
             more: self.transmit_batches() || !drained,
             delivered,
             active: received || overdue || delivered,
+            now,
         }
     }
 
@@ -133,7 +138,7 @@ impl Endpoint {
             if state.is_overdue(now) {
                 state.engine.handle_timeout(now);
             }
-            self.collect(index, &mut state, deliveries);
+            self.collect(now, index, &mut state, deliveries);
         }
     }
 
