@@ -449,13 +449,6 @@ fn settings(config: &Config, link: &Link) -> Settings {
         .max_incoming
         .min(bulk * packet_payload / 2)
         .max(2 * packet_payload);
-    for bytes in [
-        &mut settings.grant_window,
-        &mut settings.min_grant,
-        &mut settings.fifo_increment,
-    ] {
-        *bytes = bytes.map(|bytes| bytes.min(settings.max_incoming));
-    }
     settings.bulk_port = link.bulk_port();
     settings
 }

@@ -253,6 +253,13 @@ pub(super) fn share(settings: &Settings, shards: usize) -> Settings {
     let part = |whole: usize, least: usize| whole.div_ceil(shards).max(least).min(whole);
     let message = settings.max_message_bytes;
     share.max_incoming = part(settings.max_incoming, 2 * settings.packet_payload);
+    // What was set for the endpoint may be more than one shard grants at all.
+    let granted = |bytes: usize| bytes.min(share.max_incoming).max(settings.packet_payload);
+    share.grant_window = settings.grant_window.map(granted);
+    share.fifo_increment = settings.fifo_increment.map(granted);
+    share.min_grant = settings
+        .min_grant
+        .map(|bytes| bytes.min(share.max_incoming));
     share.pool_bytes = part(settings.pool_bytes, 4 * message);
     share.send_bytes = part(settings.send_bytes, message);
     share.max_rpcs = part(settings.max_rpcs, 1);
@@ -301,6 +308,11 @@ mod tests {
             (small.max_rpcs, small.max_rpcs_per_peer, small.max_peers) = (1, 1, 1);
             share(&small, shards).check().unwrap();
             share(&whole, shards).check().unwrap();
+            let mut fixed = Settings::default();
+            fixed.grant_window = Some(fixed.max_incoming);
+            fixed.min_grant = Some(fixed.max_incoming);
+            fixed.fifo_increment = Some(fixed.max_incoming);
+            share(&fixed, shards).check().unwrap();
         }
     }
 }
