@@ -278,6 +278,12 @@ fn e009_freeze_changes_nothing() {
             let bytes = remote.emit(&Packet::Freeze, &[]);
             check_dropped(&mut host, &bytes, DropReason::Freeze);
         }
+        // All goes on.
+        host.hear(&server, Packet::Grant(grant(100_000)));
+        assert_eq!(host.outgoing(&server).unwrap()[2], 100_000);
+        host.hear_range(&client, 100_000, 1400..100_000);
+        assert!(host.event().is_some());
+        host.take_request(&Remote::client(4), 1);
     });
 }
 

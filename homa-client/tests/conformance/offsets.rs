@@ -229,9 +229,15 @@ fn e020_of_overlapping_bytes_the_first_win() {
         let mut host = Host::new(carrier);
         let client = Remote::client(2);
         host.hear_data(&client, data(1000, 3000), 1000);
-        // Reaches over both ends of what is there, and disagrees about it.
+        // Begins in the middle of what is there, and disagrees about that.
+        let mut payload = pattern(1500..2200).to_vec();
+        payload[..500].fill(0xdd);
+        let bytes = client.emit(&Packet::Data(data(1500, 3000)), &payload);
+        assert_eq!(host.hear_bytes(client.addr, bytes), None);
+        assert_eq!(host.incoming(&client), Some([3000, 1200, 3000]));
+        // Reaches over both ends of it.
         let mut payload = pattern(500..2500).to_vec();
-        payload[500..1500].fill(0xee);
+        payload[500..1700].fill(0xee);
         let bytes = client.emit(&Packet::Data(data(500, 3000)), &payload);
         assert_eq!(host.hear_bytes(client.addr, bytes), None);
         assert_eq!(host.incoming(&client), Some([3000, 2000, 3000]));

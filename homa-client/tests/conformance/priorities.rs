@@ -95,8 +95,10 @@ fn e048_data_of_another_version_is_answered_by_our_cutoffs_once_in_a_while() {
         assert_ne!(ours.version, 0);
         let more: usize = (1..4).map(|n| answers(n * 1000, 0xffff).len()).sum();
         assert_eq!(more, 0);
-        assert_eq!(answers(10_000, ours.version).len(), 0);
-        assert_eq!(answers(11_000, 0).len(), 1);
+        // Much later, but there is nothing to say.
+        let known = (10..20).map(|n| answers(n * 1000, ours.version).len());
+        assert_eq!(known.sum::<usize>(), 0);
+        assert_eq!(answers(20_000, 0).len(), 1);
     });
 }
 

@@ -260,7 +260,7 @@ fn e061_rpc_unknown_makes_a_client_send_its_request_again_until_the_response_com
         assert!(again.iter().all(|sent| sent.data().retransmit));
 
         host.hear_range(&server, 5000, 0..1400);
-        host.sent();
+        host.wait(ms(2));
         host.hear(&server, Packet::RpcUnknown(Unknown::default()));
         assert!(only(&host.sent(), Kind::Data).is_empty());
         assert_eq!(host.incoming(&server), Some([5000, 1400, 5000]));
