@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-/// A network device that is up and has hardware behind it, be it a virtual machine's. The
-/// loopback device, veth pairs, bridges and tunnels have none: what shapes them, they do not know.
+/// A network device that is up and has hardware behind it, be it a virtual machine's, or a bond of
+/// several. The loopback device, veth pairs, bridges and tunnels have none: what shapes them, they
+/// do not know.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct NetworkDevice {
@@ -19,10 +20,11 @@ pub fn network_devices() -> Vec<NetworkDevice> {
     devices_in(Path::new("/sys/class/net"))
 }
 
-/// The speed by which an endpoint paces that may use any of `devices`: the slowest that is known,
-/// so that none is flooded.
-pub fn slowest_mbps(devices: &[NetworkDevice]) -> Option<u32> {
-    devices.iter().filter_map(|device| device.mbps).min()
+/// The speed by which an endpoint paces that may use any of `devices`: the fastest, since a slow
+/// port for management must not hold up the others; unknown if one of them does not tell.
+pub fn pacing_mbps(devices: &[NetworkDevice]) -> Option<u32> {
+    let speeds: Option<Vec<u32>> = devices.iter().map(|device| device.mbps).collect();
+    speeds?.into_iter().max()
 }
 
 fn devices_in(folder: &Path) -> Vec<NetworkDevice> {
@@ -32,7 +34,9 @@ fn devices_in(folder: &Path) -> Vec<NetworkDevice> {
             let text = fs::read_to_string(entry.path().join("operstate"));
             // Some drivers do not say whether there is a carrier.
             let up = text.is_ok_and(|text| matches!(text.trim(), "up" | "unknown"));
-            up && entry.path().join("device").exists()
+            let has = |name: &str| entry.path().join(name).exists();
+            let hardware = has("device") && !has("master/bonding");
+            up && (hardware || has("bonding"))
         })
         .filter_map(|entry| {
             Some(NetworkDevice {
@@ -85,19 +89,25 @@ mod tests {
         device("eth1", true, "up\n", "40000\n");
         device("eth0", true, "up\n", "10000\n");
         device("eth3", true, "unknown\n", "-1\n");
+        device("bond0", false, "up\n", "50000\n");
+        fs::create_dir(folder.path().join("bond0/bonding")).unwrap();
+        device("eth4", true, "up\n", "25000\n");
+        fs::create_dir_all(folder.path().join("eth4/master/bonding")).unwrap();
         let devices = devices_in(folder.path());
         let found: Vec<_> = devices
             .iter()
             .map(|device| (device.name.as_str(), device.mbps))
             .collect();
         let expect = [
+            ("bond0", Some(50_000)),
             ("eth0", Some(10_000)),
             ("eth1", Some(40_000)),
             ("eth3", None),
         ];
         assert_eq!(found, expect);
-        assert_eq!(slowest_mbps(&devices), Some(10_000));
-        assert_eq!(slowest_mbps(&devices[2..]), None);
+        assert_eq!(pacing_mbps(&devices[1..3]), Some(40_000));
+        assert_eq!(pacing_mbps(&devices), None, "eth3 does not tell");
+        assert_eq!(pacing_mbps(&[]), None);
         assert!(devices_in(&folder.path().join("nowhere")).is_empty());
     }
 }

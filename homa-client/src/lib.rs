@@ -41,7 +41,7 @@ mod user;
 pub use client::{Call, Client};
 pub use config::{BulkPort, Config, ConfigError};
 #[cfg(feature = "user")]
-pub use devices::{NetworkDevice, network_devices, slowest_mbps};
+pub use devices::{NetworkDevice, network_devices, pacing_mbps};
 pub use engine::Unreachable;
 pub use engine::wire::Carrier;
 #[cfg(feature = "user")]

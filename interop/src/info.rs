@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use homa_client::blocking::Server;
-use homa_client::{Carrier, Config, network_devices, slowest_mbps};
+use homa_client::{Carrier, Config, network_devices, pacing_mbps};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -40,7 +40,7 @@ struct Info {
     engines: Vec<Engine>,
     /// Network devices with hardware that are up, with their speed in Mbit/s where they tell.
     devices: Vec<(String, Option<u32>)>,
-    /// The slowest of those speeds, by which endpoints pace what they send.
+    /// The speed by which endpoints pace what they send: the fastest, if all are known.
     link_mbps: Option<u32>,
     /// Settings of an endpoint that is opened with none.
     defaults: Map<String, Value>,
@@ -106,7 +106,7 @@ impl Info {
                     probed: Probed::Unavailable("not in this version".to_owned()),
                 },
             ],
-            link_mbps: slowest_mbps(&devices),
+            link_mbps: pacing_mbps(&devices),
             devices: devices
                 .into_iter()
                 .map(|device| (device.name, device.mbps))

@@ -16,7 +16,7 @@ use super::link::Link;
 use super::shard::{LocalRpc, Shard, Waiter, share};
 use super::turn::Receiving;
 use crate::config::Config;
-use crate::devices::{network_devices, slowest_mbps};
+use crate::devices::{network_devices, pacing_mbps};
 use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, RpcInfo, SendError, Settings, Socket};
 use crate::error::{BindError, CallError};
@@ -91,7 +91,7 @@ impl Endpoint {
         };
         let shards: Box<[Shard]> = (0..count).map(shard).collect::<Result<_, _>>()?;
         if !link.local().ip().to_canonical().is_loopback() {
-            let mbps = slowest_mbps(&network_devices());
+            let mbps = pacing_mbps(&network_devices());
             for shard in &shards {
                 shard.lock().set_link(mbps);
             }
