@@ -317,6 +317,9 @@ impl Endpoint {
         for shard in &self.shards {
             let state = shard.lock();
             sums.protocol += &state.engine.counters();
+            // What the engine hears of at the driver's next turn, which may be far.
+            let pool_used = &mut sums.protocol.pool_used;
+            *pool_used = pool_used.saturating_sub(shard.released() as u64);
             if let Some(faults) = &state.faults {
                 sums.faults += faults.counters();
             }

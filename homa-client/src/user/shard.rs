@@ -114,6 +114,11 @@ impl Shard {
         }
     }
 
+    /// The same, without taking it.
+    pub(super) fn released(&self) -> usize {
+        self.released.load(Ordering::Acquire)
+    }
+
     fn charged(&self, message: Message, bytes: usize) -> Message {
         message.with_charge(Charge::new(bytes, self.released.clone()))
     }

@@ -47,6 +47,18 @@ async fn every_size_comes_back_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn receive_memory_counts_until_the_message_is_dropped_and_no_longer() {
+    let (_server, addr) = echo(&base_config());
+    let client = Client::bind(&base_config()).unwrap();
+    let response = client.call(addr, pattern(100_000).into()).await.unwrap();
+    let used = || client.counters(addr).protocol.pool_used;
+    assert!(used() >= 100_000);
+    drop(response);
+    // The driver runs on this very thread: it has not noticed yet.
+    assert_eq!(used(), 0);
+}
+
+#[tokio::test]
 async fn peers_may_use_packets_of_different_sizes() {
     let mut jumbo = base_config();
     jumbo.mtu = Some(9000);
