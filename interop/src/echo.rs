@@ -1,15 +1,12 @@
 //! The service that benchmarks call, and the second process that serves it.
 
-use std::io::{self, Write};
-use std::process::Stdio;
-use std::time::Duration;
+use std::io;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, Command};
 use tonic::{Request, Response, Status};
 use tonic_homa::transport::{self, Listener, Server};
 
+use crate::child::{self, Serving, StartError};
 use proto::Payload;
 use proto::echo_server::{Echo, EchoServer};
 
@@ -33,20 +30,6 @@ pub(crate) struct Uris {
     pub(crate) homa: String,
 }
 
-/// How long the second process may take to open its sockets.
-const START_TIME: Duration = Duration::from_secs(10);
-
-/// Why there is no service to call.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StartError {
-    #[error("cannot start the process that serves the echo service")]
-    Spawn(#[source] io::Error),
-    #[error("the serving process ended before it told where it serves; see its message above")]
-    Ended(#[source] Option<serde_json::Error>),
-    #[error("the serving process did not tell where it serves within {START_TIME:?}")]
-    Silent,
-}
-
 /// Why the service ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
@@ -66,47 +49,9 @@ pub(crate) enum ServeError {
     Io(#[from] io::Error),
 }
 
-/// The second process. It is stopped when this is dropped, and stops by itself when this process
-/// dies, because both close its standard input.
-#[derive(Debug)]
-pub(crate) struct EchoProcess {
-    uris: Uris,
-    _child: Child,
-}
-
-impl EchoProcess {
-    /// Starts it and waits until it serves.
-    pub(crate) async fn start() -> Result<Self, StartError> {
-        let program = std::env::current_exe().map_err(StartError::Spawn)?;
-        let mut child = Command::new(program)
-            .arg("serve")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(StartError::Spawn)?;
-        let Some(stdout) = child.stdout.take() else {
-            return Err(StartError::Ended(None));
-        };
-        let mut line = String::new();
-        let mut stdout = BufReader::new(stdout);
-        match tokio::time::timeout(START_TIME, stdout.read_line(&mut line)).await {
-            Err(_) => return Err(StartError::Silent),
-            Ok(Err(error)) => return Err(StartError::Spawn(error)),
-            Ok(Ok(0)) => return Err(StartError::Ended(None)),
-            Ok(Ok(_)) => {}
-        }
-        let uris = serde_json::from_str(&line).map_err(|error| StartError::Ended(Some(error)))?;
-        Ok(Self {
-            uris,
-            _child: child,
-        })
-    }
-
-    /// Where it serves.
-    pub(crate) fn uris(&self) -> &Uris {
-        &self.uris
-    }
+/// Starts the second process.
+pub(crate) async fn start() -> Result<Serving<Uris>, StartError> {
+    Serving::start(&["serve"]).await
 }
 
 /// What the second process does.
@@ -117,18 +62,12 @@ pub(crate) fn serve_until_stdin_ends() -> Result<(), ServeError> {
     let result = runtime.block_on(async {
         tokio::select! {
             served = serve() => served,
-            () = stdin_ends() => Ok(()),
+            () = child::stdin_ends() => Ok(()),
         }
     });
     // A thread may still be reading standard input.
     runtime.shutdown_background();
     result
-}
-
-async fn stdin_ends() {
-    let mut stdin = tokio::io::stdin();
-    let mut ignored = [0; 64];
-    while matches!(stdin.read(&mut ignored).await, Ok(1..)) {}
 }
 
 async fn serve() -> Result<(), ServeError> {
@@ -140,8 +79,7 @@ async fn serve() -> Result<(), ServeError> {
         tcp_wide: tcp_wide.uri(),
         homa: homa.uri(),
     };
-    let line = serde_json::to_string(&uris).map_err(io::Error::from)?;
-    writeln!(io::stdout(), "{line}")?;
+    child::tell(&uris)?;
 
     let narrow = Server::builder().tcp_nodelay(true);
     let wide = narrow

@@ -1,6 +1,7 @@
 //! `homa-interop`: measures Homa against TCP and checks that both do the same.
 
 mod bench;
+mod child;
 mod echo;
 mod info;
 mod latency;
@@ -53,6 +54,16 @@ enum Command {
     /// Prints the URIs it serves as one line of JSON.
     #[command(hide = true, after_help = "Example:\n  homa-interop serve")]
     Serve,
+    /// Answers what `bench floor` sends until standard input ends.
+    #[command(
+        hide = true,
+        after_help = "Example:\n  homa-interop serve-floor --workers 1"
+    )]
+    ServeFloor {
+        /// Threads of the runtime.
+        #[arg(long)]
+        workers: Option<usize>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -73,6 +84,7 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::SoakNode => soak::run_node_until_stdin_ends()?,
         Command::Busy => soak::run_busy_until_stdin_ends()?,
         Command::Serve => echo::serve_until_stdin_ends()?,
+        Command::ServeFloor { workers } => bench::serve_floor_until_stdin_ends(*workers)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -58,6 +58,33 @@ fn a_short_comparison_measures_every_row_on_both_stacks() {
 }
 
 #[test]
+fn a_short_floor_measures_both_and_their_ratio() {
+    let file = ResultFile::new("floor");
+    let output = homa_interop(&[
+        "bench",
+        "floor",
+        "--rounds=3",
+        "--seconds=0.02",
+        "--workers=1",
+        "--json",
+        file.path(),
+    ]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        stdout.contains("bare UDP") && stdout.contains("Homa over UDP"),
+        "{stdout}"
+    );
+    let json = std::fs::read(file.path()).expect("it was written");
+    let floor: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    let p50 = |side: &str| floor[side]["p50_us"].as_f64().expect("measured");
+    let ratio = floor["ratio_p50"].as_f64().expect("measured");
+    assert!((ratio - p50("homa") / p50("udp")).abs() < 0.01, "{floor}");
+    assert!(floor["sends_per_rpc"].as_f64() >= Some(0.9), "{floor}");
+}
+
+#[test]
 fn a_result_file_that_cannot_be_written_is_named_before_anything_is_measured() {
     let began = Instant::now();
     let output = homa_interop(&["bench", "compare", "--json", "/proc/no/such/file"]);
@@ -84,11 +111,13 @@ fn every_subcommand_has_help_with_an_example() {
         &[][..],
         &["bench"],
         &["bench", "compare"],
+        &["bench", "floor"],
         &["info"],
         &["soak"],
         &["soak-node"],
         &["busy"],
         &["serve"],
+        &["serve-floor"],
     ] {
         let output = homa_interop(&[command, &["--help"]].concat());
         let help = String::from_utf8_lossy(&output.stdout);

@@ -9,7 +9,8 @@ use tonic_homa::transport::{self, Channel, Endpoint};
 
 use super::load::{self, LoadError, Measured, Timing};
 use super::plan::{CLAIMS, SCENARIOS, Scenario};
-use crate::echo::{EchoProcess, StartError, WINDOW};
+use crate::child::StartError;
+use crate::echo::{self, WINDOW};
 use crate::latency::empty_histogram;
 use crate::progress::Progress;
 use crate::report::{self, MIN_SAMPLES_FOR_P99, Round, Row, Side, Tail};
@@ -186,8 +187,8 @@ struct Stacks {
 }
 
 async fn measure(plan: &Plan) -> Result<Vec<Row>, CompareError> {
-    let server = EchoProcess::start().await?;
-    let uris = server.uris();
+    let server = echo::start().await?;
+    let uris = &server.at;
     let stacks = Stacks {
         tcp: connect(&uris.tcp, false).await?,
         tcp_wide: connect(&uris.tcp_wide, true).await?,

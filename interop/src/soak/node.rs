@@ -395,7 +395,11 @@ impl Counted {
         self.left_over.add(&LeftOver {
             rpcs: protocol.live_rpcs,
             receive_bytes: protocol.pool_used,
-            send_bytes: 0,
+            send_bytes: protocol.send_used,
+            queued: protocol.queued_control
+                + protocol.queued_sending
+                + protocol.queued_granting
+                + protocol.queued_starved,
         });
         self.timeouts += protocol.timeouts;
         self.resends += protocol.sent(Kind::Resend);

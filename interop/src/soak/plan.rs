@@ -173,6 +173,8 @@ pub(crate) struct LeftOver {
     pub(crate) receive_bytes: u64,
     /// Bytes of messages that are not sent, or not acknowledged.
     pub(crate) send_bytes: u64,
+    /// Entries of the queues for control packets, DATA, grants and receive memory.
+    pub(crate) queued: u64,
 }
 
 impl LeftOver {
@@ -184,5 +186,6 @@ impl LeftOver {
         self.rpcs += other.rpcs;
         self.receive_bytes += other.receive_bytes;
         self.send_bytes += other.send_bytes;
+        self.queued += other.queued;
     }
 }

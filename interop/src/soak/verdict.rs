@@ -200,10 +200,11 @@ impl Summary {
         row(
             "left over",
             format!(
-                "{} RPCs, {} B received, {} B to send",
+                "{} RPCs, {} B received, {} B to send, {} queued",
                 count(left.rpcs),
                 count(left.receive_bytes),
-                count(left.send_bytes)
+                count(left.send_bytes),
+                count(left.queued)
             ),
         );
         row("timeouts", count(counted.timeouts));
