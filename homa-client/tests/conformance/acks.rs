@@ -57,13 +57,28 @@ fn e070_a_response_is_acknowledged_by_piggyback_by_ack_or_when_asked() {
             server_port: SERVER_PORT,
         };
         assert_eq!(sent[0].data().ack, Some(ours));
-        // When the server asks.
-        let done = host.finish_call();
+        // When the server asks, with all others that are owed.
+        let calls: Vec<_> = (0..3).map(|_| host.call(1).0).collect();
+        for server in &calls {
+            host.hear_data(server, data(0, 1), 1);
+            assert!(host.event().is_some());
+        }
         host.sent();
-        host.hear(&done, Packet::NeedAck);
+        host.hear(&calls[1], Packet::NeedAck);
         let sent = host.sent();
         assert_eq!(kinds(&sent), [Kind::Ack]);
-        assert_eq!(sent[0].common.sender_id, done.route.sender_id ^ 1);
+        assert_eq!(sent[0].common.sender_id, calls[1].route.sender_id ^ 1);
+        let Packet::Ack(ack) = &sent[0].packet else {
+            panic!()
+        };
+        let owed = |call: &Remote| {
+            ack.entries
+                .iter()
+                .any(|entry| entry.client_id == call.route.sender_id ^ 1)
+        };
+        assert!(owed(&calls[0]) && owed(&calls[2]));
+        let (_, sent) = host.call(1);
+        assert_eq!(only(&sent, Kind::Data)[0].data().ack, None);
         // Of its own, when too many are owed: e071.
     });
 }
@@ -207,6 +222,7 @@ fn e076_need_ack_waits_and_is_repeated_at_growing_intervals() {
             gaps.windows(2).all(|pair| pair[0] <= pair[1] + ms(1)),
             "{gaps:?}"
         );
+        assert!(gaps[0] <= 2 * first + ms(1), "{gaps:?}");
         assert!(gaps[0] >= first && *gaps.last().unwrap() <= timers.need_ack_max + ms(1));
         assert!(times.len() > 9);
     });

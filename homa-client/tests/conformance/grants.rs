@@ -223,6 +223,19 @@ fn e040_what_may_be_under_way_is_shared_by_the_active_messages() {
                 assert_eq!((granted - received) as usize, window, "{count} messages");
             }
         }
+        // Those that come later find less, and never more than there is.
+        let mut host = Host::new(carrier);
+        let most = host.engine.settings().max_incoming;
+        let mut outstanding = 0;
+        for number in 0..8u8 {
+            let client = Remote::client(2).at(([10, 0, 1, number], 7000));
+            host.hear_range(&client, 500_000, 0..40_000);
+            outstanding += grants(&host.sent())
+                .iter()
+                .map(|end| end - 40_000)
+                .sum::<u32>();
+            assert!(outstanding as usize <= most, "{outstanding} of {most}");
+        }
     });
 }
 

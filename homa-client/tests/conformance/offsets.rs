@@ -269,7 +269,7 @@ fn e021_an_empty_packet_announces_a_message() {
 fn e022_retransmissions_are_marked_and_nothing_else() {
     both(|carrier| {
         let mut host = Host::new(carrier);
-        let (server, sent) = host.call(5000);
+        let (server, sent) = host.call(40_000);
         assert!(sent.iter().all(|sent| !sent.data().retransmit));
         host.hear(&server, Packet::Resend(resend(0, Resend::ALL)));
         let again = only(&host.sent(), Kind::Data);
