@@ -107,6 +107,9 @@ fn e071_the_sixth_ack_for_a_host_sends_all() {
                 .collect();
             assert_eq!(ids, earlier);
         }
+        // Nothing is owed any more.
+        let (_, sent) = host.call(1);
+        assert_eq!(only(&sent, Kind::Data)[0].data().ack, None);
     });
 }
 

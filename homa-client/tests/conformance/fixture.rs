@@ -335,6 +335,7 @@ impl Host {
                     packet,
                 });
             }
+            assert!(sent.len() < 10_000, "poll_transmit does not end");
         }
         sent
     }
