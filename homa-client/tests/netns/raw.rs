@@ -199,9 +199,10 @@ fn a_client_is_no_server() {
     });
 }
 
-/// With a second socket on the protocol the port may be another process's.
+/// With a second socket on the protocol the port may be another process's. When that is gone, the
+/// endpoint notices.
 #[test]
-fn who_is_not_alone_keeps_silent() {
+fn who_is_not_alone_keeps_silent_and_only_then() {
     let Some((one, two)) = pair() else { return };
     for ip in ["10.0.1.1", "[fd00:1::1]"] {
         let other = one.run(move || homa_socket(ip));
@@ -211,8 +212,46 @@ fn who_is_not_alone_keeps_silent() {
             let (error, _) = failure(&client, &format!("{ip}:4005")).await;
             assert!(matches!(error, CallError::TimedOut { .. }), "{error}");
         });
-        assert!(echo.stop().protocol.dropped(DropReason::Port) > 1);
         drop(other);
+        two.block_on(move || async move {
+            let client = Client::bind(&raw()).unwrap();
+            // A sixteenth of the packets is looked at; each call sends some twenty.
+            for _ in 0..50 {
+                let (error, _) = failure(&client, &format!("{ip}:4005")).await;
+                if unreachable(&error) == Some((Unreachable::Port, Executed::No)) {
+                    return;
+                }
+            }
+            panic!("alone, and still silent");
+        });
+        assert!(echo.stop().protocol.dropped(DropReason::Port) > 1);
+    }
+}
+
+/// The system copies every packet to every socket of the protocol; most copies go no further.
+#[test]
+fn packets_for_others_are_thrown_away_unseen() {
+    const CALLS: u64 = 2_000;
+    let Some((one, two)) = pair() else { return };
+    for (ip, ours) in [("10.0.1.1", "10.0.1.2"), ("[fd00:1::1]", "[fd00:1::2]")] {
+        let echo = one.serve(&format!("{ip}:4006"), &raw());
+        let to = echo.addr;
+        let (busy, idle) = two.block_on(move || async move {
+            let idle = Server::bind(format!("{ours}:4007").parse().unwrap(), &raw()).unwrap();
+            let client = Client::bind(&raw()).unwrap();
+            for _ in 0..CALLS {
+                client.call(to, pattern(100).into()).await.unwrap();
+            }
+            (client.counters(to), idle.counters())
+        });
+        assert!(busy.packets_received >= CALLS);
+        assert!(idle.packets_received > 0, "the first");
+        assert!(
+            idle.packets_received < CALLS / 8,
+            "{}",
+            idle.packets_received
+        );
+        echo.stop();
     }
 }
 

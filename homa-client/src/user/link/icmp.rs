@@ -59,12 +59,13 @@ impl Refuser {
         })
     }
 
-    /// Answers `datagram`, which was sent to `local`, if nobody else can have been meant.
-    pub(super) fn refuse(&self, now: Time, datagram: &Datagram, local: IpAddr) {
+    /// Answers `datagram`, which was sent to `local`, if nobody else can have been meant. Returns
+    /// whether that is so, `None` if it was not looked up.
+    pub(super) fn refuse(&self, now: Time, datagram: &Datagram, local: IpAddr) -> Option<bool> {
         let data = &datagram.data[..];
         let (from, local) = (datagram.from.ip().to_canonical(), local.to_canonical());
         if !lock(&self.budget).take(now) {
-            return;
+            return None;
         }
         let (socket, answer, sockets) = match (from, local) {
             (IpAddr::V4(from), IpAddr::V4(local)) if is_host(from) => {
@@ -77,15 +78,18 @@ impl Refuser {
                 let answer = unreachable_v6(from, local, datagram.tos, data);
                 (&self.v6, answer, "/proc/thread-self/net/raw6")
             }
-            _ => return,
+            _ => return None,
         };
         // Looked up each time: a process that was started meanwhile may own the port.
         let alone = std::fs::read_to_string(sockets)
             .is_ok_and(|list| count_sockets(&list, IPPROTO_HOMA) == 1);
         if !alone {
-            return lock(&self.budget).be_quiet(now);
+            lock(&self.budget).be_quiet(now);
+            return Some(false);
         }
-        let Some(socket) = socket else { return };
+        let Some(socket) = socket else {
+            return Some(true);
+        };
         let marks = Marks::new(from, Some(local), 0);
         let result = sendmsg(
             socket.as_raw_fd(),
@@ -97,6 +101,7 @@ impl Refuser {
         if let Err(error) = result {
             tracing::debug!(to = %from, %error, "port unreachable could not be sent");
         }
+        Some(true)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod batch;
 mod errors;
+mod filter;
 mod icmp;
 mod options;
 mod ports;

@@ -21,6 +21,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, 
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::batch::{self, Content, Inlet, Marks};
+use super::filter::Filter;
 use super::icmp::Refuser;
 use super::options::configure;
 use super::ports::Port;
@@ -56,6 +57,8 @@ struct Way {
     inlet: Inlet,
     /// Whether it had no room for the packet that is to leave next.
     full: AtomicBool,
+    /// On while there are other sockets that packets may be for.
+    filter: Filter,
 }
 
 impl Raw {
@@ -237,8 +240,15 @@ impl Raw {
     /// Answers a packet to a port that is not open here, unless another process may own it.
     pub(super) fn refuse_port(&self, now: Time, datagram: &Datagram) {
         let bound = Some(self.local().ip()).filter(|ip| !ip.is_unspecified());
-        if let Some(local) = datagram.local.or(bound) {
-            self.refuser.refuse(now, datagram, local);
+        let Some(local) = datagram.local.or(bound) else {
+            return;
+        };
+        if let Some(alone) = self.refuser.refuse(now, datagram, local)
+            && let Some(way) = self.way_to(local)
+        {
+            let ipv4 = way.inlet.content != Content::Ipv6;
+            let port = self.local().port();
+            way.filter.set(&way.inlet.socket, ipv4, port, !alone);
         }
     }
 }
@@ -254,6 +264,7 @@ impl Way {
         let way = Self {
             inlet: Inlet::new(socket, addr, content)?,
             full: AtomicBool::new(false),
+            filter: Filter::default(),
         };
         Ok((way, buffer))
     }
