@@ -25,6 +25,10 @@ use crate::{latency, values};
 /// One RPC of `homa-client` is in flight, over UDP on loopback between two processes with tokio
 /// on both sides; in turns with it, in the same processes and runtimes, one datagram of tokio's
 /// `UdpSocket`. Figures are medians of the rounds, a ratio is Homa divided by the datagrams.
+///
+/// The ratio depends on what the processors do. Where each process has one to itself, which
+/// sleeps while it waits, waking it takes most of the time of both. Where both share one, as on a
+/// busy machine, only the work counts; `taskset -c 0` before the command shows that.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  homa-interop bench floor --workers 1 --json floor.json")]
 pub(crate) struct Arguments {

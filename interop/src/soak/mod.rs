@@ -11,7 +11,7 @@ mod verdict;
 
 use std::error::Error;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -102,6 +102,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
+
+/// Ports of the servers on IP protocol 146.
+const RAW_PORTS: [u16; NODES] = [4000, 4001, 4002, 4003];
 
 /// Exit status when a check could not run, as test drivers of automake know it.
 const SKIPPED: u8 = 77;
@@ -238,8 +241,9 @@ fn node_plan(arguments: &Arguments, index: usize) -> NodePlan {
     NodePlan {
         index,
         listen: match arguments.engine {
-            Engine::Udp => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            Engine::Raw => Namespaces::addr(index % 2),
+            Engine::Udp => (Ipv4Addr::LOCALHOST, 0).into(),
+            // The system does not keep Homa ports of two processes apart.
+            Engine::Raw => (Namespaces::addr(index % 2), RAW_PORTS[index]).into(),
         },
         engine: arguments.engine,
         seed: arguments.seed,

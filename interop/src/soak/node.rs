@@ -59,8 +59,8 @@ pub(crate) fn run_until_stdin_ends() -> Result<(), NodeError> {
 async fn follow_orders(plan: NodePlan) -> Result<(), NodeError> {
     let mut orders = Orders(BufReader::new(tokio::io::stdin()).lines());
     let config = plan.config();
-    let opened = Server::bind(SocketAddr::new(plan.listen, 0), &config)
-        .and_then(|server| Ok((server, Client::bind(&config)?)));
+    let opened =
+        Server::bind(plan.listen, &config).and_then(|server| Ok((server, Client::bind(&config)?)));
     let (server, client) = match opened {
         Ok(opened) => opened,
         Err(error) => {

@@ -1,6 +1,6 @@
 //! What a soak does, and the words between its processes: one line of JSON each.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,8 +43,8 @@ pub(crate) struct FaultRates {
 pub(crate) struct NodePlan {
     /// Which process it is.
     pub(crate) index: usize,
-    /// Where its server listens.
-    pub(crate) listen: IpAddr,
+    /// Where its server listens; port 0 is any.
+    pub(crate) listen: SocketAddr,
     pub(crate) engine: Engine,
     pub(crate) seed: u64,
     pub(crate) in_flight: usize,
