@@ -128,7 +128,7 @@ impl Granter {
         let rank = rpc
             .incoming
             .as_ref()
-            .filter(|message| message.granted() < message.length())
+            .filter(|message| message.granted() < message.length() && !message.stalled)
             .map(|message| Rank {
                 remaining: message.remaining(),
                 age: rpc.age,
@@ -138,6 +138,17 @@ impl Granter {
             self.waiting.update(rpc.peer, rpc.grant_rank, rank);
             rpc.grant_rank = rank;
         }
+    }
+
+    /// The sender of this message does not answer: others get what it was granted, until it does.
+    pub(super) fn stall(&mut self, key: RpcKey, rpc: &mut Rpc) {
+        let Some(message) = &mut rpc.incoming else {
+            return;
+        };
+        self.outstanding = self.outstanding.saturating_sub(message.outstanding());
+        message.stalled = true;
+        self.changed = true;
+        self.rank(key, rpc);
     }
 
     /// The RPC has ended.

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::rtt_bytes::MOST_UNSCHEDULED;
 use super::wire::Resend;
 use crate::Message;
 
@@ -33,6 +34,9 @@ pub(super) struct InMessage {
     cost: usize,
     /// What the pool has been charged for this message.
     pub(super) charged: usize,
+    /// Its sender owes bytes and has not answered a RESEND for them. What was granted to it counts
+    /// as lost until more arrives, or a few silent senders would hold up all others.
+    pub(super) stalled: bool,
     /// Where the unscheduled part ends.
     unscheduled: u32,
 }
@@ -52,6 +56,7 @@ impl InMessage {
             received: 0,
             cost: 0,
             charged: 0,
+            stalled: false,
             unscheduled: granted,
         }
     }
@@ -81,9 +86,9 @@ impl InMessage {
         self.received == self.length
     }
 
-    /// Bytes that were granted and have not come.
+    /// Bytes that were granted and are still to come.
     pub(super) fn outstanding(&self) -> usize {
-        if self.needs_grants() {
+        if self.needs_grants() && !self.stalled {
             self.granted.saturating_sub(self.received) as usize
         } else {
             0
@@ -117,6 +122,12 @@ impl InMessage {
     /// What the pool is charged for `bytes` of it, if its packets are like the first.
     pub(super) fn reserve(&self, bytes: usize) -> usize {
         bytes + bytes.div_ceil(self.packet) * PACKET_COST
+    }
+
+    /// What has to be charged before its first packet is kept. An announcement beyond what honest
+    /// senders make is paid for as it arrives.
+    pub(super) fn first_charge(&self) -> usize {
+        self.reserve((self.unscheduled as usize).clamp(1, MOST_UNSCHEDULED))
     }
 
     /// What holding one more packet of `len` bytes would cost beyond what is charged already.

@@ -131,6 +131,8 @@ pub struct Engine {
     send_used: usize,
     granter: Granter,
     starved: StarvedQueue,
+    /// RPCs whose senders are silent, longest first; some may have answered meanwhile.
+    stalled: VecDeque<RpcKey>,
     /// Speed of the uplink, if it is known.
     link_mbps: Option<u32>,
     rtt_bytes: RttBytes,
@@ -143,6 +145,8 @@ pub struct Engine {
     lateness: Duration,
     control: VecDeque<Control>,
     resending: VecDeque<RpcKey>,
+    /// Whether repeated packets were first in the last look for something to send.
+    resend_first: bool,
     sending: SendQueue,
     events: VecDeque<Pending>,
     counters: Counters,
@@ -190,6 +194,7 @@ impl Engine {
             send_used: 0,
             granter: Granter::new(&settings),
             starved: StarvedQueue::new(),
+            stalled: VecDeque::new(),
             link_mbps: None,
             rtt_bytes: RttBytes::new(settings.unsched_bytes, settings.packet_payload),
             pacer: Pacer::new(packet, settings.max_backlog),
@@ -200,6 +205,7 @@ impl Engine {
             lateness: Duration::ZERO,
             control: VecDeque::new(),
             resending: VecDeque::new(),
+            resend_first: false,
             sending: SendQueue::new(settings.fifo_fraction),
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -282,7 +288,7 @@ impl Engine {
         }
         let to = self.endpoint_of(to);
         let proven = !self.must_prove(to);
-        let Some(peer) = self.peers.find_or_insert(to, proven, now) else {
+        let Some(peer) = self.peers.find_or_insert_ours(to, proven, now) else {
             return busy("max_peers", self.settings.max_peers, message);
         };
         if self.peers.get(peer).rpcs as usize >= max_rpcs_per_peer {
@@ -502,6 +508,7 @@ impl Engine {
             local_ip: new.local_ip,
             state,
             started: now,
+            started_clock: clock,
             age,
             cookie,
             incarnation,
@@ -511,11 +518,13 @@ impl Engine {
             in_flight: 0,
             outgoing: None,
             incoming: None,
+            stall_listed: false,
             starved: None,
             reserved: 0,
             send_rank: None,
             grant_rank: None,
             rank_stale: false,
+            blocked: false,
             resending: false,
             silence: Silence {
                 heard: clock,
@@ -539,25 +548,24 @@ impl Engine {
         self.enqueue(key);
     }
 
-    /// Whether `len` more bytes may be held for sending. If not, replies that were sent long ago
-    /// make room, and those of which a part was sent that brought no grant for as long as a NEED_ACK
-    /// waits: clients of which nothing is heard are gone, or never were.
+    /// Whether `len` more bytes may be held for sending. If not, replies make room whose clients
+    /// have let the time of a NEED_ACK pass in silence: they are gone, or never were.
     fn has_send_room(&mut self, now: Time, len: usize) -> bool {
         let limit = self.settings.send_bytes;
         if self.send_used + len <= limit {
             return true;
         }
-        let silent_since = self
-            .silence_clock(now)
-            .minus(self.settings.timers.need_ack_max);
+        let clock = self.silence_clock(now);
+        let timers = self.settings.timers;
         let mut unacknowledged: Vec<(Time, RpcKey)> = self
             .rpcs
             .iter()
             .filter(|(_, rpc)| rpc.state == RpcState::Replying)
             .filter(|(_, rpc)| {
+                let silence = clock.since(rpc.silence.heard);
                 rpc.outgoing.as_ref().is_some_and(|message| {
-                    let silent = rpc.silence.heard <= silent_since;
-                    message.all_sent() || silent && !message.ready()
+                    message.all_sent() && silence >= timers.need_ack
+                        || !message.ready() && silence >= timers.need_ack_max
                 })
             })
             .map(|(key, rpc)| (rpc.silence.heard, key))
@@ -637,7 +645,10 @@ impl Engine {
         if let Some(starved) = rpc.starved {
             self.unstarve(key, rpc.age, starved);
         }
-        self.pool.release(rpc.reserved as usize);
+        if rpc.reserved > 0 {
+            self.pool.release(rpc.reserved as usize);
+            self.granter.touch();
+        }
         if let Some(message) = &rpc.incoming {
             self.pool.release(message.charged);
         }
@@ -646,6 +657,7 @@ impl Engine {
         }
         let peer = self.peers.get_mut(rpc.peer);
         peer.rpcs -= 1;
+        peer.used = now;
         peer.unscheduled -= rpc.in_flight as usize;
         // A request that was never handed over may come again and run; one that was, may not.
         let ran = matches!(rpc.state, RpcState::InService | RpcState::Replying);

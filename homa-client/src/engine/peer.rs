@@ -14,7 +14,8 @@ use super::wire::{MAX_ACKS, PendingAck};
 /// Place in the table of peers.
 pub(super) type PeerKey = u32;
 
-/// A peer idle for less than this is never evicted (`homa-protocol` C.11).
+/// A peer that has completed an RPC is not evicted for a newcomer before it was idle for this long
+/// (`homa-protocol` C.11).
 const MIN_IDLE: Duration = Duration::from_secs(10);
 
 /// A bulk port that lost packets is not used for this long.
@@ -46,6 +47,8 @@ pub(super) struct Peer {
     pub(super) path: Option<(u32, Time)>,
     /// Bytes of the unscheduled parts sent to it of which it has shown nothing yet.
     pub(super) unscheduled: usize,
+    /// Whether a message from it was ever handed over. One that only began RPCs may be made up.
+    pub(super) served: bool,
     /// RPCs with it, on either side.
     pub(super) rpcs: u32,
     pub(super) used: Time,
@@ -83,6 +86,7 @@ impl Peer {
             cutoffs_sent: None,
             path: None,
             unscheduled: 0,
+            served: false,
             rpcs: 0,
             used: now,
             bulk: Bulk::Unproven,
@@ -186,22 +190,43 @@ impl PeerTable {
         if let Some(key) = self.find(addr) {
             return Some(key);
         }
-        if self.peers.len() >= self.limit && !self.evict(now) {
+        if self.peers.len() >= self.limit && !self.evict(now, 32, MIN_IDLE) {
             return None;
         }
-        let key = self.peers.insert(Peer::new(addr, proven, now)) as PeerKey;
-        self.by_addr.insert(addr, key);
-        Some(key)
+        Some(self.insert(addr, proven, now))
     }
 
-    /// Makes room by forgetting an idle peer: its acks and cutoffs, which recover by themselves.
-    fn evict(&mut self, now: Time) -> bool {
-        // A bounded search: the table may be full of busy peers.
-        for _ in 0..32 {
+    /// The same for a call of our own: any peer without RPCs makes room, wherever it is.
+    pub(super) fn find_or_insert_ours(
+        &mut self,
+        addr: SocketAddr,
+        proven: bool,
+        now: Time,
+    ) -> Option<PeerKey> {
+        if let Some(key) = self.find(addr) {
+            return Some(key);
+        }
+        if self.peers.len() >= self.limit && !self.evict(now, self.peers.capacity(), Duration::ZERO)
+        {
+            return None;
+        }
+        Some(self.insert(addr, proven, now))
+    }
+
+    fn insert(&mut self, addr: SocketAddr, proven: bool, now: Time) -> PeerKey {
+        let key = self.peers.insert(Peer::new(addr, proven, now)) as PeerKey;
+        self.by_addr.insert(addr, key);
+        key
+    }
+
+    /// Makes room by forgetting a peer without RPCs: its acks and cutoffs, which recover by
+    /// themselves. Looks at no more than `looks`, since the table may be full of busy peers.
+    fn evict(&mut self, now: Time, looks: usize, min_idle: Duration) -> bool {
+        for _ in 0..looks {
             self.hand = (self.hand + 1) % self.peers.capacity().max(1);
             if let Some(peer) = self.peers.get(self.hand)
                 && peer.rpcs == 0
-                && now.since(peer.used) >= MIN_IDLE
+                && (!peer.served || now.since(peer.used) >= min_idle)
             {
                 let peer = self.peers.remove(self.hand);
                 self.by_addr.remove(&peer.addr);
@@ -262,7 +287,8 @@ mod tests {
         let mut table = PeerTable::new(2);
         let busy = table.find_or_insert(addr(1), true, Time::ZERO).unwrap();
         table.get_mut(busy).rpcs = 1;
-        table.find_or_insert(addr(2), true, Time::ZERO).unwrap();
+        let idle = table.find_or_insert(addr(2), true, Time::ZERO).unwrap();
+        table.get_mut(idle).served = true;
         assert_eq!(table.find_or_insert(addr(3), true, Time::ZERO), None);
         let later = Time::ZERO + MIN_IDLE;
         assert!(table.find_or_insert(addr(3), true, later).is_some());
@@ -270,5 +296,12 @@ mod tests {
             (table.find(addr(1)), table.find(addr(2))),
             (Some(busy), None)
         );
+        // One that has completed nothing gives way at once, and to a call of ours any idle one.
+        let fourth = table.find_or_insert(addr(4), true, later).unwrap();
+        table.get_mut(fourth).served = true;
+        assert_eq!(table.find_or_insert(addr(5), true, later), None);
+        assert!(table.find_or_insert_ours(addr(5), true, later).is_some());
+        table.get_mut(fourth).rpcs = 1;
+        assert_eq!(table.find_or_insert_ours(addr(6), true, later), None);
     }
 }

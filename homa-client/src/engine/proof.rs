@@ -32,6 +32,9 @@ const ASK_EVERY: Duration = Duration::from_millis(10);
 /// Cookies of this interval and the one before it are valid.
 const COOKIE_LIFE: Duration = Duration::from_secs(60);
 
+/// About the longest packet of most networks.
+const FULL_PACKET: usize = 1472;
+
 /// Bytes of a packet with a cookie.
 const COOKIE_LEN: u64 = 36;
 
@@ -88,8 +91,8 @@ struct Account {
     asked: Option<Time>,
     /// When something came from it last. Only then can it be asked with any use.
     heard: Time,
-    /// RPCs that have something to send to it and may not.
-    waiting: Vec<RpcKey>,
+    /// RPCs that have something to send to it and may not, longest first.
+    waiting: VecDeque<RpcKey>,
 }
 
 impl Account {
@@ -107,20 +110,27 @@ impl Unproven {
         }
     }
 
-    /// `bytes` have come from `addr`. Returns the RPCs that may go on.
+    /// `bytes` have come from `addr`. Returns the RPCs that may try again: as many as there are
+    /// packets in what may be sent, so that the work is in proportion to what came.
     fn received(&mut self, now: Time, addr: SocketAddr, bytes: usize) -> Vec<RpcKey> {
+        let mut resumed = Vec::new();
         if !self.accounts.contains_key(&addr) {
             if self.order.len() >= MAX_UNPROVEN
                 && let Some(oldest) = self.order.pop_front()
+                && let Some(oldest) = self.accounts.remove(&oldest)
             {
-                self.accounts.remove(&oldest);
+                // They find themselves blocked again, and then in an account that is there.
+                resumed.extend(oldest.waiting);
             }
             self.order.push_back(addr);
         }
         let account = self.accounts.entry(addr).or_default();
         account.heard = now;
         account.received += bytes as u64;
-        std::mem::take(&mut account.waiting)
+        let some = 1 + account.left() as usize / FULL_PACKET;
+        let some = some.min(account.waiting.len());
+        resumed.extend(account.waiting.drain(..some));
+        resumed
     }
 
     /// It has proven itself. Returns the RPCs that waited for that.
@@ -129,7 +139,7 @@ impl Unproven {
             return Vec::new();
         };
         self.order.retain(|other| *other != addr);
-        account.waiting
+        account.waiting.into()
     }
 
     fn cookie(&self, addr: SocketAddr, interval: u64) -> Cookie {
@@ -196,6 +206,9 @@ impl Engine {
 
     fn resume(&mut self, waiting: Vec<RpcKey>) {
         for key in waiting {
+            if let Some(rpc) = self.rpcs.get_mut(key) {
+                rpc.blocked = false;
+            }
             self.enqueue_resend(key);
             self.enqueue(key);
         }
@@ -248,9 +261,9 @@ impl Engine {
         let route = route(rpc, self.incarnation);
         let (addr, local) = (self.peers.get(rpc.peer).addr, rpc.local_ip);
         if let Some(account) = self.unproven.accounts.get_mut(&addr)
-            && !account.waiting.contains(&key)
+            && !std::mem::replace(&mut rpc.blocked, true)
         {
-            account.waiting.push(key);
+            account.waiting.push_back(key);
         }
         self.ask_for_proof(addr, local, &route);
     }

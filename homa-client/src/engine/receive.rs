@@ -374,22 +374,27 @@ impl Engine {
             if rpc.starved.is_some() {
                 return Err(DropReason::Pool);
             }
+            let reserved = std::mem::take(&mut rpc.reserved) as usize;
             let mut message = InMessage::new(length, data.incoming, payload.len());
             // All that this packet needs as well, so that nothing below can fail half way.
-            let charge = message.reserve((message.granted() as usize).max(payload.len()).max(1));
-            let reserved = std::mem::take(&mut rpc.reserved) as usize;
+            let charge = message.first_charge().max(message.reserve(payload.len()));
             if charge <= reserved {
                 self.pool.release(reserved - charge);
-            } else if !self.pool.charge(charge - reserved, need) {
+            } else if !self.charge_start(charge - reserved, need) {
                 self.pool.release(reserved);
                 self.starve(key, length, charge);
                 self.arm(key);
                 return Err(DropReason::Pool);
             }
             message.charged = charge;
-            rpc.incoming = Some(message);
-            rpc.silence.next = clock + self.settings.timers.resend;
+            if let Some(rpc) = self.rpcs.get_mut(key) {
+                rpc.incoming = Some(message);
+                rpc.silence.next = clock + self.settings.timers.resend;
+            }
         }
+        let Some(rpc) = self.rpcs.get_mut(key) else {
+            return Err(DropReason::UnknownRpc);
+        };
         let Some(message) = &mut rpc.incoming else {
             return Err(DropReason::State);
         };
@@ -404,6 +409,7 @@ impl Engine {
         let fresh = message.insert(data.offset(), payload);
         // What was sent twice and arrives only now was lost on its first way.
         let lost_bulk = data.retransmit && fresh > 0 && message.is_scheduled(data.offset());
+        message.stalled &= fresh == 0;
         let complete = message.complete();
         self.granter.update(key, rpc, before);
         self.arm(key);
@@ -439,7 +445,9 @@ impl Engine {
         let charged = message.charged;
         let message = message.into_message();
         let id = RpcId { key, id: rpc.id };
-        let addr = self.peers.get(rpc.peer).addr;
+        let peer = self.peers.get_mut(rpc.peer);
+        peer.served = true;
+        let addr = peer.addr;
         if state == RpcState::Ended {
             let owed = Owed {
                 ack: PendingAck {
@@ -571,18 +579,33 @@ impl Engine {
         let Some(rpc) = self.rpcs.get_mut(key) else {
             return Err(DropReason::UnknownRpc);
         };
-        let age = Duration::from_millis(u64::from(unknown.age_ms)) + BORN_SLACK;
+        let age = Duration::from_millis(u64::from(unknown.age_ms));
+        let since = now.since(rpc.started);
         let another = match rpc.incarnation {
             // At first contact its age tells whether it can be the one that the request went to.
-            0 => now.since(rpc.started) > age,
-            known => known != common.incarnation,
+            0 => since > age + BORN_SLACK,
+            // Or that it surely was in the other's place already when the request was made.
+            known => known != common.incarnation && since >= age,
         };
-        if rpc.incarnation == 0 {
+        if common.incarnation != 0 && !another {
             rpc.incarnation = common.incarnation;
         }
         if common.incarnation != 0 && another {
             // Another life of the server answers: what the first did with it, nobody knows.
             self.fail(now, key, Failure::PeerRestarted);
+            return Ok(());
+        }
+        // Who did not run for long may hear from a server that has run the request, found its
+        // client silent, and forgotten both.
+        let ours = self.silence_clock(now);
+        let Some(rpc) = self.rpcs.get_mut(key) else {
+            return Err(DropReason::UnknownRpc);
+        };
+        let suspended = now
+            .since(rpc.started)
+            .saturating_sub(ours.since(rpc.started_clock));
+        if suspended >= self.settings.timers.give_up {
+            self.fail(now, key, Failure::TimedOut(suspended));
             return Ok(());
         }
         if rpc.state != RpcState::Calling {

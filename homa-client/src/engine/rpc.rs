@@ -111,6 +111,8 @@ pub(super) struct Rpc {
     pub(super) state: RpcState,
     /// When it was made here.
     pub(super) started: Time,
+    /// The same on the silence clock.
+    pub(super) started_clock: Time,
     /// Number in the order of creation: the smaller, the older.
     pub(super) age: u64,
     /// The owner's own mark, handed back with events.
@@ -128,6 +130,8 @@ pub(super) struct Rpc {
     pub(super) in_flight: u32,
     pub(super) outgoing: Option<OutMessage>,
     pub(super) incoming: Option<InMessage>,
+    /// Whether it is among those that may lose their receive memory.
+    pub(super) stall_listed: bool,
     /// Set while the incoming message waits for receive memory.
     pub(super) starved: Option<Starved>,
     /// Receive memory that is kept for its first packet.
@@ -138,6 +142,8 @@ pub(super) struct Rpc {
     pub(super) grant_rank: Option<Rank>,
     /// Whether more has arrived since that place was computed.
     pub(super) rank_stale: bool,
+    /// Whether it is in the queue of what an unproven peer may not be sent yet.
+    pub(super) blocked: bool,
     /// Whether it is queued to send ranges again.
     pub(super) resending: bool,
     pub(super) silence: Silence,

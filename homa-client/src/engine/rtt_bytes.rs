@@ -8,7 +8,7 @@ use super::time::Time;
 const DEFAULT: usize = 40_000;
 
 /// More than this gains little, and lets a few senders overflow a receiver's buffer.
-const MOST: usize = 60_000;
+pub(super) const MOST_UNSCHEDULED: usize = 60_000;
 
 /// Seconds over which the shortest delay counts.
 const SECONDS: usize = 10;
@@ -81,7 +81,7 @@ impl RttBytes {
         let measured = self.mbps.zip(self.shortest).map(|(mbps, delay)| {
             let bytes = delay.as_nanos() * u128::from(mbps) / 8000;
             let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-            bytes.min(MOST).max(self.least)
+            bytes.min(MOST_UNSCHEDULED).max(self.least)
         });
         self.bytes = self.fixed.or(measured).unwrap_or(DEFAULT);
     }

@@ -74,6 +74,7 @@ impl Engine {
                     return;
                 } else if due {
                     rpc.silence.next = clock + timers.resend;
+                    self.stall(key);
                     self.request_missing(key);
                 }
             }

@@ -30,6 +30,46 @@ impl Engine {
         }
     }
 
+    /// The sender of this RPC's incoming message owes bytes, and is silent.
+    pub(super) fn stall(&mut self, key: RpcKey) {
+        let Some(rpc) = self.rpcs.get_mut(key) else {
+            return;
+        };
+        self.granter.stall(key, rpc);
+        if rpc.incoming.is_some() && !rpc.stall_listed {
+            rpc.stall_listed = true;
+            self.stalled.push_back(key);
+        }
+        // Those that have ended are left in it; a flood of them must not be.
+        if self.stalled.len() > 2 * self.rpcs.len() + 64 {
+            let listed = self.rpcs.iter().filter(|(_, rpc)| rpc.stall_listed);
+            let mut by_silence: Vec<_> =
+                listed.map(|(key, rpc)| (rpc.silence.heard, key)).collect();
+            by_silence.sort_unstable();
+            self.stalled = by_silence.into_iter().map(|(_, key)| key).collect();
+        }
+    }
+
+    /// Charges the pool for the start of a message. If there is no room, messages whose senders are
+    /// silent lose theirs, the longest silent first: they are asked for again later.
+    pub(super) fn charge_start(&mut self, bytes: usize, need: Need) -> bool {
+        while !self.pool.charge(bytes, need) {
+            let Some(key) = self.stalled.pop_front() else {
+                return false;
+            };
+            let Some(rpc) = self.rpcs.get_mut(key) else {
+                continue;
+            };
+            rpc.stall_listed = false;
+            if let Some(message) = rpc.incoming.take_if(|message| message.stalled) {
+                self.pool.release(message.charged);
+                let charge = message.first_charge();
+                self.starve(key, message.length(), charge);
+            }
+        }
+        true
+    }
+
     /// Hands returned memory to those that wait for it.
     pub(super) fn feed_starved(&mut self, now: Time) {
         if !self.pool.take_returned() {

@@ -67,11 +67,30 @@ impl Engine {
         self.feed_starved(now);
         self.send_grants(now);
         let most = max_segments.clamp(1, MAX_SEGMENTS);
-        self.next_control()
-            .or_else(|| self.next_resend(now, most))
-            .or_else(|| self.next_data(now, most))
-            // What may not leave has asked for a proof.
-            .or_else(|| self.next_control())
+        if let Some(control) = self.next_control() {
+            return Some(control);
+        }
+        let open = self.link_is_open(now);
+        // By turns: neither a flood of RESENDs nor the messages of others may stop the other kind.
+        self.resend_first = !self.resend_first;
+        let transmit = if self.resend_first {
+            self.next_resend(now, most, open)
+                .or_else(|| self.next_data(now, most, open))
+        } else {
+            self.next_data(now, most, open)
+                .or_else(|| self.next_resend(now, most, open))
+        };
+        // What may not leave has asked for a proof.
+        transmit.or_else(|| self.next_control())
+    }
+
+    /// Whether the backlog in front of the link has room for a full packet.
+    fn link_is_open(&mut self, now: Time) -> bool {
+        if self.sending.is_empty() && self.resending.is_empty() {
+            self.pacer.stop_waiting();
+            return true;
+        }
+        self.pacer.may_send(now)
     }
 
     fn next_control(&mut self) -> Option<Transmit> {
@@ -92,17 +111,20 @@ impl Engine {
         })
     }
 
-    /// Packets that a peer has asked for again. They are not paced, and go to the main port.
-    fn next_resend(&mut self, now: Time, most: usize) -> Option<Transmit> {
+    /// Packets that a peer has asked for again, one run of each message in turn. They go to the
+    /// main port.
+    fn next_resend(&mut self, now: Time, most: usize, open: bool) -> Option<Transmit> {
+        if !open {
+            return None;
+        }
         loop {
-            let key = *self.resending.front()?;
+            let key = self.resending.pop_front()?;
             let transmit = self.resend_run(now, key, most);
             let more = self.rpcs.get(key).and_then(|rpc| rpc.outgoing.as_ref());
-            if transmit.is_none() || more.is_none_or(|message| message.resend_end().is_none()) {
-                self.resending.pop_front();
-                if let Some(rpc) = self.rpcs.get_mut(key) {
-                    rpc.resending = false;
-                }
+            if transmit.is_some() && more.is_some_and(|message| message.resend_end().is_some()) {
+                self.resending.push_back(key);
+            } else if let Some(rpc) = self.rpcs.get_mut(key) {
+                rpc.resending = false;
             }
             if transmit.is_some() {
                 return transmit;
@@ -126,7 +148,9 @@ impl Engine {
             segments: Vec::new(),
         };
         let full = message.packet_limit() as usize;
-        while transmit.segments.len() < most_packets(most, full) {
+        let most = most_packets(most, full);
+        let most = self.pacer.burst(now, full + DATA_HEADER_LEN, most);
+        while transmit.segments.len() < most {
             let end = message.resend_end();
             let Some(range) = message.next_resend() else {
                 break;
@@ -157,9 +181,9 @@ impl Engine {
 
     /// First transmissions: the message with the fewest bytes left goes first, with a share for
     /// the oldest.
-    fn next_data(&mut self, now: Time, most: usize) -> Option<Transmit> {
+    fn next_data(&mut self, now: Time, most: usize, open: bool) -> Option<Transmit> {
         let (Turn { key, fifo }, most) = loop {
-            let turn = self.next_turn(now)?;
+            let turn = self.next_turn(open)?;
             let message = self.rpcs.get(turn.key)?.outgoing.as_ref()?;
             let next = message.packet_at(message.sent()).len();
             if let Some(most) = self.admit(turn.key, next, most) {
@@ -226,12 +250,8 @@ impl Engine {
     }
 
     /// Which message may send now. While the link's backlog is full only the short ones may.
-    fn next_turn(&mut self, now: Time) -> Option<Turn> {
-        if self.sending.is_empty() {
-            self.pacer.stop_waiting();
-            return None;
-        }
-        if self.pacer.may_send(now) {
+    fn next_turn(&mut self, open: bool) -> Option<Turn> {
+        if open {
             return self.sending.turn();
         }
         let is_short = |key| {

@@ -4,6 +4,7 @@ mod amplification;
 mod behaviour;
 mod diagnosis;
 mod grants;
+mod hostile;
 mod incast;
 mod loss;
 mod models;
