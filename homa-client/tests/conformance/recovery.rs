@@ -63,15 +63,16 @@ fn e052_each_gap_and_the_granted_rest_is_asked_for_and_no_more() {
 fn e053_a_receiver_that_has_all_it_granted_neither_asks_nor_gives_up() {
     both(|carrier| {
         let mut host = Host::with(carrier, |settings| settings.max_overcommit = 1);
-        // The first is shorter and gets all grants; its sender is at work but sends nothing.
+        // The first is shorter and gets all grants; its sender goes on, a byte at a time.
         let (first, second) = (Remote::client(2), Remote::client(4));
         host.hear_data(&first, data(0, 100_000), 1);
         host.hear_range(&second, 900_000, 0..40_000);
         let [_, received, granted] = host.incoming(&second).unwrap();
         assert_eq!((received, granted), (40_000, 40_000));
-        let step = resend_interval(carrier);
-        for _ in 0..3 * timeout(carrier).as_millis() / step.as_millis() {
-            host.hear(&first, Packet::Busy);
+        let step = resend_interval(carrier) / 2;
+        let steps = 3 * timeout(carrier).as_micros() / step.as_micros();
+        for byte in 1..=steps as u32 {
+            host.hear_range(&first, 100_000, byte..byte + 1);
             let sent = host.wait(step);
             assert!(
                 sent.iter()
