@@ -111,6 +111,17 @@ fn too_few_calls_fail_it_and_are_named() {
 }
 
 #[test]
+fn why_a_process_failed_is_told() {
+    let output = homa_interop(&["soak", "--seconds=600", "--capture=/nonexistent/x.pcap"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("process 0") && stderr.contains("/nonexistent/x.pcap"),
+        "{stderr}"
+    );
+}
+
+#[test]
 fn its_processes_end_with_it_even_if_it_is_killed() {
     let mut soak = start(&["--seconds=600", "--busy=1"]);
     let mut processes = Vec::new();

@@ -121,8 +121,6 @@ enum SoakError {
     Nodes(#[from] NodesError),
     #[error("cannot start a busy process")]
     Busy(#[source] io::Error),
-    #[error("{0}")]
-    Lacking(String),
     #[error("interrupted")]
     Interrupted,
     #[error(transparent)]
@@ -133,7 +131,7 @@ impl SoakError {
     fn is_lack(&self) -> bool {
         match self {
             Self::Netns(error) => error.is_lack(),
-            Self::Lacking(_) => true,
+            Self::Nodes(error) => error.is_lack(),
             _ => false,
         }
     }
@@ -195,7 +193,6 @@ async fn soak(arguments: &Arguments) -> Result<Vec<NodeReport>, SoakError> {
     for (index, word) in nodes.one_word_of_each(START_TIME).await? {
         match word {
             Word::Listening { addr } => addrs.push((index, addr)),
-            Word::Failed { why, lacking: true } => return Err(SoakError::Lacking(why)),
             other => return Err(NodesError::Unexpected(index, other.into()).into()),
         }
     }

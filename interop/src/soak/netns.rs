@@ -19,7 +19,7 @@ const DEVICE: &str = "homa0";
 pub(crate) enum NetnsError {
     #[error("the command `ip` cannot be run: {0}")]
     NoCommand(#[source] io::Error),
-    #[error("network namespaces cannot be made here: {0}")]
+    #[error("network namespaces cannot be made here ({0}): run this as root")]
     NotAllowed(String),
     #[error("`ip {arguments}`: {message}")]
     Failed { arguments: String, message: String },

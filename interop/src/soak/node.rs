@@ -64,11 +64,12 @@ async fn follow_orders(plan: NodePlan) -> Result<(), NodeError> {
     let (server, client) = match opened {
         Ok(opened) => opened,
         Err(error) => {
-            let lacking = matches!(
-                error,
-                BindError::NoCapability { .. } | BindError::ModuleLoaded
-            );
             let why = crate::report::with_causes(&error);
+            let (why, lacking) = match error {
+                BindError::NoCapability { .. } => (format!("{why}; or run this as root"), true),
+                BindError::ModuleLoaded => (why, true),
+                _ => (why, false),
+            };
             say(&Word::Failed { why, lacking })?;
             return Ok(());
         }

@@ -23,6 +23,12 @@ const QUEUE: usize = 64;
 pub(crate) enum NodesError {
     #[error("cannot start a process of the soak")]
     Spawn(#[source] io::Error),
+    #[error("process {index} of the soak: {why}")]
+    Failed {
+        index: usize,
+        why: String,
+        lacking: bool,
+    },
     #[error("process {0} of the soak ended early; see its message above")]
     Ended(usize),
     #[error("process {0} of the soak said what cannot be understood")]
@@ -31,6 +37,13 @@ pub(crate) enum NodesError {
     Unexpected(usize, Box<Word>),
     #[error("the processes of the soak did not end what they do within {0:?}")]
     Silent(Duration),
+}
+
+impl NodesError {
+    /// Whether a process just cannot have what it needs on this host, or as this user.
+    pub(crate) fn is_lack(&self) -> bool {
+        matches!(self, Self::Failed { lacking: true, .. })
+    }
 }
 
 /// The processes. They are stopped when this is dropped, and stop by themselves when this
@@ -116,10 +129,16 @@ impl Nodes {
         Ok(())
     }
 
-    /// What one of them says next, and which.
+    /// What one of them says next, and which. That it failed is an error: it ends after saying so,
+    /// and its end must not come before the reason.
     pub(crate) async fn next_word(&mut self) -> Result<(usize, Word), NodesError> {
         // It cannot be closed: a sender is kept here.
         match self.words.recv().await {
+            Some((index, Ok(Word::Failed { why, lacking }))) => Err(NodesError::Failed {
+                index,
+                why,
+                lacking,
+            }),
             Some((index, word)) => Ok((index, word?)),
             None => Err(NodesError::Ended(0)),
         }
@@ -165,4 +184,28 @@ fn line(value: &impl serde::Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(value).expect("plain data");
     line.push(b'\n');
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_reason_of_a_failure_comes_before_its_end_and_the_words_of_others() {
+        for lacking in [false, true] {
+            let mut nodes = Nodes::default();
+            let why = "no such file".to_owned();
+            let said = [
+                (2, Ok(Word::Failed { why, lacking })),
+                (2, Err(NodesError::Ended(2))),
+                (0, Ok(Word::Finished)),
+            ];
+            for word in said {
+                nodes.said.send(word).await.expect("there is room");
+            }
+            let error = nodes.next_word().await.expect_err("it failed");
+            assert_eq!(error.is_lack(), lacking);
+            assert_eq!(error.to_string(), "process 2 of the soak: no such file");
+        }
+    }
 }
