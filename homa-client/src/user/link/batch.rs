@@ -15,9 +15,8 @@ use nix::sys::socket::{
     CmsgIterator, ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage,
     recvmmsg,
 };
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
 
+use super::watched::Watched;
 use super::{BATCH, LinkCounters, Look, Received};
 use crate::config::MAX_MTU;
 use crate::engine::{Datagram, Socket};
@@ -26,11 +25,10 @@ use crate::engine::{Datagram, Socket};
 /// (`homa-protocol` B.5).
 const MAX_IP_PACKET: usize = 65_536;
 
-/// A socket that packets come from. A raw one is held in the same type: all that the runtime does
-/// with it is to wait.
+/// A socket that packets come from.
 #[derive(Debug)]
 pub(super) struct Inlet {
-    pub(super) socket: UdpSocket,
+    pub(super) socket: Watched,
     pub(super) content: Content,
     /// Sockets with the same number get addresses and control messages of the same lengths.
     kind: usize,
@@ -51,21 +49,11 @@ impl Inlet {
         let bit = |bit: bool, at: u32| usize::from(bit) << at;
         let raw = content != Content::Udp;
         Ok(Self {
-            socket: UdpSocket::from_std(socket.into())?,
+            socket: Watched::new(socket)?,
             content,
             kind: bit(addr.is_ipv6(), 0) | bit(addr.ip().is_unspecified(), 1) | bit(raw, 2),
             overflowed: AtomicU32::new(0),
         })
-    }
-
-    /// Waits until something is put into the error queue. The runtime takes that for no news to
-    /// readers.
-    pub(super) async fn errors(&self) {
-        // It fails only when the runtime ends, and this task with it.
-        if self.socket.ready(Interest::ERROR).await.is_ok() {
-            let seen = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-            let _ = self.socket.try_io(Interest::ERROR, seen);
-        }
     }
 
     /// What the system told along with a packet, for the counters.

@@ -4,8 +4,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use socket2::{SockFilter, SockRef};
-use tokio::net::UdpSocket;
+use socket2::{SockFilter, Socket};
 
 /// One of so many packets for others passes all the same, a power of two: by those we notice when
 /// the others are gone.
@@ -17,11 +16,10 @@ pub(super) struct Filter(AtomicBool);
 
 impl Filter {
     /// Puts it on the socket, which then takes packets to the Homa port `port`, or takes it off.
-    pub(super) fn set(&self, socket: &UdpSocket, ipv4: bool, port: u16, on: bool) {
+    pub(super) fn set(&self, socket: &Socket, ipv4: bool, port: u16, on: bool) {
         if self.0.swap(on, Ordering::Relaxed) == on {
             return;
         }
-        let socket = SockRef::from(socket);
         let result = if on {
             socket.attach_filter(&program(ipv4, port))
         } else {

@@ -8,6 +8,7 @@ mod options;
 mod ports;
 mod raw;
 mod udp;
+mod watched;
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,11 +16,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::Context;
 
 use arrayvec::ArrayVec;
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
 
 use self::raw::Raw;
 use self::udp::Udp;
+use self::watched::Watched;
 use crate::config::Config;
 use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, Time, Transmit, Unreachable};
@@ -218,22 +218,11 @@ pub(super) enum Look {
 }
 
 impl Look {
-    fn at<T>(self, socket: &UdpSocket, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    fn at<T>(self, socket: &Watched, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         match self {
-            Self::Polled => socket.try_io(Interest::READABLE, read),
+            Self::Polled => socket.try_read(read),
             Self::Now => read(),
         }
-    }
-}
-
-/// Sends without asking the runtime, which may be blocked; only of a full socket it has to know,
-/// so that it tells when there is room.
-fn send_now<T>(socket: &UdpSocket, mut write: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    match write() {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            socket.try_io(Interest::WRITABLE, write)
-        }
-        result => result,
     }
 }
 

@@ -25,7 +25,7 @@ use super::filter::Filter;
 use super::icmp::Refuser;
 use super::options::configure;
 use super::ports::Port;
-use super::{LinkCounters, Look, Received, Refusal, Refused, Sent, errors, send_now};
+use super::{LinkCounters, Look, Received, Refusal, Refused, Sent, errors};
 use crate::config::Config;
 use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, Segment, Time, Transmit, Unreachable};
@@ -187,7 +187,7 @@ impl Raw {
         let local = first.local.map(|ip| ip.to_canonical());
         let marks = Marks::new(first.to.ip(), local, first.tos);
         let cmsgs = marks.cmsgs();
-        let packets = send_now(&way.inlet.socket, || {
+        let packets = way.inlet.socket.send_now(|| {
             errors::past_stale(&mut sent.errors_queued, || {
                 send_packets(&way.inlet, &iovs, &to, &cmsgs)
             })
@@ -227,14 +227,13 @@ impl Raw {
     }
 
     pub(super) fn poll_recv_ready(&self, cx: &mut Context<'_>) -> bool {
-        self.ways()
-            .any(|way| way.inlet.socket.poll_recv_ready(cx).is_ready())
+        self.ways().any(|way| way.inlet.socket.poll_recv_ready(cx))
     }
 
     pub(super) fn poll_send_ready(&self, cx: &mut Context<'_>) -> bool {
         self.ways()
             .filter(|way| way.full.load(Ordering::Relaxed))
-            .any(|way| way.inlet.socket.poll_send_ready(cx).is_ready())
+            .any(|way| way.inlet.socket.poll_send_ready(cx))
     }
 
     /// Answers a packet to a port that is not open here, unless another process may own it.
@@ -248,7 +247,8 @@ impl Raw {
         {
             let ipv4 = way.inlet.content != Content::Ipv6;
             let port = self.local().port();
-            way.filter.set(&way.inlet.socket, ipv4, port, !alone);
+            way.filter
+                .set(way.inlet.socket.socket(), ipv4, port, !alone);
         }
     }
 }
@@ -287,7 +287,7 @@ impl Way {
 
 async fn errors_of(way: &Option<Way>) {
     match way {
-        Some(way) => way.inlet.errors().await,
+        Some(way) => way.inlet.socket.errors().await,
         None => pending().await,
     }
 }

@@ -17,7 +17,7 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::batch::{self, Content, Inlet, Marks, describe};
 use super::options::{configure, takes_v4};
-use super::{LinkCounters, Look, Received, Refused, Sent, errors, send_now};
+use super::{LinkCounters, Look, Received, Refused, Sent, errors};
 use crate::config::{BulkPort, Config};
 use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, Segment, Socket, Transmit};
@@ -90,7 +90,8 @@ impl Udp {
     }
 
     pub(super) fn bulk_port(&self) -> Option<u16> {
-        Some(self.bulk.as_ref()?.socket.local_addr().ok()?.port())
+        let bulk = self.bulk.as_ref()?.socket.socket();
+        Some(bulk.local_addr().ok()?.as_socket()?.port())
     }
 
     pub(super) fn gso(&self) -> bool {
@@ -174,7 +175,7 @@ impl Udp {
             cmsgs.push(ControlMessage::UdpGsoSegments(&segment_size));
         }
         let to = SockaddrStorage::from(first.to);
-        send_now(&self.main.socket, || {
+        self.main.socket.send_now(|| {
             let fd = self.main.socket.as_raw_fd();
             let flags = MsgFlags::MSG_DONTWAIT;
             errors::past_stale(&mut sent.errors_queued, || {
@@ -238,19 +239,19 @@ impl Udp {
 
     pub(super) async fn errors(&self) {
         // All sending is done on this one.
-        self.main.errors().await;
+        self.main.socket.errors().await;
     }
 
     pub(super) fn poll_recv_ready(&self, cx: &mut Context<'_>) -> bool {
-        self.main.socket.poll_recv_ready(cx).is_ready()
+        self.main.socket.poll_recv_ready(cx)
             || self
                 .bulk
                 .as_ref()
-                .is_some_and(|bulk| bulk.socket.poll_recv_ready(cx).is_ready())
+                .is_some_and(|bulk| bulk.socket.poll_recv_ready(cx))
     }
 
     pub(super) fn poll_send_ready(&self, cx: &mut Context<'_>) -> bool {
-        self.main.socket.poll_send_ready(cx).is_ready()
+        self.main.socket.poll_send_ready(cx)
     }
 }
 
