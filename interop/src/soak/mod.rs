@@ -71,6 +71,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "MS", default_value_t = 5,
           value_parser = clap::value_parser!(u64).range(0..=10_000))]
     longest_delay: u64,
+    /// Milliseconds of silence after which a call fails. The default on IP protocol 146 would be
+    /// 100, for kernels on the other side; on a busy machine a process may wait that long for a
+    /// processor.
+    #[arg(long, value_name = "MS", default_value_t = 1_000,
+          value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    timeout: u64,
     /// What carries the packets.
     #[arg(long, value_enum, default_value_t = Engine::Udp)]
     engine: Engine,
@@ -247,6 +253,7 @@ fn node_plan(arguments: &Arguments, index: usize) -> NodePlan {
         in_flight: arguments.in_flight as usize,
         workers: arguments.workers as usize,
         calls: arguments.rpcs.map(share),
+        timeout_ms: arguments.timeout,
         faults: fault_rates(arguments),
         capture: arguments.capture.clone().filter(|_| index == 0),
     }

@@ -49,6 +49,8 @@ pub(crate) struct NodePlan {
     pub(crate) seed: u64,
     pub(crate) in_flight: usize,
     pub(crate) workers: usize,
+    /// Silence after which a call fails.
+    pub(crate) timeout_ms: u64,
     /// Calls to make at most.
     pub(crate) calls: Option<u64>,
     pub(crate) faults: FaultRates,
@@ -62,6 +64,7 @@ impl NodePlan {
             Engine::Udp => Carrier::Udp,
             Engine::Raw => Carrier::Ip,
         });
+        config.protocol.timers.timeout = Duration::from_millis(self.timeout_ms);
         let rates = self.faults;
         let mut faults = Faults::default();
         // An endpoint adds one or nothing to it.

@@ -24,6 +24,7 @@ pub(crate) struct Summary {
     workers: u32,
     busy: u32,
     seed: u64,
+    timeout_ms: u64,
     faults: FaultRates,
     /// Calls that were answered with the right bytes.
     rpcs: u64,
@@ -113,6 +114,7 @@ impl Summary {
             workers: arguments.workers,
             busy: arguments.busy,
             seed: arguments.seed,
+            timeout_ms: arguments.timeout,
             faults: super::fault_rates(arguments),
             rpcs,
             at_least: arguments.at_least,
@@ -207,7 +209,14 @@ impl Summary {
                 count(left.queued)
             ),
         );
-        row("timeouts", count(counted.timeouts));
+        row(
+            "timeouts",
+            format!(
+                "{}, after {} ms",
+                count(counted.timeouts),
+                count(self.timeout_ms)
+            ),
+        );
         row(
             "packets sent",
             format!(
