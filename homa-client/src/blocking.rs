@@ -1,16 +1,20 @@
 //! The same handles for programs without a runtime.
 //!
-//! One thread drives the endpoints of all blocking handles of the process. Requests and replies
-//! are sent on the thread that makes them.
+//! Requests and replies are sent on the thread that makes them. Of the threads that wait for a
+//! response or a request on one endpoint, one receives for all and keeps time, and passes that on
+//! when its own message has come. While none waits, a thread in the background, one per process,
+//! does so. All blocking clients with equal settings share one endpoint.
+//!
+//! Everything here may be called inside a tokio runtime as well, but what waits blocks its thread,
+//! and whoever it waits for must not need that thread. Use [`crate::Client`] and
+//! [`crate::Server`] there.
 
 use std::net::SocketAddr;
-use std::time::Duration;
-
-use tokio::runtime;
+use std::time::{Duration, Instant};
 
 pub use crate::server::{Request, Responder};
 use crate::stats::EndpointCounters;
-use crate::user::registry::blocking_runtime;
+use crate::user::registry::Driven;
 use crate::{BindError, CallError, Config, Message};
 
 /// Makes RPCs, one at a time per thread; share clones among threads. See [`crate::Client`].
@@ -34,7 +38,6 @@ use crate::{BindError, CallError, Config, Message};
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: crate::Client,
-    runtime: runtime::Handle,
 }
 
 impl Client {
@@ -43,10 +46,8 @@ impl Client {
     /// # Errors
     /// [`BindError`]: a setting is out of range, or no socket or thread can be had.
     pub fn bind(config: &Config) -> Result<Self, BindError> {
-        let runtime = blocking_runtime()?;
         Ok(Self {
-            inner: crate::Client::on(runtime.clone(), config)?,
-            runtime,
+            inner: crate::Client::on(Driven::Callers, config)?,
         })
     }
 
@@ -54,11 +55,9 @@ impl Client {
     ///
     /// # Errors
     /// [`CallError`], which tells whether the request may have run.
-    ///
-    /// # Panics
-    /// When called inside a tokio runtime: use [`crate::Client`] there.
     pub fn call(&self, to: SocketAddr, request: Message) -> Result<Message, CallError> {
-        self.runtime.block_on(self.inner.call(to, request))
+        let outcome = self.inner.call(to, request).wait(None);
+        outcome.unwrap_or(Err(CallError::Closed))
     }
 
     /// The same with a deadline; `Ok(None)` when it passed. The RPC is cancelled then, but may
@@ -66,19 +65,15 @@ impl Client {
     ///
     /// # Errors
     /// [`CallError`], as [`Client::call`].
-    ///
-    /// # Panics
-    /// When called inside a tokio runtime.
     pub fn call_timeout(
         &self,
         to: SocketAddr,
         request: Message,
         timeout: Duration,
     ) -> Result<Option<Message>, CallError> {
-        let call = self.inner.call(to, request);
-        self.runtime
-            .block_on(async { tokio::time::timeout(timeout, call).await })
-            .map_or(Ok(None), |outcome| outcome.map(Some))
+        // A time that the clock does not reach is no limit.
+        let deadline = Instant::now().checked_add(timeout);
+        self.inner.call(to, request).wait(deadline).transpose()
     }
 
     /// Sends a request whose response nobody waits for.
@@ -99,7 +94,6 @@ impl Client {
 #[derive(Debug)]
 pub struct Server {
     inner: crate::Server,
-    runtime: runtime::Handle,
 }
 
 impl Server {
@@ -108,10 +102,8 @@ impl Server {
     /// # Errors
     /// [`BindError`], as [`crate::Server::bind`].
     pub fn bind(addr: SocketAddr, config: &Config) -> Result<Self, BindError> {
-        let runtime = blocking_runtime()?;
         Ok(Self {
-            inner: crate::Server::on(&runtime, addr, config)?,
-            runtime,
+            inner: crate::Server::on(&Driven::Callers, addr, config)?,
         })
     }
 
@@ -121,20 +113,14 @@ impl Server {
     }
 
     /// Waits for the next request; `None` after [`Server::shutdown`].
-    ///
-    /// # Panics
-    /// When called inside a tokio runtime.
     pub fn accept(&self) -> Option<Request> {
-        self.runtime.block_on(self.inner.accept())
+        self.inner.wait_accept()
     }
 
     /// Refuses new requests from now on and waits up to `grace` for the accepted ones. Returns
     /// whether all were answered and the answers acknowledged.
-    ///
-    /// # Panics
-    /// When called inside a tokio runtime.
     pub fn shutdown(&self, grace: Duration) -> bool {
-        self.runtime.block_on(self.inner.shutdown(grace))
+        self.inner.wait_shutdown(grace)
     }
 
     /// Refuses new requests from now on and does not wait. Once those that wait are accepted,

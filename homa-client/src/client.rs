@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
-use tokio::runtime;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
@@ -14,7 +14,8 @@ use crate::error::{BindError, CallError};
 use crate::message::Message;
 use crate::stats::EndpointCounters;
 use crate::user::endpoint::{Handle, Outcome, Ticket};
-use crate::user::registry::{self, Family};
+use crate::user::lead::{Wants, wait};
+use crate::user::registry::{self, Driven, Family};
 
 /// Makes RPCs to any number of servers.
 ///
@@ -48,7 +49,7 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Inner {
-    runtime: runtime::Handle,
+    driven: Driven,
     config: Config,
     /// Opened when a server of that IP version is called first.
     v4: OnceLock<Handle>,
@@ -65,10 +66,10 @@ impl Client {
         Self::on(registry::current_runtime()?, config)
     }
 
-    pub(crate) fn on(runtime: runtime::Handle, config: &Config) -> Result<Self, BindError> {
+    pub(crate) fn on(driven: Driven, config: &Config) -> Result<Self, BindError> {
         config.check()?;
         let inner = Inner {
-            runtime,
+            driven,
             config: config.clone(),
             v4: OnceLock::new(),
             v6: OnceLock::new(),
@@ -139,7 +140,7 @@ impl Client {
             Family::V6 => &self.inner.v6,
         };
         if slot.get().is_none() {
-            let handle = registry::client(&self.inner.runtime, &self.inner.config, family)?;
+            let handle = registry::client(&self.inner.driven, &self.inner.config, family)?;
             // Another thread may have been faster; both handles are of the same endpoint.
             let _ = slot.set(handle);
         }
@@ -171,6 +172,20 @@ struct Running {
     endpoint: Handle,
     ticket: Ticket,
     receiver: oneshot::Receiver<Outcome>,
+}
+
+impl Call {
+    /// Waits on this thread; `None` when the deadline has passed. For clients that are driven by
+    /// their callers.
+    pub(crate) fn wait(mut self, deadline: Option<Instant>) -> Option<Outcome> {
+        match &mut self.state {
+            State::Running(running) => {
+                let endpoint = running.endpoint.clone();
+                wait(&endpoint, Wants::Own, self, deadline)
+            }
+            State::Failed(error) => Some(Err(error.take().unwrap_or(CallError::Closed))),
+        }
+    }
 }
 
 impl Future for Call {

@@ -161,6 +161,14 @@ pub enum BindError {
     /// An asynchronous endpoint needs a tokio runtime with its IO and time drivers.
     #[error("no tokio runtime here: call this inside one, or use homa_client::blocking")]
     NoRuntime,
+    /// A blocking endpoint needs a thread in the background and a file descriptor to wake threads.
+    #[error(
+        "no background thread for blocking endpoints: {source}; raise the limits of the process"
+    )]
+    NoThread {
+        /// What the system said.
+        source: io::Error,
+    },
     /// The file named by `Config::capture` cannot be written.
     #[error("cannot write the packet capture to {}: {source}", path.display())]
     Capture {

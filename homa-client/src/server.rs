@@ -1,9 +1,9 @@
 //! [`Server`]: accepts requests inside a tokio runtime.
 
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::runtime;
 use tokio::time::timeout;
 
 use crate::config::Config;
@@ -12,7 +12,8 @@ use crate::error::{BindError, ReplyError};
 use crate::message::Message;
 use crate::stats::{EndpointCounters, Monitor};
 use crate::user::endpoint::Handle;
-use crate::user::registry;
+use crate::user::lead::{Wants, wait};
+use crate::user::registry::{self, Driven};
 use crate::user::shard::LocalRpc;
 
 /// Accepts requests on one Homa port, whose number is also that of its UDP socket.
@@ -42,12 +43,12 @@ impl Server {
     }
 
     pub(crate) fn on(
-        runtime: &runtime::Handle,
+        driven: &Driven,
         addr: SocketAddr,
         config: &Config,
     ) -> Result<Self, BindError> {
         Ok(Self {
-            endpoint: registry::server(runtime, addr, config)?,
+            endpoint: registry::server(driven, addr, config)?,
         })
     }
 
@@ -75,6 +76,28 @@ impl Server {
             return false;
         }
         self.endpoint.finish().await;
+        true
+    }
+
+    /// [`Server::accept`] on a thread, for servers that are driven by their callers.
+    pub(crate) fn wait_accept(&self) -> Option<Request> {
+        let accepts = &self.endpoint.accepts;
+        let request = poll_fn(|_| accepts.poll_pop());
+        wait(&self.endpoint, Wants::Request, request, None).flatten()
+    }
+
+    /// [`Server::shutdown`] on a thread, for servers that are driven by their callers.
+    pub(crate) fn wait_shutdown(&self, grace: Duration) -> bool {
+        let endpoint = &self.endpoint;
+        let mut drained = std::pin::pin!(endpoint.drained.notified());
+        drained.as_mut().enable();
+        endpoint.drain();
+        let deadline = Instant::now().checked_add(grace);
+        let _ = wait(endpoint, Wants::Own, drained, deadline);
+        if endpoint.unfinished() > 0 {
+            return false;
+        }
+        let _ = wait(endpoint, Wants::Own, endpoint.finish(), None);
         true
     }
 

@@ -136,10 +136,8 @@ impl ServerHandle {
     /// Refuses new requests, and waits up to `grace` until those accepted are answered. Tells
     /// whether all were; if not, their handlers still run when this returns.
     ///
-    /// # Panics
-    ///
-    /// When called inside a tokio runtime, whose thread it would block. There, drop the handle, or
-    /// call this in `tokio::task::spawn_blocking`.
+    /// This blocks its thread. Inside a tokio runtime, drop the handle, or call this in
+    /// `tokio::task::spawn_blocking`.
     pub fn shutdown(mut self, grace: Duration) -> bool {
         let all_answered = self.server.shutdown(grace);
         if all_answered {

@@ -26,9 +26,7 @@ use crate::error::{not_open, to_io_error};
 /// A flush returns when the response has come. For a oneway message that is when the server has
 /// accepted it, before it is executed.
 ///
-/// # Panics
-///
-/// A flush panics inside a tokio runtime, whose thread it would block.
+/// A flush blocks its thread: inside a tokio runtime, call it in `tokio::task::spawn_blocking`.
 #[derive(Clone)]
 pub struct HomaTransport {
     client: Client,

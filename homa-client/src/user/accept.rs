@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
 use tokio::sync::Notify;
 
@@ -40,6 +41,22 @@ impl AcceptQueue {
 
     pub(super) fn take_all(&self) -> VecDeque<Request> {
         std::mem::take(&mut lock(&self.requests))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        lock(&self.requests).len()
+    }
+
+    /// The next request, or `None` when no more will come. Does not wake: for threads that
+    /// [wait](super::lead::wait).
+    pub(crate) fn poll_pop(&self) -> Poll<Option<Request>> {
+        if let Some(request) = lock(&self.requests).pop_front() {
+            return Poll::Ready(Some(request));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
     }
 
     pub(crate) async fn pop(&self) -> Option<Request> {

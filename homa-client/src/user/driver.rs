@@ -35,7 +35,7 @@ pub(super) async fn drive(closer: Closer) {
         pace: None,
     };
     let mut sleep = pin!(sleep_until((Instant::now() + IDLE).into()));
-    let mut nudged = pin!(endpoint.nudge.notified());
+    let mut nudged = pin!(endpoint.nudged.notified());
     let mut refused = pin!(endpoint.link.errors());
     let mut end = None;
     loop {
@@ -69,7 +69,7 @@ pub(super) async fn drive(closer: Closer) {
         let Plan { stalled, paced } = driver.plan_sleep(sleep.as_mut(), end);
         poll_fn(|cx| {
             if nudged.as_mut().poll(cx).is_ready() {
-                nudged.set(endpoint.nudge.notified());
+                nudged.set(endpoint.nudged.notified());
                 return Poll::Ready(());
             }
             if refused.as_mut().poll(cx).is_ready() {

@@ -9,10 +9,12 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 use super::accept::AcceptQueue;
+use super::background;
 use super::capture::Capture;
 use super::clock::Clock;
 use super::keeper;
-use super::link::Link;
+use super::lead::Lead;
+use super::link::{Link, Waits};
 use super::shard::{LocalRpc, Shard, Waiter, share};
 use super::turn::Receiving;
 use crate::config::Config;
@@ -43,8 +45,10 @@ pub(crate) struct Endpoint {
     /// The Homa port of this endpoint's client or server.
     port: u16,
     server: bool,
-    /// Wakes the driver.
-    pub(super) nudge: Notify,
+    /// Wakes the driver of a runtime.
+    pub(super) nudged: Notify,
+    /// Who drives it, if its callers do and not a runtime.
+    pub(super) lead: Option<Arc<Lead>>,
     /// The right to receive: one thread at a time, so that packets are handled in their order.
     pub(super) receiving: Mutex<Receiving>,
     /// When the driver ran last, in nanoseconds of the clock.
@@ -75,10 +79,20 @@ pub(crate) struct Ticket {
 }
 
 impl Endpoint {
-    /// Opens the sockets on `addr`. For a server, the Homa port is that of the socket.
-    pub(super) fn open(addr: SocketAddr, config: &Config, server: bool) -> Result<Self, BindError> {
+    /// Opens the sockets on `addr`. For a server, the Homa port is that of the socket. Without a
+    /// `lead` the current runtime watches the sockets.
+    pub(super) fn open(
+        addr: SocketAddr,
+        config: &Config,
+        server: bool,
+        lead: Option<Arc<Lead>>,
+    ) -> Result<Self, BindError> {
         config.check()?;
-        let link = Link::open(addr, config)?;
+        let waits = match lead {
+            None => Waits::Runtime,
+            Some(_) => Waits::Threads,
+        };
+        let link = Link::open(addr, config, waits)?;
         let capture = config.capture.as_deref().map(Capture::open).transpose()?;
         let settings = settings(config, &link);
         let carrier = settings.carrier;
@@ -105,7 +119,8 @@ impl Endpoint {
             clock: Clock::new(),
             port,
             server,
-            nudge: Notify::new(),
+            nudged: Notify::new(),
+            lead,
             receiving: Mutex::default(),
             driven: AtomicU64::new(0),
             sleep_until: AtomicU64::new(AWAKE),
@@ -174,7 +189,7 @@ impl Endpoint {
         match started {
             Ok(rpc) => {
                 self.transmit(shard, state);
-                keeper::wake();
+                self.wake_keeper();
                 Ok(Ticket {
                     rpc: LocalRpc { shard: index, rpc },
                     waiter: entry,
@@ -263,8 +278,8 @@ impl Endpoint {
                 state.engine.open_port(self.port, false);
             }
         }
-        self.accepts.close();
-        self.nudge.notify_one();
+        self.close_accepts();
+        self.nudge();
     }
 
     /// The server is gone: nobody will take what waits to be accepted.
@@ -352,8 +367,7 @@ impl Endpoint {
 
     /// Ends the driver of a server that has nothing left to do, and waits for that.
     pub(crate) async fn finish(&self) {
-        self.closing.store(true, Ordering::Release);
-        self.nudge.notify_one();
+        self.begin_closing();
         loop {
             let mut ended = std::pin::pin!(self.drained.notified());
             ended.as_mut().enable();
@@ -361,6 +375,37 @@ impl Endpoint {
                 return;
             }
             ended.await;
+        }
+    }
+
+    fn begin_closing(&self) {
+        self.closing.store(true, Ordering::Release);
+        match self.lead {
+            None => self.nudge(),
+            Some(_) => background::nudge(),
+        }
+    }
+
+    fn close_accepts(&self) {
+        self.accepts.close();
+        if let Some(lead) = &self.lead {
+            lead.share_requests(usize::MAX);
+            lead.nudge();
+        }
+    }
+
+    /// Has whoever drives it do a turn.
+    pub(super) fn nudge(&self) {
+        match &self.lead {
+            None => self.nudged.notify_one(),
+            Some(lead) => lead.nudge(),
+        }
+    }
+
+    /// An RPC is live: the keeper must look after runtimes.
+    pub(super) fn wake_keeper(&self) {
+        if self.lead.is_none() {
+            keeper::wake();
         }
     }
 
@@ -385,7 +430,7 @@ impl Endpoint {
         // The keeper may be in the middle of a turn, and has the sockets open until its end.
         drop(lock(&self.receiving));
         self.closed.store(true, Ordering::Release);
-        self.accepts.close();
+        self.close_accepts();
         // Not under the lock, which their end takes.
         drop(self.accepts.take_all());
         self.drained.notify_waiters();
@@ -429,8 +474,7 @@ impl std::ops::Deref for Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if self.0.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.closing.store(true, Ordering::Release);
-            self.0.nudge.notify_one();
+            self.0.begin_closing();
         }
     }
 }

@@ -4,6 +4,7 @@
 //! thread, the endpoint would be silent, and after a second its peers would give up on it. So one
 //! thread per process looks every 20 ms at the endpoints that have live RPCs, and does a turn in
 //! place of each driver that has not run since it looked last. It sleeps while there are no RPCs.
+//! Blocking endpoints have the background thread instead.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -169,7 +170,7 @@ impl Endpoint {
         }
         if active {
             // It may sleep too long for what has happened.
-            self.nudge.notify_one();
+            self.nudge();
         }
         active
     }

@@ -1,13 +1,15 @@
 //! Who shares which endpoint.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use tokio::runtime;
 
+use super::background;
 use super::driver::{Closer, drive};
 use super::endpoint::{Endpoint, Handle, lock};
 use super::keeper;
+use super::lead::Lead;
 use crate::config::Config;
 use crate::error::BindError;
 
@@ -24,26 +26,46 @@ pub(crate) enum Family {
     V6,
 }
 
-/// Client endpoints that are open: one per runtime, settings and IP version.
+/// Who receives and keeps time for an endpoint.
+#[derive(Clone, Debug)]
+pub(crate) enum Driven {
+    /// A task of this runtime.
+    Runtime(runtime::Handle),
+    /// The threads that wait on it.
+    Callers,
+}
+
+impl Driven {
+    fn id(&self) -> Option<runtime::Id> {
+        match self {
+            Self::Runtime(runtime) => Some(runtime.id()),
+            Self::Callers => None,
+        }
+    }
+}
+
+/// Client endpoints that are open: one per runtime, settings and IP version, and of those for all
+/// blocking clients one per settings and IP version.
 static CLIENTS: Mutex<Vec<Shared>> = Mutex::new(Vec::new());
 
 struct Shared {
-    runtime: runtime::Id,
+    /// None for blocking clients.
+    runtime: Option<runtime::Id>,
     config: Config,
     family: Family,
     endpoint: Weak<Endpoint>,
 }
 
-/// The client endpoint of `runtime` with these settings; opened if there is none.
+/// The client endpoint with these settings; opened if there is none.
 pub(crate) fn client(
-    runtime: &runtime::Handle,
+    driven: &Driven,
     config: &Config,
     family: Family,
 ) -> Result<Handle, BindError> {
     let mut clients = lock(&CLIENTS);
     clients.retain(|shared| shared.endpoint.strong_count() > 0);
     let found = clients.iter().find(|shared| {
-        shared.runtime == runtime.id() && shared.family == family && shared.config == *config
+        shared.runtime == driven.id() && shared.family == family && shared.config == *config
     });
     if let Some(handle) = found
         .and_then(|shared| shared.endpoint.upgrade())
@@ -56,9 +78,9 @@ pub(crate) fn client(
         Family::V4 => (Ipv4Addr::UNSPECIFIED, 0).into(),
         Family::V6 => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    let handle = open(runtime, any, config, false)?;
+    let handle = open(driven, any, config, false)?;
     clients.push(Shared {
-        runtime: runtime.id(),
+        runtime: driven.id(),
         config: config.clone(),
         family,
         endpoint: Arc::downgrade(&handle),
@@ -68,7 +90,7 @@ pub(crate) fn client(
 
 /// A server endpoint; port 0 takes any free one below 32768.
 pub(crate) fn server(
-    runtime: &runtime::Handle,
+    driven: &Driven,
     addr: SocketAddr,
     config: &Config,
 ) -> Result<Handle, BindError> {
@@ -76,12 +98,12 @@ pub(crate) fn server(
         return Err(BindError::PortOutOfRange { port: addr.port() });
     }
     if addr.port() != 0 {
-        return open(runtime, addr, config, true);
+        return open(driven, addr, config, true);
     }
     for _ in 0..PORT_TRIES {
         // Above those that well-known services use.
         let port = 10_000 + (super::endpoint::random() % 22_000) as u16;
-        match open(runtime, SocketAddr::new(addr.ip(), port), config, true) {
+        match open(driven, SocketAddr::new(addr.ip(), port), config, true) {
             Err(BindError::AddressInUse { .. }) => {}
             result => return result,
         }
@@ -90,40 +112,33 @@ pub(crate) fn server(
 }
 
 fn open(
-    runtime: &runtime::Handle,
+    driven: &Driven,
     addr: SocketAddr,
     config: &Config,
     server: bool,
 ) -> Result<Handle, BindError> {
-    let _inside = runtime.enter();
-    let handle = Handle::new(Arc::new(Endpoint::open(addr, config, server)?));
-    keeper::watch(&handle);
-    runtime.spawn(drive(Closer::new(Arc::clone(&handle))));
-    Ok(handle)
-}
-
-/// The runtime that drives the endpoints of blocking handles, on a thread of its own.
-pub(crate) fn blocking_runtime() -> Result<runtime::Handle, BindError> {
-    static RUNTIME: OnceLock<Option<runtime::Handle>> = OnceLock::new();
-    let start = || {
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .ok()?;
-        let handle = runtime.handle().clone();
-        std::thread::Builder::new()
-            .name("homa".into())
-            .spawn(move || runtime.block_on(std::future::pending::<()>()))
-            .ok()?;
-        Some(handle)
-    };
-    RUNTIME
-        .get_or_init(start)
-        .clone()
-        .ok_or(BindError::NoRuntime)
+    match driven {
+        Driven::Runtime(runtime) => {
+            let _inside = runtime.enter();
+            let handle = Handle::new(Arc::new(Endpoint::open(addr, config, server, None)?));
+            keeper::watch(&handle);
+            runtime.spawn(drive(Closer::new(Arc::clone(&handle))));
+            Ok(handle)
+        }
+        Driven::Callers => {
+            let no_thread = |source| BindError::NoThread { source };
+            let lead = Arc::new(Lead::new().map_err(|errno| no_thread(errno.into()))?);
+            let endpoint = Endpoint::open(addr, config, server, Some(lead.clone()))?;
+            let handle = Handle::new(Arc::new(endpoint));
+            background::look_after(Arc::clone(&handle), lead).map_err(no_thread)?;
+            Ok(handle)
+        }
+    }
 }
 
 /// The runtime of the calling task.
-pub(crate) fn current_runtime() -> Result<runtime::Handle, BindError> {
-    runtime::Handle::try_current().map_err(|_| BindError::NoRuntime)
+pub(crate) fn current_runtime() -> Result<Driven, BindError> {
+    runtime::Handle::try_current()
+        .map(Driven::Runtime)
+        .map_err(|_| BindError::NoRuntime)
 }

@@ -43,7 +43,7 @@ impl Endpoint {
             }
         }
         state.transmitting = false;
-        self.nudge.notify_one();
+        self.nudge();
     }
 
     /// One batch of each shard, sent by the driver. Returns whether there is more to send at once.
@@ -131,19 +131,22 @@ impl Endpoint {
             }
         }
         // The driver hands the failures over.
-        self.nudge.notify_one();
+        self.nudge();
     }
 
     /// The driver sleeps too long for what was started just now.
     fn nudge_if_sooner(&self, state: &State) {
-        let sleep_until = self.sleep_until.load(Ordering::Acquire);
+        let sleep_until = match &self.lead {
+            None => self.sleep_until.load(Ordering::Acquire),
+            Some(lead) => lead.sleeps_until(&self.sleep_until),
+        };
         if sleep_until == AWAKE {
             return;
         }
         if let Some((at, _)) = state.next_wake()
             && at.as_nanos() < sleep_until
         {
-            self.nudge.notify_one();
+            self.nudge();
         }
     }
 }

@@ -1,9 +1,9 @@
-//! One round of driving an endpoint, by whoever does it: the driver, or in its place the keeper.
+//! One round of driving an endpoint, by whoever does it: the driver or in its place the keeper, a
+//! waiting thread or in its place the background thread.
 
 use std::sync::{Arc, MutexGuard};
 
 use super::endpoint::Endpoint;
-use super::keeper;
 use super::link::{Look, Received};
 use super::shard::Delivery;
 use crate::engine::{Datagram, DropReason, Time};
@@ -104,7 +104,7 @@ impl Endpoint {
             deliveries.push(Delivery::Drained);
         }
         if live {
-            keeper::wake();
+            self.wake_keeper();
         }
 
         // Without any lock: it runs whatever the application has registered to be woken.

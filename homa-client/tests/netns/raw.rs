@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use crate::host::{Host, pattern};
 use homa_client::engine::DropReason;
 use homa_client::engine::wire::{Data, Header, Kind, Packet, Route};
-use homa_client::{BindError, CallError, Carrier, Client, Config, Executed, Server, Unreachable};
+use homa_client::{
+    BindError, CallError, Carrier, Client, Config, Executed, Server, Unreachable, blocking,
+};
 use nix::cmsg_space;
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
@@ -74,6 +76,32 @@ fn every_size_comes_back_byte_for_byte() {
             assert_eq!(counters.protocol.requests_delivered, SIZES.len() as u64);
         }
     }
+}
+
+/// A thread that waits, waits for the sockets of both IP versions.
+#[test]
+fn blocking_handles_receive_on_both_sockets() {
+    let Some(host) = Host::new() else { return };
+    host.block_on(|| async {
+        let server = blocking::Server::bind("[::]:4002".parse().unwrap(), &raw()).unwrap();
+        let serving = std::thread::spawn(move || {
+            for _ in 0..6 {
+                let (message, responder) = server.accept().unwrap().into_parts();
+                responder.reply(message).unwrap();
+            }
+            server.shutdown(Duration::from_secs(5))
+        });
+        let client = blocking::Client::bind(&raw()).unwrap();
+        for to in ["127.0.0.1:4002", "[::1]:4002"] {
+            let to: SocketAddr = to.parse().unwrap();
+            for len in [1, 100_000, 1_000_000] {
+                let body = pattern(len);
+                let response = client.call(to, body.clone().into()).unwrap();
+                assert!(response.into_bytes() == body, "{to}: {len} bytes");
+            }
+        }
+        assert!(serving.join().unwrap());
+    });
 }
 
 /// Servers see who calls, and answer from the address that was called.

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
-use std::thread::LocalKey;
 
 use arrayvec::ArrayVec;
 use bytes::Bytes;
@@ -16,10 +16,11 @@ use nix::sys::socket::{
     recvmmsg,
 };
 
-use super::watched::Watched;
-use super::{BATCH, LinkCounters, Look, Received};
+use super::socket::LinkSocket;
+use super::{BATCH, LinkCounters, Look, Received, Waits};
 use crate::config::MAX_MTU;
 use crate::engine::{Datagram, Socket};
+use crate::user::endpoint::lock;
 
 /// The longest IP packet. Virtual links may hand over what a peer's segmentation offload made
 /// (`homa-protocol` B.5).
@@ -28,7 +29,7 @@ const MAX_IP_PACKET: usize = 65_536;
 /// A socket that packets come from.
 #[derive(Debug)]
 pub(super) struct Inlet {
-    pub(super) socket: Watched,
+    pub(super) socket: LinkSocket,
     pub(super) content: Content,
     /// Sockets with the same number get addresses and control messages of the same lengths.
     kind: usize,
@@ -45,11 +46,12 @@ impl Inlet {
         socket: socket2::Socket,
         addr: SocketAddr,
         content: Content,
+        waits: Waits,
     ) -> io::Result<Self> {
         let bit = |bit: bool, at: u32| usize::from(bit) << at;
         let raw = content != Content::Udp;
         Ok(Self {
-            socket: Watched::new(socket)?,
+            socket: LinkSocket::new(socket, waits)?,
             content,
             kind: bit(addr.is_ipv6(), 0) | bit(addr.ip().is_unspecified(), 1) | bit(raw, 2),
             overflowed: AtomicU32::new(0),
@@ -75,13 +77,18 @@ pub(super) enum Content {
     Ipv6,
 }
 
+/// Where one batch of packets is received; what came is copied out at its exact size.
 type Buffers = Vec<Box<[u8]>>;
 type Headers = MultiHeaders<SockaddrStorage>;
 
+/// As many as there were threads that received at a time. Any thread that waits for a blocking
+/// call may receive, and with buffers of their own many of them would hold much memory.
+type Stock = Mutex<Vec<Buffers>>;
+
+static UDP: Stock = Mutex::new(Vec::new());
+static RAW: Stock = Mutex::new(Vec::new());
+
 thread_local! {
-    /// Where packets are received; what came is copied out at its exact size.
-    static UDP: RefCell<Buffers> = const { RefCell::new(Vec::new()) };
-    static RAW: RefCell<Buffers> = const { RefCell::new(Vec::new()) };
     /// Headers of `recvmmsg` cannot move between threads, tasks do: each thread has its own. The
     /// kernel leaves the lengths of what it wrote in them, which is all the room that the next
     /// packet has; so there is one set per kind of socket.
@@ -96,17 +103,18 @@ pub(super) fn receive(
     counters: &LinkCounters,
     into: &mut Vec<Datagram>,
 ) -> Received {
-    let (buffers, longest): (&LocalKey<_>, _) = match inlet.content {
+    let (stock, longest) = match inlet.content {
         Content::Udp => (&UDP, MAX_MTU),
         Content::Ipv4 { .. } | Content::Ipv6 => (&RAW, MAX_IP_PACKET),
     };
     let before = into.len();
     let mut came = 0;
-    let result = look.at(&inlet.socket, || {
-        came = buffers.with_borrow_mut(|buffers| {
-            buffers.resize_with(BATCH, || vec![0; longest].into_boxed_slice());
-            receive_into(buffers, inlet, counters, into)
-        })?;
+    let result = inlet.socket.read(look, || {
+        let mut buffers = lock(stock).pop().unwrap_or_default();
+        buffers.resize_with(BATCH, || vec![0; longest].into_boxed_slice());
+        let result = receive_into(&mut buffers, inlet, counters, into);
+        lock(stock).push(buffers);
+        came = result?;
         // A partial batch tells that the socket is empty: forget that it was readable, which saves
         // the call that would find nothing.
         if came < BATCH {

@@ -10,7 +10,7 @@ use nix::libc::{self, sock_extended_err};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 
 use super::batch::socket_addr;
-use super::watched::Watched;
+use super::socket::LinkSocket;
 use super::{QUOTE_LEN, Refusal, Refused, Sent};
 use crate::engine::wire::Carrier;
 use crate::engine::{Transmit, Unreachable};
@@ -59,7 +59,7 @@ fn may_be_stale(errno: Errno) -> bool {
 /// Notes in `sent` that `transmit` was refused with `error`, if that says something of its
 /// destination.
 pub(super) fn note(
-    socket: &Watched,
+    socket: &LinkSocket,
     carrier: Carrier,
     transmit: &Transmit,
     error: &io::Error,
@@ -92,7 +92,7 @@ fn told_mtu(refused: &[Refused], ip: IpAddr) -> Option<usize> {
 }
 
 /// Empties a socket's error queue: what the network has said of destinations.
-pub(super) fn drain(socket: &Watched, carrier: Carrier, refused: &mut Vec<Refused>) {
+pub(super) fn drain(socket: &LinkSocket, carrier: Carrier, refused: &mut Vec<Refused>) {
     // Bounded: a flood of errors must not hold the driver.
     for _ in 0..64 {
         let mut cmsgs = cmsg_space!([u8; 128], i32, u32, libc::in6_pktinfo);

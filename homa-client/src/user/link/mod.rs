@@ -7,19 +7,20 @@ mod icmp;
 mod options;
 mod ports;
 mod raw;
+mod socket;
 mod udp;
 mod watched;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::Context;
 
 use arrayvec::ArrayVec;
+use nix::poll::{PollFd, PollFlags};
 
 use self::raw::Raw;
+pub(super) use self::socket::Waits;
 use self::udp::Udp;
-use self::watched::Watched;
 use crate::config::Config;
 use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, Time, Transmit, Unreachable};
@@ -38,12 +39,12 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// Opens the sockets. Must be called in a runtime. Port 0 takes any free UDP port, and on IP
-    /// protocol 146 any free Homa port of a client.
-    pub(super) fn open(addr: SocketAddr, config: &Config) -> Result<Self, BindError> {
+    /// Opens the sockets; in a runtime, if that is who waits for them. Port 0 takes any free UDP
+    /// port, and on IP protocol 146 any free Homa port of a client.
+    pub(super) fn open(addr: SocketAddr, config: &Config, waits: Waits) -> Result<Self, BindError> {
         Ok(match config.protocol.carrier {
-            Carrier::Udp => Self::Udp(Box::new(Udp::open(addr, config)?)),
-            Carrier::Ip => Self::Raw(Box::new(Raw::open(addr, config)?)),
+            Carrier::Udp => Self::Udp(Box::new(Udp::open(addr, config, waits)?)),
+            Carrier::Ip => Self::Raw(Box::new(Raw::open(addr, config, waits)?)),
         })
     }
 
@@ -113,6 +114,22 @@ impl Link {
 
     /// Takes one batch of packets from the sockets where short messages arrive.
     pub(super) fn recv_main(&self, look: Look, into: &mut Vec<Datagram>) -> Received {
+        let told = match look {
+            Look::Told(told) => told,
+            Look::Polled | Look::Now => Told {
+                main: true,
+                ..Told::default()
+            },
+        };
+        let mut received = Received::default();
+        if told.main {
+            received = self.recv_main_now(look, into);
+        }
+        received.errors_queued |= told.errors;
+        received
+    }
+
+    fn recv_main_now(&self, look: Look, into: &mut Vec<Datagram>) -> Received {
         match self {
             Self::Udp(udp) => udp.recv_main(look, into),
             Self::Raw(raw) => raw.recv(look, into),
@@ -122,9 +139,9 @@ impl Link {
     /// Takes one datagram, or one run of segments, from the bulk socket. Returns whether there
     /// was one.
     pub(super) fn recv_bulk(&self, look: Look, into: &mut Vec<Datagram>) -> bool {
-        match self {
-            Self::Udp(udp) => udp.recv_bulk(look, into),
-            Self::Raw(_) => false,
+        match (self, look) {
+            (Self::Raw(_), _) | (_, Look::Told(Told { bulk: false, .. })) => false,
+            (Self::Udp(udp), _) => udp.recv_bulk(look, into),
         }
     }
 
@@ -158,6 +175,31 @@ impl Link {
             Self::Udp(udp) => udp.poll_send_ready(cx),
             Self::Raw(raw) => raw.poll_send_ready(cx),
         }
+    }
+
+    /// What a thread asks the system to wait for: the sockets in an order of their own, and where
+    /// something is `stalled` those that are full.
+    pub(super) fn polled(&self, stalled: bool) -> ArrayVec<PollFd<'_>, MAX_SOCKETS> {
+        match self {
+            Self::Udp(udp) => udp.polled(stalled),
+            Self::Raw(raw) => raw.polled(stalled),
+        }
+    }
+
+    /// What the system has said of [`Link::polled`].
+    pub(super) fn told(&self, polled: &[PollFd<'_>]) -> Told {
+        let is_bulk = |index| matches!(self, Self::Udp(_)) && index > 0;
+        let mut told = Told::default();
+        for (index, fd) in polled.iter().enumerate() {
+            // Flags without a name are no reason not to look.
+            let flags = fd.revents().unwrap_or(PollFlags::POLLIN);
+            let readable = flags.intersects(!PollFlags::POLLOUT);
+            told.main |= readable && !is_bulk(index);
+            told.bulk |= readable && is_bulk(index);
+            told.errors |= flags.contains(PollFlags::POLLERR);
+            told.room |= flags.contains(PollFlags::POLLOUT);
+        }
+        told
     }
 
     /// Whether packets to ports that are not open here are answered by the link, being ICMP's
@@ -215,16 +257,31 @@ pub(super) enum Look {
     Polled,
     /// Ask the system. Finds what has come since.
     Now,
+    /// The system has told already: ask only where there is something.
+    Told(Told),
 }
 
-impl Look {
-    fn at<T>(self, socket: &Watched, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        match self {
-            Self::Polled => socket.try_read(read),
-            Self::Now => read(),
-        }
+/// What the system says of the sockets of a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// A socket where short messages arrive has something.
+    main: bool,
+    /// The bulk socket has something.
+    bulk: bool,
+    /// There is something in an error queue.
+    errors: bool,
+    /// A socket that was full has room.
+    room: bool,
+}
+
+impl Told {
+    pub(super) fn anything(self) -> bool {
+        self != Self::default()
     }
 }
+
+/// Sockets of a link, at most.
+pub(super) const MAX_SOCKETS: usize = 2;
 
 /// What one look at the sockets brought, beside the packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

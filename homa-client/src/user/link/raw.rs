@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::future::{Future, pending, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +17,7 @@ use arrayvec::ArrayVec;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc::{in_pktinfo, in6_pktinfo};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
 use socket2::{Domain, Protocol, SockAddr, Type};
 
@@ -25,7 +26,7 @@ use super::filter::Filter;
 use super::icmp::Refuser;
 use super::options::configure;
 use super::ports::Port;
-use super::{LinkCounters, Look, Received, Refusal, Refused, Sent, errors};
+use super::{LinkCounters, Look, MAX_SOCKETS, Received, Refusal, Refused, Sent, Waits, errors};
 use crate::config::Config;
 use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, Segment, Time, Transmit, Unreachable};
@@ -63,7 +64,7 @@ struct Way {
 
 impl Raw {
     /// Opens a socket per IP version that `addr` stands for; its port is the Homa port.
-    pub(super) fn open(addr: SocketAddr, config: &Config) -> Result<Self, BindError> {
+    pub(super) fn open(addr: SocketAddr, config: &Config, waits: Waits) -> Result<Self, BindError> {
         if Path::new(MODULE).exists() {
             return Err(BindError::ModuleLoaded);
         }
@@ -85,11 +86,11 @@ impl Raw {
             _ => None,
         };
         let v4 = v4_ip
-            .map(|ip| Way::open((ip, 0).into(), Content::Ipv4 { mapped }, config))
+            .map(|ip| Way::open((ip, 0).into(), Content::Ipv4 { mapped }, config, waits))
             .transpose()
             .map_err(failed)?;
         let v6 = v6_ip
-            .map(|addr| Way::open(addr, Content::Ipv6, config))
+            .map(|addr| Way::open(addr, Content::Ipv6, config, waits))
             .transpose()
             .map_err(failed)?;
         let (v4, v4_buffer) = v4.unzip();
@@ -236,6 +237,17 @@ impl Raw {
             .any(|way| way.inlet.socket.poll_send_ready(cx))
     }
 
+    pub(super) fn polled(&self, stalled: bool) -> ArrayVec<PollFd<'_>, MAX_SOCKETS> {
+        self.ways()
+            .map(|way| {
+                let mut flags = PollFlags::POLLIN;
+                let full = stalled && way.full.load(Ordering::Relaxed);
+                flags.set(PollFlags::POLLOUT, full);
+                PollFd::new(way.inlet.socket.as_fd(), flags)
+            })
+            .collect()
+    }
+
     /// Answers a packet to a port that is not open here, unless another process may own it.
     pub(super) fn refuse_port(&self, now: Time, datagram: &Datagram) {
         let bound = Some(self.local().ip()).filter(|ip| !ip.is_unspecified());
@@ -255,14 +267,19 @@ impl Raw {
 
 impl Way {
     /// Returns the size of its receive buffer, too.
-    fn open(addr: SocketAddr, content: Content, config: &Config) -> io::Result<(Self, usize)> {
+    fn open(
+        addr: SocketAddr,
+        content: Content,
+        config: &Config,
+        waits: Waits,
+    ) -> io::Result<(Self, usize)> {
         let protocol = Protocol::from(i32::from(IPPROTO_HOMA));
         let socket = socket2::Socket::new(Domain::for_address(addr), Type::RAW, Some(protocol))?;
         configure(&socket, addr, config)?;
         socket.bind(&SockAddr::from(without_port(addr)))?;
         let buffer = socket.recv_buffer_size()?;
         let way = Self {
-            inlet: Inlet::new(socket, addr, content)?,
+            inlet: Inlet::new(socket, addr, content, waits)?,
             full: AtomicBool::new(false),
             filter: Filter::default(),
         };

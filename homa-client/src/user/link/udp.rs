@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Context;
 
@@ -10,6 +10,7 @@ use arrayvec::ArrayVec;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc::in6_pktinfo;
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{
     ControlMessage, MsgFlags, SockaddrStorage, getsockopt, recvmsg, sendmsg, setsockopt, sockopt,
 };
@@ -17,7 +18,7 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::batch::{self, Content, Inlet, Marks, describe};
 use super::options::{configure, takes_v4};
-use super::{LinkCounters, Look, Received, Refused, Sent, errors};
+use super::{LinkCounters, Look, MAX_SOCKETS, Received, Refused, Sent, Waits, errors};
 use crate::config::{BulkPort, Config};
 use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, Segment, Socket, Transmit};
@@ -47,8 +48,8 @@ pub(in super::super) struct Udp {
 }
 
 impl Udp {
-    /// Opens the sockets; `addr` with port 0 takes any free port. Must be called in a runtime.
-    pub(super) fn open(addr: SocketAddr, config: &Config) -> Result<Self, BindError> {
+    /// Opens the sockets; `addr` with port 0 takes any free port.
+    pub(super) fn open(addr: SocketAddr, config: &Config, waits: Waits) -> Result<Self, BindError> {
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::AddrInUse => BindError::AddressInUse { addr },
             _ => BindError::Socket { addr, source },
@@ -71,7 +72,7 @@ impl Udp {
             .is_some_and(|bulk| setsockopt(bulk, sockopt::UdpGroSegment, &true).is_ok());
         // A kernel that knows the option supports it, unless the device says otherwise later.
         let gso = getsockopt(&main, sockopt::UdpGsoSegment).is_ok();
-        let inlet = |socket| Inlet::new(socket, local, Content::Udp).map_err(failed);
+        let inlet = |socket| Inlet::new(socket, local, Content::Udp, waits).map_err(failed);
         Ok(Self {
             main: inlet(main)?,
             bulk: bulk.map(inlet).transpose()?,
@@ -195,7 +196,7 @@ impl Udp {
     /// was one.
     pub(super) fn recv_bulk(&self, look: Look, into: &mut Vec<Datagram>) -> bool {
         let Some(bulk) = &self.bulk else { return false };
-        let received = look.at(&bulk.socket, || {
+        let received = bulk.socket.read(look, || {
             let mut buffer = self.buffers.take();
             let mut cmsgs = cmsg_space!(i32, i32, u32, in6_pktinfo);
             let mut iov = [IoSliceMut::new(&mut buffer)];
@@ -252,6 +253,16 @@ impl Udp {
 
     pub(super) fn poll_send_ready(&self, cx: &mut Context<'_>) -> bool {
         self.main.socket.poll_send_ready(cx)
+    }
+
+    /// Main, bulk.
+    pub(super) fn polled(&self, stalled: bool) -> ArrayVec<PollFd<'_>, MAX_SOCKETS> {
+        let mut main = PollFlags::POLLIN;
+        main.set(PollFlags::POLLOUT, stalled);
+        let main = PollFd::new(self.main.socket.as_fd(), main);
+        let bulk = self.bulk.iter();
+        let bulk = bulk.map(|bulk| PollFd::new(bulk.socket.as_fd(), PollFlags::POLLIN));
+        std::iter::once(main).chain(bulk).collect()
     }
 }
 

@@ -1,7 +1,6 @@
 //! [`Watched`]: a socket of which the runtime tells when something has come.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::OnceLock;
 use std::task::Context;
 
@@ -56,7 +55,7 @@ impl Watched {
         if let Some(writes) = self.writes.get() {
             return Ok(writes);
         }
-        // Blocking callers send on threads of their own.
+        // Callers may send on threads of their own.
         let _inside = self.runtime.enter();
         let writes = watch(self.socket().try_clone()?, Interest::WRITABLE)?;
         Ok(self.writes.get_or_init(|| writes))
@@ -79,12 +78,6 @@ impl Watched {
             let seen = |_: &Socket| Err::<(), _>(io::ErrorKind::WouldBlock.into());
             let _ = self.reads.try_io(Interest::ERROR, seen);
         }
-    }
-}
-
-impl AsRawFd for Watched {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket().as_raw_fd()
     }
 }
 
@@ -114,7 +107,7 @@ mod tests {
         let watched = Watched::new(ours).unwrap();
         let send = || watched.send_now(|| watched.socket().send(&[0; 4096]));
         let mut sent = 0;
-        // On a thread without a runtime, as blocking callers are.
+        // On a thread without a runtime, as callers may be.
         let error = std::thread::scope(|scope| {
             let fill = scope.spawn(|| {
                 loop {
