@@ -149,7 +149,7 @@ pub enum BindError {
     /// Another socket has the port; on IP protocol 146, another endpoint of this process.
     #[error("{addr} is in use by another socket: stop that program or choose another port")]
     AddressInUse {
-        /// The address asked for.
+        /// The address asked for, or that of [`Config::bulk_port`](crate::Config::bulk_port).
         addr: SocketAddr,
     },
     /// No free port was found for port 0.

@@ -104,7 +104,8 @@ pub(crate) fn server(
         // Above those that well-known services use.
         let port = 10_000 + (super::endpoint::random() % 22_000) as u16;
         match open(driven, SocketAddr::new(addr.ip(), port), config, true) {
-            Err(BindError::AddressInUse { .. }) => {}
+            // The bulk port may be in use instead, which no other main port changes.
+            Err(BindError::AddressInUse { addr }) if addr.port() == port => {}
             result => return result,
         }
     }

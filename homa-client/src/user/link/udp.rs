@@ -50,12 +50,8 @@ pub(in super::super) struct Udp {
 impl Udp {
     /// Opens the sockets; `addr` with port 0 takes any free port.
     pub(super) fn open(addr: SocketAddr, config: &Config, waits: Waits) -> Result<Self, BindError> {
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::AddressInUse { addr },
-            _ => BindError::Socket { addr, source },
-        };
-        let (main, main_buffer) = socket(addr, config).map_err(failed)?;
-        let local = main.local_addr().map_err(failed)?;
+        let (main, main_buffer) = socket(addr, config).map_err(failed(addr))?;
+        let local = main.local_addr().map_err(failed(addr))?;
         let local = local.as_socket().unwrap_or(addr);
         let bulk_addr = match config.bulk_port {
             BulkPort::Off => None,
@@ -63,16 +59,15 @@ impl Udp {
             BulkPort::Fixed(port) => Some(SocketAddr::new(local.ip(), port)),
         };
         let bulk = bulk_addr
-            .map(|addr| socket(addr, config))
-            .transpose()
-            .map_err(failed)?;
+            .map(|addr| socket(addr, config).map_err(failed(addr)))
+            .transpose()?;
         let (bulk, bulk_buffer) = bulk.unzip();
         let gro = bulk
             .as_ref()
             .is_some_and(|bulk| setsockopt(bulk, sockopt::UdpGroSegment, &true).is_ok());
         // A kernel that knows the option supports it, unless the device says otherwise later.
         let gso = getsockopt(&main, sockopt::UdpGsoSegment).is_ok();
-        let inlet = |socket| Inlet::new(socket, local, Content::Udp, waits).map_err(failed);
+        let inlet = |socket| Inlet::new(socket, local, Content::Udp, waits).map_err(failed(local));
         Ok(Self {
             main: inlet(main)?,
             bulk: bulk.map(inlet).transpose()?,
@@ -295,6 +290,14 @@ fn group_len(batch: &[Transmit]) -> usize {
     len
 }
 
+/// Names the address: that of the second socket is another than was asked for.
+fn failed(addr: SocketAddr) -> impl Fn(io::Error) -> BindError {
+    move |source| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::AddressInUse { addr },
+        _ => BindError::Socket { addr, source },
+    }
+}
+
 /// A socket with the options that we need, and the size of its receive buffer.
 fn socket(addr: SocketAddr, config: &Config) -> io::Result<(socket2::Socket, usize)> {
     let socket = socket2::Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
@@ -313,4 +316,30 @@ fn refuses_gso(error: &io::Error) -> bool {
         Errno::from_raw(error.raw_os_error().unwrap_or(0)),
         Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP | Errno::ENOPROTOOPT
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANY: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
+
+    #[tokio::test]
+    async fn a_bulk_port_in_use_is_named_and_not_the_main_one() {
+        let taken = std::net::UdpSocket::bind(SocketAddr::from(ANY)).unwrap();
+        let taken = taken.local_addr().map(|addr| (addr, taken)).unwrap();
+        let config = Config {
+            bulk_port: BulkPort::Fixed(taken.0.port()),
+            ..Config::default()
+        };
+        let named = |error| match error {
+            BindError::AddressInUse { addr } => addr,
+            other => panic!("{other}"),
+        };
+        let error = Udp::open(ANY.into(), &config).unwrap_err();
+        assert_eq!(named(error), taken.0);
+        // No other main port would help.
+        let error = crate::Server::bind(ANY.into(), &config).unwrap_err();
+        assert_eq!(named(error), taken.0);
+    }
 }
