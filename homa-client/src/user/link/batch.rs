@@ -134,7 +134,8 @@ pub(super) fn receive(
     }
     Received {
         truncated: came - received,
-        more: came == BATCH,
+        // An error came in place of packets that may wait behind it.
+        more: came == BATCH || failed.is_some(),
         errors_queued: failed.is_some(),
     }
 }

@@ -336,10 +336,34 @@ mod tests {
             BindError::AddressInUse { addr } => addr,
             other => panic!("{other}"),
         };
-        let error = Udp::open(ANY.into(), &config).unwrap_err();
+        let error = Udp::open(ANY.into(), &config, Waits::Runtime).unwrap_err();
         assert_eq!(named(error), taken.0);
         // No other main port would help.
         let error = crate::Server::bind(ANY.into(), &config).unwrap_err();
         assert_eq!(named(error), taken.0);
+    }
+
+    #[tokio::test]
+    async fn an_error_does_not_hide_what_waits_behind_it() {
+        let udp = Udp::open(ANY.into(), &Config::default(), Waits::Runtime).unwrap();
+        let closed = {
+            let socket = std::net::UdpSocket::bind(SocketAddr::from(ANY)).unwrap();
+            socket.local_addr().unwrap()
+        };
+        let peer = std::net::UdpSocket::bind(SocketAddr::from(ANY)).unwrap();
+        let fd = udp.main.socket.as_raw_fd();
+        let to = SockaddrStorage::from(closed);
+        sendmsg(fd, &[IoSlice::new(b"x")], &[], MsgFlags::empty(), Some(&to)).unwrap();
+        udp.errors().await;
+        peer.send_to(b"packet", udp.local()).unwrap();
+
+        let mut into = Vec::new();
+        let first = udp.recv_main(Look::Now, &mut into);
+        assert!(first.errors_queued && into.is_empty());
+        assert!(first.more, "the socket is not drained");
+        while into.is_empty() {
+            udp.recv_main(Look::Now, &mut into);
+        }
+        assert_eq!(&into[0].data[..], b"packet");
     }
 }
