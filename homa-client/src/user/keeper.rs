@@ -7,12 +7,12 @@
 //! Blocking endpoints have the background thread instead.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError, Weak};
 use std::time::Duration;
 
 use super::endpoint::{Endpoint, lock};
 use super::link::Look;
-use super::shard::Delivery;
+use super::shard::{Delivery, Shard};
 
 /// A driver that has not run for this long may be kept from it.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -26,14 +26,7 @@ const IDLE_ROUNDS: u32 = 50;
 /// Turns for one endpoint in a round: others wait.
 const MAX_TURNS: u32 = 64;
 
-static KEEPER: Keeper = Keeper {
-    awake: AtomicBool::new(false),
-    watched: Mutex::new(Watched {
-        endpoints: Vec::new(),
-        running: false,
-    }),
-    wake: Condvar::new(),
-};
+static KEEPER: Keeper = Keeper::new();
 
 struct Keeper {
     /// Whether the thread goes its rounds. Changes with `watched` locked.
@@ -44,8 +37,20 @@ struct Keeper {
 
 struct Watched {
     endpoints: Vec<Weak<Endpoint>>,
-    /// Whether the thread was started.
+    /// Whether there is a thread.
     running: bool,
+}
+
+/// Held by the thread. Turns wake what the application has registered, and that may panic: then
+/// the next RPC starts another thread.
+struct Running<'a>(&'a Keeper);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut watched = lock(&self.0.watched);
+        watched.running = false;
+        self.0.awake.store(false, Ordering::Release);
+    }
 }
 
 /// Looks after this endpoint from now on.
@@ -68,6 +73,17 @@ pub(super) fn wake() {
 }
 
 impl Keeper {
+    const fn new() -> Self {
+        Self {
+            awake: AtomicBool::new(false),
+            watched: Mutex::new(Watched {
+                endpoints: Vec::new(),
+                running: false,
+            }),
+            wake: Condvar::new(),
+        }
+    }
+
     #[cold]
     fn start(&'static self) {
         let mut watched = lock(&self.watched);
@@ -84,6 +100,7 @@ impl Keeper {
     }
 
     fn run(&self) {
+        let _running = Running(self);
         let mut deliveries = Vec::new();
         let mut idle_rounds = 0;
         loop {
@@ -154,24 +171,84 @@ impl Endpoint {
             .any(|shard| shard.lock().engine.live_rpcs() > 0)
     }
 
+    fn is_stalled(&self) -> bool {
+        let stalled = |shard: &Shard| !shard.lock().stalled.is_empty();
+        self.shards.iter().any(stalled)
+    }
+
     /// Does what its driver should have done. Returns whether there was anything.
     fn keep(self: &Arc<Self>, deliveries: &mut Vec<Delivery>) -> bool {
         let mut active = false;
         for _ in 0..MAX_TURNS {
-            // If it is taken the driver is at it.
-            let Ok(receiving) = self.receiving.try_lock() else {
-                break;
+            let receiving = match self.receiving.try_lock() {
+                Ok(receiving) => receiving,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                // The driver is at it.
+                Err(TryLockError::WouldBlock) => break,
             };
             let turn = self.turn(receiving, Look::Now, deliveries);
-            active |= turn.active;
+            // There is more also if something was sent for a caller, who told nobody.
+            active |= turn.active || turn.more;
             if !turn.more {
                 break;
             }
         }
+        active |= self.is_stalled();
         if active {
-            // It may sleep too long for what has happened.
+            // It may sleep too long for what has happened, and not wait for room to send.
             self.nudge();
         }
         active
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::pin::pin;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn is_nudged(endpoint: &Endpoint) -> bool {
+        pin!(endpoint.nudged.notified()).enable()
+    }
+
+    #[test]
+    fn the_driver_hears_of_what_was_sent_in_its_place() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let _inside = runtime.enter();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let endpoint = Endpoint::open(any, &Config::default(), false, None).unwrap();
+        let endpoint = Arc::new(endpoint);
+        let silent = std::net::UdpSocket::bind(any).unwrap();
+        assert!(!endpoint.keep(&mut Vec::new()) && !is_nudged(&endpoint));
+
+        // As if the keeper were at it when a call is made.
+        endpoint.shards[0].lock().transmitting = true;
+        let to = silent.local_addr().unwrap();
+        endpoint.call_detached(to, "hello".into()).unwrap();
+        endpoint.shards[0].lock().transmitting = false;
+        assert!(!is_nudged(&endpoint));
+
+        assert!(endpoint.keep(&mut Vec::new()) && is_nudged(&endpoint));
+        assert_eq!(endpoint.counters().packets_sent, 1);
+    }
+
+    #[test]
+    fn another_thread_can_follow_one_that_has_panicked() {
+        static BROKEN: Keeper = Keeper::new();
+        lock(&BROKEN.watched).running = true;
+        BROKEN.awake.store(true, Ordering::Release);
+        let thread = std::thread::spawn(|| {
+            let _running = Running(&BROKEN);
+            panic!("as a waker of the application may");
+        });
+        thread.join().unwrap_err();
+        assert!(!lock(&BROKEN.watched).running);
+        assert!(!BROKEN.awake.load(Ordering::Acquire));
     }
 }
