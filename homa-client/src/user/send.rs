@@ -114,6 +114,7 @@ impl Endpoint {
     /// shard's lock: an error may be about any peer, and a peer's bulk port does not tell whose
     /// it is.
     pub(super) fn refuse(&self, refused: Vec<Refused>) {
+        let refused = merge(refused);
         if refused.is_empty() {
             return;
         }
@@ -148,5 +149,75 @@ impl Endpoint {
         {
             self.nudge();
         }
+    }
+}
+
+/// One of those that say the same: an engine looks at all its RPCs for each, and a burst to a
+/// closed port brings many. The first of them fails the peer's RPCs, or those of its port where
+/// peers have several behind one address, and leaves nothing to the others.
+fn merge(refused: Vec<Refused>) -> Vec<Refused> {
+    let mut merged: Vec<Refused> = Vec::new();
+    for next in refused {
+        let same = |other: &&mut Refused| {
+            // Ports, of the sender and of the receiver, come first.
+            other.to == next.to && other.quote.get(..4) == next.quote.get(..4)
+        };
+        let found = merged.iter_mut().filter(same);
+        let found = found.map(|other| &mut other.refusal);
+        let repeated = match next.refusal {
+            Refusal::Unreachable(_) => found.into_iter().any(|other| *other == next.refusal),
+            Refusal::TooLong { mtu } => found.into_iter().any(|other| match other {
+                Refusal::TooLong { mtu: least } => {
+                    *least = mtu.min(*least);
+                    true
+                }
+                Refusal::Unreachable(_) => false,
+            }),
+        };
+        if !repeated {
+            merged.push(next);
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Unreachable;
+
+    #[test]
+    fn what_is_said_many_times_is_heard_once() {
+        let refused = |to: &str, quote: &[u8], refusal| Refused {
+            to: to.parse().unwrap(),
+            refusal,
+            quote: quote.iter().copied().collect(),
+        };
+        let (one, other) = ("10.0.0.1:4000", "10.0.0.2:4000");
+        let port = Refusal::Unreachable(Unreachable::Port);
+        let too_long = |mtu| Refusal::TooLong { mtu };
+        let said = [
+            refused(one, &[128, 0, 15, 160, 1], port),
+            refused(one, &[128, 0, 15, 160, 2], port),
+            refused(one, &[128, 0, 15, 161, 2], port),
+            refused(other, &[128, 0, 15, 160, 1], port),
+            refused(one, &[], too_long(1400)),
+            refused(one, &[], too_long(1300)),
+            refused(one, &[], too_long(1350)),
+        ];
+        let heard = merge(said.into());
+        let heard: Vec<_> = heard
+            .iter()
+            .map(|refused| (refused.to.to_string(), &refused.quote[..], refused.refusal))
+            .collect();
+        assert_eq!(
+            heard,
+            [
+                (one.to_owned(), &[128, 0, 15, 160, 1][..], port),
+                (one.to_owned(), &[128, 0, 15, 161, 2], port),
+                (other.to_owned(), &[128, 0, 15, 160, 1], port),
+                (one.to_owned(), &[], too_long(1300)),
+            ]
+        );
     }
 }
