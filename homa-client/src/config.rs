@@ -45,7 +45,8 @@ pub struct Config {
     /// Wireshark opens. Default `None`. A file that is there already is overwritten; endpoints
     /// with the same file share it. It holds the messages' contents. Packets are at most 200 ms
     /// late in it, and the last ones are written when the endpoint closes, a second after its
-    /// last handle is gone. If writing fails, that is logged and the capture ends.
+    /// last handle is gone. If writing fails, that is logged, the capture ends, and what is missing
+    /// is counted.
     pub capture: Option<PathBuf>,
     /// Settings of the protocol engine. `packet_payload`, `bulk_port` and `main_buffer_bytes`
     /// in there are computed from the ones above when an endpoint is opened.

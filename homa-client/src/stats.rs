@@ -61,7 +61,7 @@ pub struct EndpointCounters {
     /// What [`Faults`](crate::Faults) has done to packets, on purpose.
     pub faults: FaultCounters,
     /// Packets that are missing from the file `Config::capture`, because it could not be written
-    /// fast enough.
+    /// fast enough, or not at all.
     pub capture_missed: u64,
     /// Receive buffer of the main socket, in bytes as the system accounts for them: a packet of
     /// 1,500 bytes takes up some 2,300.

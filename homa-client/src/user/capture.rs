@@ -40,7 +40,6 @@ const TTL: u8 = 64;
 /// A file that packets are written to, by a thread of its own.
 #[derive(Debug)]
 pub(super) struct Capture {
-    path: PathBuf,
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
 }
@@ -48,22 +47,51 @@ pub(super) struct Capture {
 #[derive(Debug, Default)]
 struct Shared {
     pending: Mutex<Pending>,
+    /// For the writer.
     wake: Condvar,
+    /// For those who want to write to the same file next.
+    closed: Condvar,
+}
+
+impl Shared {
+    fn close(&self) {
+        let mut pending = lock(&self.pending);
+        pending.closed = true;
+        pending.bytes = Vec::new();
+        self.closed.notify_all();
+    }
+
+    fn wait_until_closed(&self) {
+        let pending = lock(&self.pending);
+        let writing = |pending: &mut Pending| !pending.closed;
+        drop(self.closed.wait_while(pending, writing));
+    }
 }
 
 #[derive(Debug, Default)]
 struct Pending {
     bytes: Vec<u8>,
-    /// Packets that found no room.
+    /// How many packets these are.
+    packets: u64,
+    /// Packets that found no room, or could not be written.
     missed: u64,
     /// Nothing more is written: the capture ends, or the file has failed.
     ended: bool,
+    /// The writer is done with the file.
+    closed: bool,
     /// From which address the system sends to each.
     sources: HashMap<IpAddr, IpAddr>,
 }
 
 /// Those that are open: endpoints with the same file share it.
-static OPEN: Mutex<Vec<Weak<Capture>>> = Mutex::new(Vec::new());
+static OPEN: Mutex<Vec<Open>> = Mutex::new(Vec::new());
+
+/// A capture that is open, or whose last packets are still being written.
+struct Open {
+    path: PathBuf,
+    capture: Weak<Capture>,
+    shared: Arc<Shared>,
+}
 
 impl Capture {
     /// The capture to this file; begun, and what was in the file lost, if there is none.
@@ -73,14 +101,14 @@ impl Capture {
             source,
         };
         let mut open = lock(&OPEN);
-        open.retain(|capture| capture.strong_count() > 0);
-        if let Some(shared) = open
-            .iter()
-            .filter_map(Weak::upgrade)
-            .find(|capture| capture.path == path)
-        {
-            return Ok(shared);
+        if let Some(same) = open.iter().find(|open| open.path == path) {
+            if let Some(capture) = same.capture.upgrade() {
+                return Ok(capture);
+            }
+            // What it still writes would land in the new file.
+            same.shared.wait_until_closed();
         }
+        open.retain(|open| open.path != path && open.capture.strong_count() > 0);
         let mut file = File::create(path).map_err(failed)?;
         file.write_all(&file_header()).map_err(failed)?;
         let shared = Arc::new(Shared::default());
@@ -88,19 +116,25 @@ impl Capture {
             let (shared, path) = (shared.clone(), path.to_owned());
             std::thread::Builder::new()
                 .name("homa-pcap".into())
-                .spawn(move || write_all(&shared, file, &path))
+                .spawn(move || {
+                    write_all(&shared, file, &path);
+                    shared.close();
+                })
                 .map_err(failed)?
         };
         let capture = Arc::new(Self {
-            path: path.to_owned(),
-            shared,
+            shared: shared.clone(),
             writer: Some(writer),
         });
-        open.push(Arc::downgrade(&capture));
+        open.push(Open {
+            path: path.to_owned(),
+            capture: Arc::downgrade(&capture),
+            shared,
+        });
         Ok(capture)
     }
 
-    /// Packets that are missing because the file could not be written fast enough.
+    /// Packets that are missing because the file could not be written, or not fast enough.
     pub(super) fn missed(&self) -> u64 {
         lock(&self.shared.pending).missed
     }
@@ -177,13 +211,11 @@ struct Way {
 impl Pending {
     /// Adds one packet, given as its parts.
     fn push(&mut self, time: Duration, path: Way, parts: &[&[u8]]) {
-        if self.ended {
-            return;
-        }
-        if self.bytes.len() >= MAX_PENDING {
+        if self.ended || self.bytes.len() >= MAX_PENDING {
             self.missed += 1;
             return;
         }
+        self.packets += 1;
         let start = self.bytes.len();
         for word in [
             time.as_secs() as u32,
@@ -245,11 +277,14 @@ fn write_all(shared: &Shared, mut file: impl Write, path: &Path) {
         }
         let ended = pending.ended;
         std::mem::swap(&mut chunk, &mut pending.bytes);
+        let packets = std::mem::take(&mut pending.packets);
         drop(pending);
         if let Err(error) = file.write_all(&chunk) {
             tracing::warn!(path = %path.display(), %error, "the packet capture ends here");
             let mut pending = lock(&shared.pending);
             pending.ended = true;
+            // Where in the chunk the file ends is not known.
+            pending.missed += packets + std::mem::take(&mut pending.packets);
             pending.bytes = Vec::new();
             return;
         }
@@ -384,6 +419,10 @@ mod tests {
         assert_eq!((packet.len(), &packet[40..]), (43, &b"abc"[..]));
     }
 
+    fn way() -> Way {
+        path(Carrier::Udp, "10.0.0.1:1", "10.0.0.2:2")
+    }
+
     struct Full;
 
     impl Write for Full {
@@ -399,18 +438,69 @@ mod tests {
     #[test]
     fn a_file_that_fails_ends_the_capture() {
         let shared = Shared::default();
-        let one = path(Carrier::Udp, "10.0.0.1:1", "10.0.0.2:2");
+        let one = way();
         lock(&shared.pending).push(Duration::ZERO, one, &[b"x"]);
         write_all(&shared, Full, Path::new("full.pcap"));
         let mut pending = lock(&shared.pending);
         pending.push(Duration::ZERO, one, &[b"x"]);
         assert!(pending.ended && pending.bytes.is_empty());
+        assert_eq!(
+            pending.missed, 2,
+            "the one lost with the file, and the later one"
+        );
+    }
+
+    /// A disk that writes when it is told to.
+    struct Slow(std::sync::mpsc::Receiver<()>);
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.recv().map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_file_is_not_begun_again_before_the_last_packets_are_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("slow.pcap");
+        let shared = Arc::new(Shared::default());
+        let one = way();
+        lock(&shared.pending).push(Duration::ZERO, one, &[b"x"]);
+        lock(&shared.pending).ended = true;
+        // Its last user is gone, its writer is not.
+        lock(&OPEN).push(Open {
+            path: path.clone(),
+            capture: Weak::new(),
+            shared: shared.clone(),
+        });
+        let (write, told) = std::sync::mpsc::channel();
+        let next = std::thread::spawn({
+            let path = path.clone();
+            move || Capture::open(&path).unwrap()
+        });
+        let writer = std::thread::spawn({
+            let path = path.clone();
+            move || {
+                write_all(&shared, Slow(told), &path);
+                assert!(!path.exists(), "nobody has begun it");
+                shared.close();
+            }
+        });
+        write.send(()).unwrap();
+        writer.join().unwrap();
+        drop(next.join().unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), file_header());
     }
 
     #[test]
     fn what_a_slow_file_cannot_take_is_counted() {
         let mut pending = Pending::default();
-        let one = path(Carrier::Udp, "10.0.0.1:1", "10.0.0.2:2");
+        let one = way();
         let payload = vec![0; 9000];
         for _ in 0..MAX_PENDING / 9000 + 10 {
             pending.push(Duration::ZERO, one, &[&payload]);
