@@ -1,7 +1,11 @@
 //! The network devices of this host, and what they say of their speed.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
+
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 
 /// A network device that is up and has hardware behind it, be it a virtual machine's, or a bond of
 /// several. The loopback device, veth pairs, bridges and tunnels have none: what shapes them, they
@@ -25,6 +29,17 @@ pub fn network_devices() -> Vec<NetworkDevice> {
 pub fn pacing_mbps(devices: &[NetworkDevice]) -> Option<u32> {
     let speeds: Option<Vec<u32>> = devices.iter().map(|device| device.mbps).collect();
     speeds?.into_iter().max()
+}
+
+/// The addresses of this host in this network namespace, as they are now; empty where the system
+/// does not tell.
+pub(crate) fn own_ips() -> Arc<[IpAddr]> {
+    let ip = |address: InterfaceAddress| {
+        let address = address.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| v4.ip().into());
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))
+    };
+    getifaddrs().into_iter().flatten().filter_map(ip).collect()
 }
 
 fn devices_in(folder: &Path) -> Vec<NetworkDevice> {
@@ -62,6 +77,11 @@ fn parse_speed(text: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_loopback_address_is_one_of_our_own() {
+        assert!(own_ips().contains(&[127, 0, 0, 1].into()));
+    }
 
     #[test]
     fn speeds_that_say_nothing_are_unknown() {

@@ -450,6 +450,11 @@ impl Engine {
 
     /// When to call [`Engine::handle_timeout`], and why. The time may have passed already.
     pub fn poll_timeout(&self) -> Option<(Time, Wake)> {
+        self.wakes().min_by_key(|(at, _)| *at)
+    }
+
+    /// The next time of each kind, for a driver that cannot do all that there is to do.
+    pub fn wakes(&self) -> impl Iterator<Item = (Time, Wake)> {
         let silence = self.deadlines.first().map(|at| at + self.lateness);
         let reap = self.finished.next_expiry();
         let pace = self.pacer.resumes_at();
@@ -460,7 +465,6 @@ impl Engine {
         ]
         .into_iter()
         .filter_map(|(at, wake)| Some((at?, wake)))
-        .min_by_key(|(at, _)| *at)
     }
 
     /// What tells peers apart: on IP protocol 146, the address alone.

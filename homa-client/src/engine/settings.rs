@@ -74,7 +74,10 @@ pub struct Settings {
     pub tos: [u8; 8],
     /// Speed of the uplink in Mbit/s, 1 to 10,000,000. Default `None`: what the driver tells by
     /// [`Engine::set_link`](super::Engine::set_link), or unknown. Where it is known, packets are
-    /// paced by it; several endpoints on one link pace each for themselves.
+    /// paced by it; several endpoints on one link pace each for themselves. A speed that is set
+    /// here holds for all packets. The driver's does not hold for an endpoint, or one of its
+    /// shards, in the second after it has sent something to its own host: such packets pass no
+    /// device. An endpoint knows the addresses that its host had when it was opened.
     pub link_mbps: Option<u32>,
     /// Whether packets are paced where the link's speed is known. Default true. Without it, the
     /// queue in front of the link has no bound, and a short message may wait behind long ones.

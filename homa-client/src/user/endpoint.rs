@@ -18,7 +18,7 @@ use super::link::{Link, Waits};
 use super::shard::{LocalRpc, Shard, Waiter, share};
 use super::turn::Receiving;
 use crate::config::Config;
-use crate::devices::{network_devices, pacing_mbps};
+use crate::devices::{network_devices, own_ips, pacing_mbps};
 use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, RpcInfo, SendError, Settings, Socket};
 use crate::error::{BindError, CallError};
@@ -106,8 +106,9 @@ impl Endpoint {
         let shards: Box<[Shard]> = (0..count).map(shard).collect::<Result<_, _>>()?;
         if !link.local().ip().to_canonical().is_loopback() {
             let mbps = pacing_mbps(&network_devices());
+            let own_ips = own_ips();
             for shard in &shards {
-                shard.lock().set_link(mbps);
+                shard.lock().set_link(mbps, own_ips.clone());
             }
         }
         Ok(Self {

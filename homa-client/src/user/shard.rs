@@ -1,9 +1,10 @@
 //! [`Shard`]: an engine behind its lock, for some of an endpoint's peers.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use slab::Slab;
 use tokio::sync::oneshot;
@@ -19,6 +20,9 @@ use crate::server::Request;
 
 /// Packets per batch: what is filled under the lock and sent after it is released.
 const BATCH: usize = 64;
+
+/// How long packets are not paced by the device after one that does not go through it.
+const UNPACED: Duration = Duration::from_secs(1);
 
 /// An RPC of an endpoint: the shard of its peer, and its name there.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +42,12 @@ pub(super) struct Shard {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) engine: Engine,
-    /// Whether the engine was told the speed of a network device.
-    on_device: bool,
+    /// Speed of the network devices; `None`: not known, or not what packets go through.
+    device_mbps: Option<u32>,
+    /// Addresses of this host.
+    own_ips: Arc<[IpAddr]>,
+    /// The engine was told that it has no device, until then.
+    unpaced_until: Option<Time>,
     /// What tests do to packets on their way to the link.
     pub(super) faults: Option<Box<Faulty>>,
     pub(super) waiting: Slab<Waiter>,
@@ -87,7 +95,9 @@ impl Shard {
         let faults = config.faults.clone();
         let state = State {
             engine,
-            on_device: false,
+            device_mbps: None,
+            own_ips: Arc::default(),
+            unpaced_until: None,
             faults: faults.map(|faults| Box::new(Faulty::new(faults, stream))),
             waiting: Slab::new(),
             transmitting: false,
@@ -127,6 +137,10 @@ impl Shard {
 impl State {
     /// Up to [`BATCH`] packets.
     pub(super) fn fill(&mut self, now: Time) -> Batch {
+        if self.unpaced_until.is_some_and(|until| until <= now) {
+            self.unpaced_until = None;
+            self.engine.set_link(self.device_mbps);
+        }
         let mut transmits = Vec::new();
         if let Some(faults) = &mut self.faults {
             faults.release_due(now, BATCH, &mut transmits);
@@ -136,9 +150,11 @@ impl State {
             && let Some(transmit) = self.engine.poll_transmit(now, BATCH - packets)
         {
             packets += transmit.segments.len();
-            if self.on_device && transmit.to.ip().to_canonical().is_loopback() {
-                // What it sends does not all go through the device.
-                self.set_link(None);
+            if self.device_mbps.is_some() && self.is_own(transmit.to.ip()) {
+                // Packets to this host do not go through the device.
+                if self.unpaced_until.replace(now + UNPACED).is_none() {
+                    self.engine.set_link(None);
+                }
             }
             match &mut self.faults {
                 None => transmits.push(transmit),
@@ -151,19 +167,31 @@ impl State {
         }
     }
 
-    /// The packets leave through a network device of this speed.
-    pub(super) fn set_link(&mut self, mbps: Option<u32>) {
-        self.on_device = mbps.is_some();
+    /// The packets leave through a network device of this speed, but for those to `own_ips`.
+    pub(super) fn set_link(&mut self, mbps: Option<u32>, own_ips: Arc<[IpAddr]>) {
+        self.device_mbps = mbps;
+        self.own_ips = own_ips;
+        self.unpaced_until = None;
         self.engine.set_link(mbps);
     }
 
-    /// When there will be something to do, if nothing comes before.
+    fn is_own(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        ip.is_loopback() || self.own_ips.contains(&ip)
+    }
+
+    /// When there will be something to do, if nothing comes before. What is paced waits for the
+    /// socket where that is full: its own time may have passed.
     pub(super) fn next_wake(&self) -> Option<(Time, Wake)> {
-        let engine = self.engine.poll_timeout();
         let held = self.faults.as_ref().and_then(|faults| faults.next_due());
         // A link's delays are about as fine as the pacer's.
         let held = held.map(|at| (at, Wake::Pace));
-        engine.into_iter().chain(held).min_by_key(|(at, _)| *at)
+        let stalled = !self.stalled.is_empty();
+        self.engine
+            .wakes()
+            .chain(held)
+            .filter(|(_, wake)| !(stalled && *wake == Wake::Pace))
+            .min_by_key(|(at, _)| *at)
     }
 
     /// Whether the engine's deadline has passed.
@@ -278,23 +306,60 @@ pub(super) fn share(settings: &Settings, shards: usize) -> Settings {
 mod tests {
     use super::*;
 
+    /// A client's shard on a device of 10 Gbit/s, on a host that has the address 10.0.0.1.
+    fn shard() -> Shard {
+        let config = Config::default();
+        let settings = config.protocol.clone();
+        let shard = Shard::new(settings, &config, (0, 1), (PORT, false)).unwrap();
+        let own: [IpAddr; 1] = [[10, 0, 0, 1].into()];
+        shard.lock().set_link(Some(10_000), own.into());
+        shard
+    }
+
+    const PORT: u16 = 40_000;
+
+    fn send(state: &mut State, now: Time, to: &str, len: usize) {
+        let to: SocketAddr = to.parse().unwrap();
+        let message = vec![7; len].into();
+        let sent = state
+            .engine
+            .send_request(now, PORT, to, to.port(), message, 0);
+        sent.unwrap();
+    }
+
     #[test]
     fn packets_to_this_host_are_not_paced_by_a_device() {
-        for (to, paced) in [("10.0.0.1:4000", true), ("[::ffff:127.0.0.1]:4000", false)] {
-            let (config, port) = (Config::default(), 40_000);
-            let settings = config.protocol.clone();
-            let shard = Shard::new(settings, &config, (0, 1), (port, false)).unwrap();
+        for own in ["[::ffff:127.0.0.1]:4000", "10.0.0.1:4000"] {
+            let shard = shard();
             let mut state = shard.lock();
-            state.set_link(Some(10_000));
-            let to: SocketAddr = to.parse().unwrap();
-            let message = "hello".into();
-            let sent = state
-                .engine
-                .send_request(Time::ZERO, port, to, to.port(), message, 0);
-            sent.unwrap();
-            assert_eq!(state.fill(Time::ZERO).transmits.len(), 1);
-            assert_eq!(state.engine.tuning().link_mbps.is_some(), paced);
+            let mut is_paced_after = |now, to| {
+                send(&mut state, now, to, 100);
+                assert_eq!(state.fill(now).transmits.len(), 1);
+                state.engine.tuning().link_mbps.is_some()
+            };
+            let at = |millis| Time::ZERO + Duration::from_millis(millis);
+            let other = "10.0.0.2:4000";
+            assert!(is_paced_after(at(0), other));
+            assert!(!is_paced_after(at(0), own));
+            assert!(!is_paced_after(at(500), other));
+            assert!(!is_paced_after(at(900), own));
+            assert!(!is_paced_after(at(1899), other));
+            assert!(is_paced_after(at(1900), other), "for a second only");
         }
+    }
+
+    #[test]
+    fn what_is_paced_does_not_end_a_sleep_while_the_socket_is_full() {
+        let shard = shard();
+        let mut state = shard.lock();
+        let now = Time::ZERO;
+        for _ in 0..4 {
+            send(&mut state, now, "10.0.0.2:4000", 40_000);
+        }
+        let transmits = state.fill(now).transmits;
+        assert!(matches!(state.next_wake(), Some((_, Wake::Pace))));
+        state.stalled.extend(transmits);
+        assert!(matches!(state.next_wake(), Some((_, Wake::Silence))));
     }
 
     #[test]
