@@ -177,15 +177,18 @@ fn between_network_namespaces_it_leaves_none_behind() {
 
 #[test]
 fn numbers_out_of_range_are_refused_with_the_range() {
-    for (argument, range) in [
-        ("--loss=101", "0 to 100"),
-        ("--seconds=0", "0.01 to 3600"),
-        ("--in-flight=0", "1..=10000"),
-        ("--engine=tcp", "udp, raw"),
+    for (argument, value, range) in [
+        ("--loss", "101", "0 to 100"),
+        ("--loss", "-1", "0 to 100"),
+        ("--seconds", "0", "0.01 to 3600"),
+        ("--seconds", "-0.5", "0.01 to 3600"),
+        ("--in-flight", "0", "1..=10000"),
+        ("--in-flight", "-1", "1..=10000"),
+        ("--engine", "tcp", "udp, raw"),
     ] {
-        let output = homa_interop(&["soak", argument]);
+        let output = homa_interop(&["soak", argument, value]);
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{argument}");
-        assert!(stderr.contains(range), "{argument}: {stderr}");
+        assert_eq!(output.status.code(), Some(2), "{argument} {value}");
+        assert!(stderr.contains(range), "{argument} {value}: {stderr}");
     }
 }

@@ -31,10 +31,12 @@ pub(crate) struct Arguments {
     #[arg(long)]
     quick: bool,
     /// Rounds of each row, at least 3.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(3..=1000))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(3..=1000))]
     rounds: Option<u32>,
     /// Seconds of each round, at least 0.01.
-    #[arg(long, value_name = "S", value_parser = values::parse_seconds)]
+    #[arg(long, value_name = "S", allow_negative_numbers = true,
+          value_parser = values::parse_seconds)]
     seconds: Option<Duration>,
     /// Measure only rows whose name contains this; may be given several times.
     #[arg(long, value_name = "TEXT")]

@@ -33,18 +33,22 @@ use crate::{latency, values};
 #[command(after_help = "Example:\n  homa-interop bench floor --workers 1 --json floor.json")]
 pub(crate) struct Arguments {
     /// Bytes of each message and datagram, 1 to 1,400.
-    #[arg(long, value_name = "N", default_value_t = 100,
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          default_value_t = 100,
           value_parser = clap::value_parser!(u16).range(1..=1_400))]
     bytes: u16,
     /// Threads of both runtimes; 1 is tokio's current-thread runtime. Default: tokio's default.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: Option<u16>,
     /// Rounds of each, at least 3.
-    #[arg(long, value_name = "N", default_value_t = 7,
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          default_value_t = 7,
           value_parser = clap::value_parser!(u32).range(3..=1_000))]
     rounds: u32,
     /// Seconds of each round, 0.01 to 3600.
-    #[arg(long, value_name = "S", default_value = "1", value_parser = values::parse_seconds)]
+    #[arg(long, value_name = "S", allow_negative_numbers = true,
+          default_value = "1", value_parser = values::parse_seconds)]
     seconds: Duration,
     /// Also fail if the ratio of the medians is above the goal of 1.6.
     #[arg(long)]

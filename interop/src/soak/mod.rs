@@ -53,53 +53,72 @@ use crate::{report, values};
 )]
 pub(crate) struct Arguments {
     /// Seconds in which calls are made, 0.01 to 3600.
-    #[arg(long, value_name = "S", default_value = "30", value_parser = values::parse_seconds)]
+    #[arg(long, value_name = "S", allow_negative_numbers = true,
+          default_value = "30", value_parser = values::parse_seconds)]
     seconds: Duration,
     /// Packets that are lost, in percent.
-    #[arg(long, value_name = "PERCENT", default_value = "1", value_parser = values::parse_percent)]
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true,
+          default_value = "1", value_parser = values::parse_percent)]
     loss: u32,
     /// Packets that up to eight later ones overtake, in percent.
-    #[arg(long, value_name = "PERCENT", default_value = "1", value_parser = values::parse_percent)]
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true,
+          default_value = "1", value_parser = values::parse_percent)]
     reorder: u32,
     /// Packets that arrive twice, in percent.
-    #[arg(long, value_name = "PERCENT", default_value = "1", value_parser = values::parse_percent)]
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true,
+          default_value = "1", value_parser = values::parse_percent)]
     duplicate: u32,
     /// Packets that are late, in percent.
-    #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = values::parse_percent)]
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true,
+          default_value = "0", value_parser = values::parse_percent)]
     delay: u32,
     /// By how much they are late at most, in milliseconds.
-    #[arg(long, value_name = "MS", default_value_t = 5,
+    #[arg(long, value_name = "MS", allow_negative_numbers = true,
+          default_value_t = 5,
           value_parser = clap::value_parser!(u64).range(0..=10_000))]
     longest_delay: u64,
     /// Milliseconds of silence after which a call fails. The default on IP protocol 146 would be
     /// 100, for kernels on the other side; on a busy machine a process may wait that long for a
     /// processor.
-    #[arg(long, value_name = "MS", default_value_t = 1_000,
+    #[arg(long, value_name = "MS", allow_negative_numbers = true, default_value_t = 1_000,
           value_parser = clap::value_parser!(u64).range(10..=60_000))]
     timeout: u64,
     /// What carries the packets.
     #[arg(long, value_enum, default_value_t = Engine::Udp)]
     engine: Engine,
     /// RPCs that each process keeps in flight.
-    #[arg(long, value_name = "N", default_value_t = 64,
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          default_value_t = 64,
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     in_flight: u32,
     /// End after so many RPCs in all, even if there is time left.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     rpcs: Option<u64>,
     /// Fail if there were fewer RPCs in all.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 1
+    )]
     at_least: u64,
     /// Processes that do nothing but keep a processor busy beside it.
-    #[arg(long, value_name = "N", default_value_t = 0,
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          default_value_t = 0,
           value_parser = clap::value_parser!(u32).range(0..=1_000))]
     busy: u32,
     /// Threads of each process's runtime.
-    #[arg(long, value_name = "N", default_value_t = 2,
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          default_value_t = 2,
           value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
     /// Seed of sizes, contents and faults.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 1
+    )]
     seed: u64,
     /// Write the packets of the first process to this file, in pcap format.
     #[arg(long, value_name = "FILE")]
