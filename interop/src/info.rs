@@ -42,7 +42,7 @@ struct Info {
     devices: Vec<(String, Option<u32>)>,
     /// The speed by which endpoints pace what they send: the fastest, if all are known.
     link_mbps: Option<u32>,
-    /// Settings of an endpoint that is opened with none.
+    /// Settings of an endpoint that is opened with none, by their place in `Config`.
     defaults: Map<String, Value>,
 }
 
@@ -68,7 +68,7 @@ enum Probed {
 struct Endpoint {
     /// Largest IP packet.
     mtu: usize,
-    /// Receive buffer that the system grants.
+    /// Receive buffer that the system grants, which is twice what it was asked for, or less.
     recv_buffer_bytes: u64,
     /// Whether one send may carry several packets (UDP GSO).
     gso: bool,
@@ -160,14 +160,14 @@ impl Info {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "  {:20} {engine}", engine.name);
         }
-        text.push_str("\ndefaults of an endpoint\n");
+        text.push_str("\ndefaults of an endpoint, as in homa_client::Config\n");
         for (key, value) in &self.defaults {
             let value = match value {
                 Value::Null => "not set".to_owned(),
                 Value::String(text) => text.clone(),
                 other => other.to_string(),
             };
-            let _ = writeln!(text, "  {key:20} {value}");
+            let _ = writeln!(text, "  {key:30} {value}");
         }
         text
     }
@@ -208,14 +208,15 @@ impl fmt::Display for Engine {
         let offload = |has: bool| if has { "yes" } else { "no" };
         write!(
             f,
-            "available: MTU {mtu}, receive buffer {recv_buffer_bytes} bytes, GSO {}, GRO {}",
+            "available: MTU {mtu}, receive buffer {recv_buffer_bytes} bytes (the kernel doubles what it \
+             is asked for, to pay for its own records), GSO {}, GRO {}",
             offload(*gso),
             offload(*gro),
         )
     }
 }
 
-/// Every setting and its value; those of the engine and its timers among the others.
+/// Every setting and its value, each by its place in [`Config`].
 fn settings(config: &Config) -> Map<String, Value> {
     let protocol = &config.protocol;
     let timers = &protocol.timers;
@@ -230,49 +231,62 @@ fn settings(config: &Config) -> Map<String, Value> {
             json!(config.faults.as_ref().map(|faults| format!("{faults:?}"))),
         ),
         ("capture", json!(config.capture)),
-        ("carrier", json!(format!("{:?}", protocol.carrier))),
-        ("max_message_bytes", json!(protocol.max_message_bytes)),
+        ("protocol.bulk_port", json!(protocol.bulk_port)),
+        ("protocol.carrier", json!(format!("{:?}", protocol.carrier))),
         (
-            "unsched_bytes",
+            "protocol.max_message_bytes",
+            json!(protocol.max_message_bytes),
+        ),
+        (
+            "protocol.unsched_bytes",
             protocol
                 .unsched_bytes
                 .map_or(json!("self-tuned"), |bytes| json!(bytes)),
         ),
-        ("packet_payload", json!(protocol.packet_payload)),
-        ("max_incoming", json!(protocol.max_incoming)),
-        ("unsched_windows", json!(protocol.unsched_windows)),
+        ("protocol.packet_payload", json!(protocol.packet_payload)),
+        ("protocol.max_incoming", json!(protocol.max_incoming)),
+        ("protocol.unsched_windows", json!(protocol.unsched_windows)),
         (
-            "prove_addresses",
+            "protocol.prove_addresses",
             json!(format!("{:?}", protocol.prove_addresses)),
         ),
-        ("max_overcommit", json!(protocol.max_overcommit)),
-        ("grant_window", json!(protocol.grant_window)),
-        ("min_grant", json!(protocol.min_grant)),
-        ("fifo_fraction", json!(protocol.fifo_fraction)),
-        ("fifo_increment", json!(protocol.fifo_increment)),
-        ("boost_tail", json!(protocol.boost_tail)),
-        ("unsched_by_remaining", json!(protocol.unsched_by_remaining)),
-        ("num_priorities", json!(protocol.num_priorities)),
+        ("protocol.max_overcommit", json!(protocol.max_overcommit)),
+        ("protocol.grant_window", json!(protocol.grant_window)),
+        ("protocol.min_grant", json!(protocol.min_grant)),
+        ("protocol.fifo_fraction", json!(protocol.fifo_fraction)),
+        ("protocol.fifo_increment", json!(protocol.fifo_increment)),
+        ("protocol.boost_tail", json!(protocol.boost_tail)),
         (
-            "unsched_cutoffs",
+            "protocol.unsched_by_remaining",
+            json!(protocol.unsched_by_remaining),
+        ),
+        ("protocol.num_priorities", json!(protocol.num_priorities)),
+        (
+            "protocol.unsched_cutoffs",
             json!(format!("{:?}", protocol.unsched_cutoffs)),
         ),
-        ("tos", json!(protocol.tos)),
-        ("link_mbps", json!(protocol.link_mbps)),
-        ("pacing", json!(protocol.pacing)),
-        ("max_backlog", time(protocol.max_backlog)),
-        ("pool_bytes", json!(protocol.pool_bytes)),
-        ("send_bytes", json!(protocol.send_bytes)),
-        ("max_rpcs", json!(protocol.max_rpcs)),
-        ("max_rpcs_per_peer", json!(protocol.max_rpcs_per_peer)),
-        ("max_peers", json!(protocol.max_peers)),
-        ("main_buffer_bytes", json!(protocol.main_buffer_bytes)),
-        ("resend", time(timers.resend)),
-        ("timeout", time(timers.timeout)),
-        ("need_ack", time(timers.need_ack)),
-        ("need_ack_max", time(timers.need_ack_max)),
-        ("give_up", time(timers.give_up)),
-        ("remember", time(timers.remember)),
+        ("protocol.tos", json!(protocol.tos)),
+        ("protocol.link_mbps", json!(protocol.link_mbps)),
+        ("protocol.pacing", json!(protocol.pacing)),
+        ("protocol.max_backlog", time(protocol.max_backlog)),
+        ("protocol.pool_bytes", json!(protocol.pool_bytes)),
+        ("protocol.send_bytes", json!(protocol.send_bytes)),
+        ("protocol.max_rpcs", json!(protocol.max_rpcs)),
+        (
+            "protocol.max_rpcs_per_peer",
+            json!(protocol.max_rpcs_per_peer),
+        ),
+        ("protocol.max_peers", json!(protocol.max_peers)),
+        (
+            "protocol.main_buffer_bytes",
+            json!(protocol.main_buffer_bytes),
+        ),
+        ("protocol.timers.resend", time(timers.resend)),
+        ("protocol.timers.timeout", time(timers.timeout)),
+        ("protocol.timers.need_ack", time(timers.need_ack)),
+        ("protocol.timers.need_ack_max", time(timers.need_ack_max)),
+        ("protocol.timers.give_up", time(timers.give_up)),
+        ("protocol.timers.remember", time(timers.remember)),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value))
@@ -347,9 +361,24 @@ mod tests {
             };
             // These two hold the other settings.
             if !matches!(key, "protocol" | "timers") {
-                assert!(listed.contains_key(key), "{key} is missing");
+                let place = match line.len() - line.trim_start().len() {
+                    4 => "",
+                    8 => "protocol.",
+                    _ => "protocol.timers.",
+                };
+                assert!(
+                    listed.contains_key(&format!("{place}{key}")),
+                    "{place}{key} is missing"
+                );
             }
         }
         assert!(listed.len() > 20);
+        for (key, value) in [
+            ("mtu", Value::Null),
+            ("protocol.max_message_bytes", json!(1_000_000)),
+            ("protocol.timers.resend", json!("10ms")),
+        ] {
+            assert_eq!(listed.get(key), Some(&value), "{key}");
+        }
     }
 }
