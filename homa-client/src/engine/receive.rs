@@ -117,7 +117,8 @@ impl Engine {
                     rpc.silence.next = clock + timers.resend;
                 }
             }
-            Kind::Busy => {
+            // To the bulk port it only proves the way there.
+            Kind::Busy if datagram.socket == Socket::Main => {
                 rpc.silence.heard = clock;
                 if rpc.state != RpcState::Replying {
                     // A peer that says so need not be asked again so soon.
@@ -149,9 +150,14 @@ impl Engine {
             Packet::Grant(grant) => self.receive_grant(now, peer, key, grant),
             Packet::Resend(resend) => self.receive_resend(now, key, resend),
             Packet::RpcUnknown(unknown) => self.receive_rpc_unknown(now, key, common, unknown),
+            Packet::Busy if datagram.socket == Socket::Main => {
+                // Who says that it will not send now needs no window until it does.
+                self.stall(key);
+                Ok(())
+            }
             Packet::Busy => {
                 let bulk = &mut self.peers.get_mut(peer).bulk;
-                if datagram.socket == Socket::Bulk && *bulk == Bulk::Unproven {
+                if *bulk == Bulk::Unproven {
                     tracing::debug!(peer = %datagram.from, "the peer reaches our bulk port");
                     *bulk = Bulk::Proven;
                 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::incoming::InMessage;
 use super::pool::Need;
 use super::rpc::RpcKey;
 use super::wire::{Packet, Resend};
@@ -30,13 +31,17 @@ impl Engine {
         }
     }
 
-    /// The sender of this RPC's incoming message owes bytes, and is silent.
+    /// The sender of this RPC's incoming message, if it owes bytes, is silent or says that it will
+    /// not send.
     pub(super) fn stall(&mut self, key: RpcKey) {
         let Some(rpc) = self.rpcs.get_mut(key) else {
             return;
         };
+        if !rpc.incoming.as_ref().is_some_and(InMessage::expecting) {
+            return;
+        }
         self.granter.stall(key, rpc);
-        if rpc.incoming.is_some() && !rpc.stall_listed {
+        if !rpc.stall_listed {
             rpc.stall_listed = true;
             self.stalled.push_back(key);
         }

@@ -72,7 +72,7 @@ fn request(pair: &mut Pair, mut meanwhile: impl FnMut(&mut Pair)) -> (RpcId, Dur
     let start = pair.now;
     loop {
         meanwhile(pair);
-        let until = pair.now + 50 * MS;
+        let until = pair.now + 4 * MS;
         loop {
             if let Some(event) = pair.event(SERVER) {
                 let Event::Request { rpc, charged, .. } = event else {
