@@ -7,6 +7,7 @@ mod info;
 mod latency;
 mod progress;
 mod report;
+mod sim;
 mod soak;
 mod values;
 mod workload;

@@ -1,0 +1,7 @@
+//! `homa-interop sim`: a data-center network, packet by packet, whose hosts run the engine.
+#![allow(dead_code, reason = "being built")]
+
+mod node;
+mod outcome;
+mod setup;
+mod time;

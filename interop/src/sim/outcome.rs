@@ -1,0 +1,131 @@
+//! [`Outcome`]: what one run has found. Times are simulated ones; nothing here depends on the
+//! machine, so that the same seed gives the same bytes.
+
+use serde::Serialize;
+
+use super::setup::Setup;
+
+/// What one run has found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Outcome {
+    /// A name for plots and tables, from the plan.
+    pub(crate) name: String,
+    pub(crate) setup: Setup,
+    /// Every setting that differs from its default, as `topology.racks = 2`.
+    pub(crate) differs: Vec<String>,
+    pub(crate) verdict: Verdict,
+    /// Slowdown by size of message.
+    pub(crate) slowdown: Vec<Bucket>,
+    pub(crate) throughput: Throughput,
+    pub(crate) queues: Queues,
+    /// Share of the receivers' links' time that they idle while their host withholds grants.
+    pub(crate) wasted: f64,
+    /// Bytes on the hosts' uplinks by priority level, lowest first.
+    pub(crate) bytes_by_priority: [u64; 8],
+    pub(crate) counts: Counts,
+    pub(crate) comparison: Comparison,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub(crate) enum Verdict {
+    /// 99.9 % of the measured messages, or more, have finished.
+    Finished {
+        /// When, in simulated time from the start.
+        at_us: f64,
+    },
+    /// The network does not carry what is offered.
+    Overload {
+        at_us: f64,
+        /// Payload that was offered and has not arrived.
+        backlog_bytes: u64,
+        backlog_messages: u64,
+    },
+}
+
+/// Messages of similar size: above the bucket before, and up to `upper_bytes`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Bucket {
+    pub(crate) upper_bytes: u64,
+    pub(crate) count: u64,
+    pub(crate) mean: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+}
+
+/// Averages over hosts, in the measured window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Throughput {
+    /// Payload of the messages that started.
+    pub(crate) offered_gbps: f64,
+    /// Payload of the messages that finished.
+    pub(crate) delivered_gbps: f64,
+    /// What the hosts' downlinks were busy with, headers and gaps included.
+    pub(crate) downlink_gbps: f64,
+}
+
+/// Bytes that wait at switch ports, the packet that is being sent left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Queues {
+    pub(crate) tor_to_spine: Queue,
+    pub(crate) spine_to_tor: Queue,
+    pub(crate) tor_to_host: Queue,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Queue {
+    /// Mean over time and ports.
+    pub(crate) mean_bytes: f64,
+    /// Most that ever waited at one port.
+    pub(crate) max_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Counts {
+    /// Messages that started in the measured window, ...
+    pub(crate) measured: u64,
+    /// ... and of these the ones that had not finished at the end, which count at their age.
+    pub(crate) unfinished: u64,
+    pub(crate) messages: u64,
+    pub(crate) packets: u64,
+    /// Packets times the links that they passed.
+    pub(crate) hops: u64,
+    pub(crate) events: u64,
+    /// Packets dropped by full buffers, and lost by chance.
+    pub(crate) dropped: u64,
+    pub(crate) resends: u64,
+}
+
+/// How the slowdown compares with the published one.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub(crate) enum Comparison {
+    /// Nobody has published a curve for such a set-up.
+    None,
+    /// There is one, but it could not be compared with.
+    Skipped { reason: String },
+    Done {
+        /// Where the published curve is from.
+        reference: String,
+        deciles: Vec<Decile>,
+        /// The last bucket.
+        last: Decile,
+        /// Whether every decile, and the last bucket, is within its limit.
+        holds: bool,
+    },
+}
+
+/// A tenth of the messages, by size.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Decile {
+    pub(crate) upper_bytes: u64,
+    /// Mean of the buckets' 99th percentiles, weighted by the published share of messages.
+    pub(crate) published_p99: f64,
+    pub(crate) p99: f64,
+    /// Ours by the published one.
+    pub(crate) ratio: f64,
+    /// Most that the ratio may be.
+    pub(crate) limit: f64,
+}
