@@ -8,9 +8,10 @@ use bytes::Bytes;
 use super::rpc::RpcId;
 use crate::Message;
 
-/// A datagram as it came from the network.
+/// A packet as it came from the network: `P` is [`Bytes`], or between engines of one process a
+/// [`Segment`](super::Segment).
 #[derive(Clone, Debug)]
-pub struct Datagram {
+pub struct Datagram<P = Bytes> {
     /// Address of its sender, with the UDP port; on IP protocol 146 the port does not count.
     pub from: SocketAddr,
     /// The local address it was sent to, where known; answers leave from it.
@@ -20,7 +21,7 @@ pub struct Datagram {
     /// Which of the endpoint's sockets it came by.
     pub socket: Socket,
     /// The packet.
-    pub data: Bytes,
+    pub data: P,
 }
 
 /// The sockets of a UDP endpoint.

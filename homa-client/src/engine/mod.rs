@@ -4,7 +4,8 @@
 //! number of peers. It has no clock, no socket and no thread, so that drivers, tests and
 //! simulators run the very same protocol. Five verbs move it:
 //!
-//! * [`Engine::handle_datagram`]: a packet has arrived.
+//! * [`Engine::handle_datagram`]: a packet has arrived. [`Engine::handle_segment`] takes what
+//!   another engine of the same process sent, without a copy.
 //! * [`Engine::handle_timeout`]: the time announced by `poll_timeout` has come.
 //! * [`Engine::poll_transmit`]: the next packets to send.
 //! * [`Engine::poll_timeout`]: when to call `handle_timeout`.
@@ -15,7 +16,6 @@
 //! `poll_timeout` or the next datagram. A hostile packet is a counter, never an error.
 //!
 //! ```
-//! use bytes::{Bytes, BytesMut};
 //! use homa_client::engine::{Datagram, Engine, Event, Settings, Socket, Time};
 //!
 //! let client_addr = "10.0.0.1:7000".parse()?;
@@ -29,17 +29,15 @@
 //! client.send_request(now, 40_000, server_addr, 4000, "ping".into(), 0).unwrap();
 //! // The network: whatever one engine transmits is handed to the other.
 //! while let Some(transmit) = client.poll_transmit(now, 64) {
-//!     for segment in &transmit.segments {
-//!         let mut packet = BytesMut::from(&segment.header[..]);
-//!         packet.extend_from_slice(&segment.payload);
+//!     for segment in transmit.segments {
 //!         let datagram = Datagram {
 //!             from: client_addr,
 //!             local: None,
 //!             tos: transmit.tos,
 //!             socket: Socket::Main,
-//!             data: packet.freeze(),
+//!             data: segment,
 //!         };
-//!         server.handle_datagram(now, datagram);
+//!         server.handle_segment(now, datagram);
 //!     }
 //! }
 //! let Some(Event::Request { message, .. }) = server.poll_event(now) else { panic!() };

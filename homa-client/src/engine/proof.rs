@@ -14,10 +14,11 @@ use siphasher::sip::SipHasher13;
 
 use super::outgoing::OutMessage;
 use super::peer::PeerKey;
+use super::receive::Arrival;
 use super::rpc::RpcKey;
 use super::transmit::route;
 use super::wire::{Carrier, Cookie, DATA_HEADER_LEN, Packet, Route};
-use super::{Datagram, DropReason, Engine, Segment, Time, Transmit};
+use super::{DropReason, Engine, Segment, Time, Transmit};
 
 /// Bytes that may be sent for each byte received (as in QUIC, RFC 9000 section 8.1).
 const FACTOR: u64 = 3;
@@ -157,11 +158,9 @@ fn interval(now: Time) -> u64 {
 
 impl Engine {
     /// Counts what has come from an endpoint that has not proven itself.
-    pub(super) fn credit(&mut self, now: Time, peer: Option<PeerKey>, datagram: &Datagram) {
-        if !self.is_proven(peer, datagram.from) {
-            let waiting = self
-                .unproven
-                .received(now, datagram.from, datagram.data.len());
+    pub(super) fn credit(&mut self, now: Time, peer: Option<PeerKey>, arrival: &Arrival) {
+        if !self.is_proven(peer, arrival.from) {
+            let waiting = self.unproven.received(now, arrival.from, arrival.len);
             self.resume(waiting);
         }
     }

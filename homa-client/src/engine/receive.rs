@@ -1,8 +1,9 @@
 //! What happens when a packet arrives (`homa-protocol` C.2 to C.8).
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 
 use super::incoming::InMessage;
 use super::peer::{Bulk, PeerKey};
@@ -13,8 +14,8 @@ use super::wire::{
     Route, Unknown,
 };
 use super::{
-    Datagram, DropReason, Engine, Event, Failure, NewRpc, Owed, Pending, Remember, RpcId, Socket,
-    Time, Unreachable,
+    Datagram, DropReason, Engine, Event, Failure, NewRpc, Owed, Pending, Remember, RpcId, Segment,
+    Socket, Time, Unreachable,
 };
 
 /// CUTOFFS to one peer, and proofs of its bulk port, are sent at most this often.
@@ -26,13 +27,77 @@ const BORN_SLACK: Duration = Duration::from_millis(50);
 /// RESENDs sent at once for the gaps of one message.
 pub(super) const MAX_RESENDS: usize = 32;
 
+/// What is left of a packet once its header was read.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    /// The endpoint that it came from.
+    pub(super) from: SocketAddr,
+    pub(super) local: Option<IpAddr>,
+    pub(super) socket: Socket,
+    /// Bytes of the whole packet.
+    pub(super) len: usize,
+    /// What follows the header, if it is DATA. To be taken: a message is held as its packets.
+    pub(super) payload: Bytes,
+}
+
 impl Engine {
     /// Takes one datagram. Whatever is wrong with it ends in [`Counters`](super::Counters);
     /// returned is why it was dropped, if it was.
     pub fn handle_datagram(&mut self, now: Time, mut datagram: Datagram) -> Option<DropReason> {
-        datagram.from = self.endpoint_of(datagram.from);
-        let from = datagram.from;
-        let reason = self.receive(now, datagram).err()?;
+        let parsed = Packet::parse(self.settings.carrier, &datagram.data);
+        let len = datagram.data.len();
+        // Cut, not shared: no count of references has to be made for it.
+        datagram.data.advance(len.min(DATA_HEADER_LEN));
+        let Datagram {
+            from,
+            local,
+            socket,
+            data: payload,
+            ..
+        } = datagram;
+        let arrival = Arrival {
+            from,
+            local,
+            socket,
+            len,
+            payload,
+        };
+        self.handle(now, parsed, arrival)
+    }
+
+    /// Takes one packet as [`Engine::poll_transmit`] of another engine gave it, without copying
+    /// its payload: a network in memory, such as a simulator's, need not join it with its header.
+    /// All else is as with [`Engine::handle_datagram`].
+    pub fn handle_segment(&mut self, now: Time, datagram: Datagram<Segment>) -> Option<DropReason> {
+        let Datagram {
+            from,
+            local,
+            socket,
+            data: segment,
+            ..
+        } = datagram;
+        let parsed = Packet::parse(self.settings.carrier, &segment.header);
+        let arrival = Arrival {
+            from,
+            local,
+            socket,
+            len: segment.len(),
+            payload: segment.payload,
+        };
+        self.handle(now, parsed, arrival)
+    }
+
+    fn handle(
+        &mut self,
+        now: Time,
+        parsed: Result<(Common, Packet), DropReason>,
+        mut arrival: Arrival,
+    ) -> Option<DropReason> {
+        arrival.from = self.endpoint_of(arrival.from);
+        let from = arrival.from;
+        let received =
+            parsed.and_then(|(common, packet)| self.receive(now, arrival, common, packet));
+        let reason = received.err()?;
         tracing::trace!(%from, reason = reason.name(), "packet dropped");
         self.counters.count_drop(reason);
         Some(reason)
@@ -43,13 +108,18 @@ impl Engine {
         self.counters.count_drop(DropReason::Truncated);
     }
 
-    fn receive(&mut self, now: Time, mut datagram: Datagram) -> Result<(), DropReason> {
-        let (common, packet) = Packet::parse(self.settings.carrier, &datagram.data)?;
+    fn receive(
+        &mut self,
+        now: Time,
+        mut arrival: Arrival,
+        common: Common,
+        packet: Packet,
+    ) -> Result<(), DropReason> {
         self.counters.count_received(common.kind);
-        let peer = self.peers.find(datagram.from);
-        self.credit(now, peer, &datagram);
+        let peer = self.peers.find(arrival.from);
+        self.credit(now, peer, &arrival);
         if let Packet::CookieEcho(cookie) = packet {
-            return self.receive_echo(now, peer, datagram.from, cookie);
+            return self.receive_echo(now, peer, arrival.from, cookie);
         }
         if common.kind == Kind::Freeze {
             return Err(DropReason::Freeze);
@@ -58,7 +128,7 @@ impl Engine {
             return Err(DropReason::Id);
         }
         if !self.ports.contains_key(&common.dest_port) {
-            return Err(self.refuse_port(&datagram, &common));
+            return Err(self.refuse_port(&arrival, &common));
         }
         if let Some(peer) = peer {
             let peer = self.peers.get_mut(peer);
@@ -73,8 +143,8 @@ impl Engine {
             self.rpcs.find_client(common.local_id())
         };
         match key {
-            Some(key) => self.receive_known(now, peer, key, &mut datagram, &common, packet),
-            None => self.receive_unknown(now, peer, &mut datagram, &common, packet),
+            Some(key) => self.receive_known(now, peer, key, &mut arrival, &common, packet),
+            None => self.receive_unknown(now, peer, &mut arrival, &common, packet),
         }
     }
 
@@ -84,7 +154,7 @@ impl Engine {
         now: Time,
         peer: Option<PeerKey>,
         key: RpcKey,
-        datagram: &mut Datagram,
+        arrival: &mut Arrival,
         common: &Common,
         packet: Packet,
     ) -> Result<(), DropReason> {
@@ -118,7 +188,7 @@ impl Engine {
                 }
             }
             // To the bulk port it only proves the way there.
-            Kind::Busy if datagram.socket == Socket::Main => {
+            Kind::Busy if arrival.socket == Socket::Main => {
                 rpc.silence.heard = clock;
                 if rpc.state != RpcState::Replying {
                     // A peer that says so need not be asked again so soon.
@@ -143,14 +213,14 @@ impl Engine {
         match packet {
             Packet::Data(data) => {
                 // Its piggybacked ack counts whether or not its payload is of use.
-                let received = self.receive_data(now, peer, key, datagram, &data);
+                let received = self.receive_data(now, peer, key, arrival, &data);
                 self.process_piggyback(now, peer, &data);
                 received
             }
             Packet::Grant(grant) => self.receive_grant(now, peer, key, grant),
             Packet::Resend(resend) => self.receive_resend(now, key, resend),
             Packet::RpcUnknown(unknown) => self.receive_rpc_unknown(now, key, common, unknown),
-            Packet::Busy if datagram.socket == Socket::Main => {
+            Packet::Busy if arrival.socket == Socket::Main => {
                 // Who says that it will not send now needs no window until it does.
                 self.stall(key);
                 Ok(())
@@ -158,7 +228,7 @@ impl Engine {
             Packet::Busy => {
                 let bulk = &mut self.peers.get_mut(peer).bulk;
                 if *bulk == Bulk::Unproven {
-                    tracing::debug!(peer = %datagram.from, "the peer reaches our bulk port");
+                    tracing::debug!(peer = %arrival.from, "the peer reaches our bulk port");
                     *bulk = Bulk::Proven;
                 }
                 Ok(())
@@ -203,14 +273,14 @@ impl Engine {
         &mut self,
         now: Time,
         peer: Option<PeerKey>,
-        datagram: &mut Datagram,
+        arrival: &mut Arrival,
         common: &Common,
         packet: Packet,
     ) -> Result<(), DropReason> {
         match packet {
             Packet::Data(data) => {
                 let created = if common.from_client() {
-                    self.receive_new_request(now, datagram, common, &data)
+                    self.receive_new_request(now, arrival, common, &data)
                 } else {
                     Err(DropReason::UnknownRpc)
                 };
@@ -229,7 +299,7 @@ impl Engine {
                     let age_ms = u32::try_from(age).unwrap_or(u32::MAX);
                     Packet::RpcUnknown(Unknown { age_ms })
                 };
-                self.answer(datagram, common, &answer);
+                self.answer(arrival, common, &answer);
                 Ok(())
             }
             Packet::NeedAck if !common.from_client() => {
@@ -237,7 +307,7 @@ impl Engine {
                 let ack = Ack {
                     entries: acks.unwrap_or_default(),
                 };
-                self.answer(datagram, common, &Packet::Ack(ack));
+                self.answer(arrival, common, &Packet::Ack(ack));
                 Ok(())
             }
             Packet::Ack(ack) if common.from_client() => {
@@ -260,11 +330,11 @@ impl Engine {
     }
 
     /// Nobody here has that Homa port, or it accepts no requests.
-    fn refuse_port(&mut self, datagram: &Datagram, common: &Common) -> DropReason {
+    fn refuse_port(&mut self, arrival: &Arrival, common: &Common) -> DropReason {
         // Never an answer to such an answer. On IP protocol 146 the answer is ICMP's, which is for
         // the driver to give: this port may be another process's.
         if common.kind != Kind::NoSuchPort && self.settings.carrier == Carrier::Udp {
-            self.answer(datagram, common, &Packet::NoSuchPort);
+            self.answer(arrival, common, &Packet::NoSuchPort);
         }
         DropReason::Port
     }
@@ -272,7 +342,7 @@ impl Engine {
     fn receive_new_request(
         &mut self,
         now: Time,
-        datagram: &mut Datagram,
+        arrival: &mut Arrival,
         common: &Common,
         data: &Data,
     ) -> Result<(), DropReason> {
@@ -281,16 +351,16 @@ impl Engine {
             .get(&common.dest_port)
             .is_some_and(|port| port.accepts_requests)
         {
-            return Err(self.refuse_port(datagram, common));
+            return Err(self.refuse_port(arrival, common));
         }
-        self.check_range(datagram, data, data.message_length)?;
+        self.check_range(arrival, data, data.message_length)?;
         if self.rpcs.len() >= self.settings.max_rpcs {
             return Err(DropReason::RpcLimit);
         }
-        let proven = !self.must_prove(datagram.from);
+        let proven = !self.must_prove(arrival.from);
         let peer = self
             .peers
-            .find_or_insert(datagram.from, proven, now)
+            .find_or_insert(arrival.from, proven, now)
             .ok_or(DropReason::PeerLimit)?;
         if self
             .finished
@@ -308,13 +378,13 @@ impl Engine {
             peer,
             local_port: common.dest_port,
             peer_port: common.source_port,
-            local_ip: datagram.local,
+            local_ip: arrival.local,
         };
         let key = self.insert_rpc(now, new, RpcState::Arriving, 0);
         if let Some(rpc) = self.rpcs.get_mut(key) {
             rpc.response_unscheduled_kib = data.response_unscheduled_kib;
         }
-        let result = self.receive_data(now, peer, key, datagram, data);
+        let result = self.receive_data(now, peer, key, arrival, data);
         let starved = self.rpcs.get(key).is_some_and(|rpc| rpc.starved.is_some());
         if result.is_err() && !starved {
             self.end(now, key, Remember::No);
@@ -325,15 +395,14 @@ impl Engine {
     /// Whether the payload lies within its message, and the message within the limit.
     fn check_range(
         &self,
-        datagram: &Datagram,
+        arrival: &Arrival,
         data: &Data,
         message_length: u32,
     ) -> Result<(), DropReason> {
         if data.message_length as usize > self.settings.max_message_bytes {
             return Err(DropReason::Length);
         }
-        let payload = datagram.data.len() - DATA_HEADER_LEN;
-        let end = data.offset() as usize + payload;
+        let end = data.offset() as usize + arrival.payload.len();
         // An empty packet announces a message; it may do so at any offset within it.
         if data.offset() >= message_length || end > message_length as usize {
             return Err(DropReason::Offset);
@@ -346,7 +415,7 @@ impl Engine {
         now: Time,
         peer: PeerKey,
         key: RpcKey,
-        datagram: &mut Datagram,
+        arrival: &mut Arrival,
         data: &Data,
     ) -> Result<(), DropReason> {
         self.announce_cutoffs(now, peer, key, data.cutoff_version);
@@ -360,11 +429,9 @@ impl Engine {
             .incoming
             .as_ref()
             .map_or(data.message_length, InMessage::length);
-        self.check_range(datagram, data, length)?;
+        self.check_range(arrival, data, length)?;
 
-        // Taken and cut, not shared: no count of references has to be made for it.
-        let mut payload = std::mem::take(&mut datagram.data);
-        payload.advance(DATA_HEADER_LEN);
+        let payload = std::mem::take(&mut arrival.payload);
         let need = if payload.len() == length as usize {
             Need::OnePacket
         } else {
@@ -419,7 +486,7 @@ impl Engine {
         let complete = message.complete();
         self.granter.update(key, rpc, before);
         self.arm(key);
-        if datagram.socket == Socket::Bulk {
+        if arrival.socket == Socket::Bulk {
             self.peers.get_mut(peer).bulk_arrived();
         } else if lost_bulk {
             self.peers.get_mut(peer).bulk_lost(now);
@@ -700,7 +767,7 @@ impl Engine {
     }
 
     /// The application has read a response: its server is owed an ack.
-    pub(super) fn owe_ack(&mut self, now: Time, addr: std::net::SocketAddr, owed: Owed) {
+    pub(super) fn owe_ack(&mut self, now: Time, addr: SocketAddr, owed: Owed) {
         let Some(peer) = self.peers.find(addr) else {
             return;
         };
@@ -721,14 +788,14 @@ impl Engine {
     }
 
     /// Answers a packet of an RPC that is not in the table.
-    fn answer(&mut self, datagram: &Datagram, common: &Common, packet: &Packet) {
+    fn answer(&mut self, arrival: &Arrival, common: &Common, packet: &Packet) {
         let route = Route {
             source_port: common.dest_port,
             dest_port: common.source_port,
             sender_id: common.local_id(),
             incarnation: self.incarnation,
         };
-        let Datagram { from, local, .. } = *datagram;
+        let Arrival { from, local, .. } = *arrival;
         let peer = self.peers.find(from);
         let bytes = packet.kind().header_len();
         if self.is_proven(peer, from) || self.may_answer(from, local, &route, bytes) {

@@ -12,6 +12,7 @@ mod pacing;
 mod pair;
 mod path;
 mod restart;
+mod segments;
 mod starved;
 
 /// A small seeded generator (xorshift64*), so that every run of a test is the same.

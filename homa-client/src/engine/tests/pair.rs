@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use super::Random;
 use crate::Message;
 use crate::engine::wire::Kind;
-use crate::engine::{Datagram, Engine, Event, RpcId, Settings, Socket, Time, Transmit};
+use crate::engine::{Datagram, Engine, Event, RpcId, Segment, Settings, Socket, Time, Transmit};
 
 pub(super) const CLIENT: usize = 0;
 pub(super) const SERVER: usize = 1;
@@ -52,8 +52,32 @@ pub(super) struct Pair {
     /// One-way delay of the network.
     pub(super) delay: Duration,
     /// Packets under way, by arrival time and order of sending.
-    wire: BTreeMap<(Time, u64), (usize, Datagram)>,
+    wire: BTreeMap<(Time, u64), (usize, Datagram<Content>)>,
     sent: u64,
+}
+
+/// A packet in the network. The client's are joined as UDP would do it, and the server's go as its
+/// engine gave them, so that both ways in are used.
+#[derive(Clone)]
+enum Content {
+    Joined(Bytes),
+    Apart(Segment),
+}
+
+impl Content {
+    fn len(&self) -> usize {
+        match self {
+            Self::Joined(bytes) => bytes.len(),
+            Self::Apart(segment) => segment.len(),
+        }
+    }
+
+    fn header(&self) -> &[u8] {
+        match self {
+            Self::Joined(bytes) => bytes,
+            Self::Apart(segment) => &segment.header,
+        }
+    }
 }
 
 impl Pair {
@@ -101,6 +125,10 @@ impl Pair {
 
     /// Puts one packet from `from` on the wire, through its faults.
     pub(super) fn send(&mut self, from: usize, to: SocketAddr, tos: u8, data: Bytes) {
+        self.carry(from, to, tos, Content::Joined(data));
+    }
+
+    fn carry(&mut self, from: usize, to: SocketAddr, tos: u8, data: Content) {
         let side = if to.ip() == Self::addr(CLIENT).ip() {
             CLIENT
         } else {
@@ -114,7 +142,7 @@ impl Pair {
         };
         let kind = Kind::ALL
             .into_iter()
-            .find(|kind| *kind as u8 == data[11])
+            .find(|kind| *kind as u8 == data.header()[11])
             .unwrap();
         let fate = &mut self.fates[kind.index()];
         let datagram = Datagram {
@@ -151,8 +179,15 @@ impl Pair {
     pub(super) fn flush(&mut self) {
         for side in [CLIENT, SERVER] {
             while let Some(transmit) = self.engines[side].poll_transmit(self.now, 64) {
-                for packet in packets(&transmit) {
-                    self.send(side, transmit.to, transmit.tos, packet);
+                let (to, tos) = (transmit.to, transmit.tos);
+                if side == CLIENT {
+                    for packet in packets(&transmit) {
+                        self.send(side, to, tos, packet);
+                    }
+                } else {
+                    for segment in transmit.segments {
+                        self.carry(side, to, tos, Content::Apart(segment));
+                    }
                 }
             }
         }
@@ -188,7 +223,7 @@ impl Pair {
                 break;
             }
             let (side, datagram) = entry.remove();
-            self.engines[side].handle_datagram(self.now, datagram);
+            self.hand_over(side, datagram);
         }
         for engine in &mut self.engines {
             if engine.poll_timeout().is_some_and(|(at, _)| at <= self.now) {
@@ -196,6 +231,38 @@ impl Pair {
             }
         }
         true
+    }
+
+    fn hand_over(&mut self, side: usize, datagram: Datagram<Content>) {
+        let Datagram {
+            from,
+            local,
+            tos,
+            socket,
+            data,
+        } = datagram;
+        match data {
+            Content::Joined(data) => self.engines[side].handle_datagram(
+                self.now,
+                Datagram {
+                    from,
+                    local,
+                    tos,
+                    socket,
+                    data,
+                },
+            ),
+            Content::Apart(data) => self.engines[side].handle_segment(
+                self.now,
+                Datagram {
+                    from,
+                    local,
+                    tos,
+                    socket,
+                    data,
+                },
+            ),
+        };
     }
 
     pub(super) fn event(&mut self, side: usize) -> Option<Event> {
