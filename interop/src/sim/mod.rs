@@ -1,7 +1,13 @@
 //! `homa-interop sim`: a data-center network, packet by packet, whose hosts run the engine.
 #![allow(dead_code, reason = "being built")]
 
+mod events;
+mod fabric;
+mod homa;
+mod ledger;
 mod node;
 mod outcome;
 mod setup;
 mod time;
+mod traffic;
+mod world;

@@ -1,0 +1,298 @@
+//! [`HomaHost`]: a host that runs the engine of `homa-client`.
+
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+use homa_client::Message;
+use homa_client::engine::wire::{Carrier, Kind, Packet as Decoded};
+use homa_client::engine::{Datagram, Engine, Event, Segment, SendError, Settings, Socket, Time};
+
+use super::ledger;
+use super::node::{HostId, MessageId, Node, Packet, Report};
+use super::setup::{Mode, Wire};
+use super::time::Instant;
+
+/// Longest message of any workload, and of the engine.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 32_000_000;
+
+/// UDP port of all engines, and Homa ports of clients and servers.
+const PORT: u16 = 4000;
+const CLIENT: u16 = 40_000;
+
+/// A frame without its IP packet: header 14, CRC 4, preamble 8, gap 12 (B.1).
+const ETHERNET: usize = 38;
+/// IP and UDP headers.
+const IP_UDP: usize = 28;
+/// The shortest frame with preamble and gap.
+const SHORTEST: usize = 84;
+/// Homa's headers in SIGCOMM'18's simulator (B.1).
+const PAPER_UNSCHEDULED: usize = 30;
+const PAPER_SCHEDULED: usize = 16;
+
+/// A host with one engine, whose clock is its own.
+#[derive(Debug)]
+pub(crate) struct HomaHost {
+    engine: Engine,
+    me: HostId,
+    mode: Mode,
+    wire: Wire,
+    /// The engine's time when the simulation began.
+    clock: Duration,
+    /// By host: the RPC id of its first message. Ids grow by two from there, so that a receiver
+    /// can tell which message it has got.
+    first_ids: Rc<[Cell<u64>]>,
+}
+
+impl HomaHost {
+    /// The hosts of one simulation, which know each other already: each has had an RPC with every
+    /// other, so that cutoffs are announced.
+    pub(crate) fn all(
+        hosts: u32,
+        settings: &Settings,
+        link_mbps: u32,
+        mode: Mode,
+        wire: Wire,
+        seed: u64,
+    ) -> Result<Vec<Self>, homa_client::ConfigError> {
+        let first_ids: Rc<[Cell<u64>]> = (0..hosts).map(|_| Cell::new(0)).collect();
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut all = Vec::new();
+        for me in 0..hosts {
+            let mut engine = Engine::new(settings.clone(), random.u64(..))?;
+            engine.open_port(CLIENT, false);
+            engine.open_port(PORT, true);
+            engine.set_link(Some(link_mbps));
+            let clock = Duration::from_nanos(random.u64(..1_000_000_000));
+            engine.set_born(Time::ZERO + clock);
+            all.push(Self {
+                engine,
+                me,
+                mode,
+                wire,
+                clock,
+                first_ids: first_ids.clone(),
+            });
+        }
+        acquaint(&mut all);
+        Ok(all)
+    }
+
+    fn time(&self, now: Instant) -> Time {
+        Time::from_nanos(now.as_nanos()) + self.clock
+    }
+
+    /// Lets the engine take a packet of `from`.
+    fn take(&mut self, time: Time, from: HostId, tos: u8, segment: Segment) {
+        let mut data = Vec::with_capacity(segment.len());
+        data.extend_from_slice(&segment.header);
+        data.extend_from_slice(&segment.payload);
+        let datagram = Datagram {
+            from: address_of(from),
+            local: None,
+            tos,
+            socket: Socket::Main,
+            data: Bytes::from(data),
+        };
+        self.engine.handle_datagram(time, datagram);
+    }
+
+    /// Answers requests, and tells what has finished.
+    fn poll_events(&mut self, time: Time, reports: &mut Vec<Report>) {
+        while let Some(event) = self.engine.poll_event(time) {
+            match event {
+                Event::Request {
+                    rpc,
+                    peer,
+                    message,
+                    charged,
+                    ..
+                } => {
+                    let bytes = message.len();
+                    drop(message);
+                    self.engine.release(charged);
+                    let response = match self.mode {
+                        Mode::OneWay => {
+                            let from = host_of(peer);
+                            reports.extend(self.message_of(from, rpc.id() ^ 1));
+                            1
+                        }
+                        Mode::Echo => bytes,
+                    };
+                    // There is always room: `start` has refused what would not fit twice.
+                    let _ = self.engine.send_reply(time, rpc, payload(response));
+                }
+                Event::Response {
+                    cookie,
+                    message,
+                    charged,
+                    ..
+                } => {
+                    drop(message);
+                    self.engine.release(charged);
+                    if self.mode == Mode::Echo && cookie != ACQUAINTANCE {
+                        reports.push(Report::Finished(cookie));
+                    }
+                }
+                Event::Failed { cookie, .. } => reports.push(Report::Failed(cookie)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Which message of `from` has this RPC id; `None`: it was no message of the workload.
+    fn message_of(&self, from: HostId, id: u64) -> Option<Report> {
+        let first = self.first_ids.get(from as usize)?.get();
+        if first == 0 {
+            return None;
+        }
+        let ordinal = id.checked_sub(first)? / 2;
+        Some(Report::Finished(ledger::message_id(from, ordinal)))
+    }
+
+    /// Bytes on the wire.
+    fn wire_bytes(&self, segment: &Segment) -> usize {
+        let real = segment.len() + IP_UDP + ETHERNET;
+        if self.wire == Wire::Real {
+            return real.max(SHORTEST);
+        }
+        let Ok((common, packet)) = Decoded::parse(Carrier::Udp, &segment.header) else {
+            return real.max(SHORTEST);
+        };
+        match (common.kind, packet) {
+            (Kind::Cutoffs | Kind::Ack | Kind::NeedAck, _) => 0,
+            (Kind::Data, _) if self.mode == Mode::OneWay && !common.from_client() => 0,
+            (_, Decoded::Data(data)) => {
+                let unscheduled = data.retransmit || data.offset() < data.incoming;
+                let header = if unscheduled {
+                    PAPER_UNSCHEDULED
+                } else {
+                    PAPER_SCHEDULED
+                };
+                (segment.payload.len() + header + IP_UDP + ETHERNET).max(SHORTEST)
+            }
+            _ => SHORTEST,
+        }
+    }
+}
+
+impl Node for HomaHost {
+    type Body = Segment;
+
+    fn start(
+        &mut self,
+        now: Instant,
+        message: MessageId,
+        to: HostId,
+        bytes: u64,
+    ) -> Result<(), &'static str> {
+        let time = self.time(now);
+        let request = payload(bytes as usize);
+        let sent = self
+            .engine
+            .send_request(time, CLIENT, address_of(to), PORT, request, message);
+        let id = match sent {
+            Ok(rpc) => rpc.id(),
+            Err(SendError::Busy { what, .. }) => return Err(what),
+            Err(_) => return Err("max_message_bytes"),
+        };
+        let first = &self.first_ids[self.me as usize];
+        if first.get() == 0 {
+            let (_, ordinal) = ledger::parts_of(message);
+            first.set(id - 2 * ordinal);
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, now: Instant, packet: Packet<Segment>, reports: &mut Vec<Report>) {
+        let time = self.time(now);
+        self.take(time, packet.from, packet.level << 5, packet.body);
+        self.poll_events(time, reports);
+    }
+
+    fn pull(&mut self, now: Instant) -> Option<Packet<Segment>> {
+        let time = self.time(now);
+        let mut transmit = self.engine.poll_transmit(time, 1)?;
+        let body = transmit.segments.pop()?;
+        Some(Packet {
+            from: self.me,
+            to: host_of(transmit.to),
+            wire_bytes: self.wire_bytes(&body) as u32,
+            level: transmit.tos >> 5,
+            marked: false,
+            body,
+        })
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let (at, _) = self.engine.poll_timeout()?;
+        let since = at.since(Time::ZERO + self.clock);
+        Some(Instant::from_nanos(since.as_nanos() as u64))
+    }
+
+    fn wake(&mut self, now: Instant, reports: &mut Vec<Report>) {
+        let time = self.time(now);
+        self.engine.handle_timeout(time);
+        self.poll_events(time, reports);
+    }
+
+    fn withholds(&self) -> bool {
+        false
+    }
+}
+
+/// The cookie of RPCs that belong to no message.
+const ACQUAINTANCE: u64 = u64::MAX;
+
+/// One RPC from everybody to everybody, in no time.
+fn acquaint(hosts: &mut [HomaHost]) {
+    let now = Instant::ZERO;
+    let number = hosts.len() as HostId;
+    let mut reports = Vec::new();
+    for from in 0..number {
+        for to in (0..number).filter(|to| *to != from) {
+            let host = &mut hosts[from as usize];
+            let time = host.time(now);
+            // A refused one costs nothing but this acquaintance.
+            let _ = host.engine.send_request(
+                time,
+                CLIENT,
+                address_of(to),
+                PORT,
+                payload(1),
+                ACQUAINTANCE,
+            );
+        }
+        // Requests, responses, acks.
+        let mut senders = vec![from];
+        while let Some(sender) = senders.pop() {
+            while let Some(packet) = hosts[sender as usize].pull(now) {
+                let to = packet.to;
+                hosts[to as usize].receive(now, packet, &mut reports);
+                senders.push(to);
+            }
+        }
+    }
+}
+
+/// A message of this length; all share the same zeros.
+fn payload(bytes: usize) -> Message {
+    static ZEROS: OnceLock<Bytes> = OnceLock::new();
+    // A slice of what lives for ever costs no count of references.
+    let zeros = ZEROS.get_or_init(|| Bytes::from_static(vec![0; MAX_MESSAGE_BYTES].leak()));
+    Message::from(zeros.slice(..bytes))
+}
+
+fn address_of(host: HostId) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 | host)), PORT)
+}
+
+fn host_of(addr: SocketAddr) -> HostId {
+    match addr.ip() {
+        IpAddr::V4(ip) => ip.to_bits() & 0x00ff_ffff,
+        IpAddr::V6(_) => HostId::MAX,
+    }
+}

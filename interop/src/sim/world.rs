@@ -1,0 +1,321 @@
+//! [`World`]: the hosts, their links, the fabric between them, and the time.
+
+use super::events::Events;
+use super::fabric::{Fabric, Step};
+use super::ledger::{Ledger, Sample, Total};
+use super::node::{HostId, Node, Packet, Report};
+use super::outcome::Queues;
+use super::time::{Instant, Span};
+use super::traffic::Traffic;
+
+/// How often it is looked whether receivers waste their links.
+const SAMPLE_EVERY: Span = Span::from_micros(10);
+
+/// The share of the measured messages that has to finish.
+const ENOUGH: f64 = 0.999;
+
+/// The phases of a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Schedule {
+    /// When messages are measured that start.
+    pub(crate) window: (Instant, Instant),
+    /// When those of them that have not finished are an overload.
+    pub(crate) deadline: Instant,
+}
+
+/// How a run ended, and what was counted in its window.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) at: Instant,
+    /// Why it is an overload, if it is one.
+    pub(crate) overload: Option<String>,
+    /// All that has started, and all that has finished.
+    pub(crate) started: Total,
+    pub(crate) finished: Total,
+    pub(crate) measured: u64,
+    /// Of the measured messages, those that did not finish, at their age.
+    pub(crate) unfinished: Vec<Sample>,
+    pub(crate) at_window: AtWindow,
+    pub(crate) hops: u64,
+    pub(crate) dropped: u64,
+    pub(crate) events: u64,
+    pub(crate) packets: u64,
+}
+
+/// What is counted from the window's start to its end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AtWindow {
+    pub(crate) time: Span,
+    pub(crate) started_bytes: u64,
+    pub(crate) finished_bytes: u64,
+    pub(crate) bytes_to_hosts: u64,
+    pub(crate) queues: Queues,
+    /// Share of looks at a receiver that found its link idle and grants withheld.
+    pub(crate) wasted: f64,
+    pub(crate) bytes_by_priority: [u64; 8],
+}
+
+/// One run.
+#[derive(Debug)]
+pub(crate) struct World<N: Node, D> {
+    now: Instant,
+    events: Events<Event>,
+    fabric: Fabric<N::Body>,
+    hosts: Vec<Host<N>>,
+    traffic: Traffic<D>,
+    ledger: Ledger,
+    schedule: Schedule,
+    picos_per_byte: f64,
+    counted: AtWindow,
+    looks: u64,
+    packets: u64,
+    /// Bytes that the hosts have sent, by level.
+    sent: [u64; 8],
+    reports: Vec<Report>,
+}
+
+#[derive(Debug)]
+struct Host<N> {
+    node: N,
+    /// Until when its link is sending.
+    busy_until: Instant,
+    /// Whether an event will tell of that.
+    waits_for_link: bool,
+    /// When it will be woken.
+    wakes_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Fabric(Step),
+    /// The next message of a host starts.
+    Message(HostId),
+    LinkFree(HostId),
+    Wake(HostId),
+    Look,
+    WindowStarts,
+    WindowEnds,
+}
+
+impl<N: Node, D: Fn(f64) -> u32> World<N, D> {
+    pub(crate) fn new(
+        nodes: Vec<N>,
+        fabric: Fabric<N::Body>,
+        traffic: Traffic<D>,
+        schedule: Schedule,
+        host_gbps: f64,
+    ) -> Self {
+        let ledger = Ledger::new(nodes.len() as u32, schedule.window);
+        let hosts = nodes
+            .into_iter()
+            .map(|node| Host {
+                node,
+                busy_until: Instant::ZERO,
+                waits_for_link: false,
+                wakes_at: None,
+            })
+            .collect();
+        Self {
+            now: Instant::ZERO,
+            events: Events::new(),
+            fabric,
+            hosts,
+            traffic,
+            ledger,
+            schedule,
+            picos_per_byte: 8000.0 / host_gbps,
+            counted: AtWindow::default(),
+            looks: 0,
+            packets: 0,
+            sent: [0; 8],
+            reports: Vec::new(),
+        }
+    }
+
+    /// Runs until enough of the measured messages have finished; `sample` gets each that does.
+    pub(crate) fn run(mut self, mut sample: impl FnMut(Sample)) -> Ended {
+        for host in 0..self.hosts.len() as HostId {
+            let at = self.now + self.traffic.gap(host);
+            self.events.push(at, Event::Message(host));
+            self.arm(host);
+        }
+        let (start, end) = self.schedule.window;
+        self.events.push(start, Event::WindowStarts);
+        self.events.push(end, Event::WindowEnds);
+        let mut overload = None;
+        while let Some((at, event)) = self.events.pop() {
+            self.now = at;
+            if let Err(why) = self.handle(event) {
+                overload = Some(why);
+                break;
+            }
+            for report in self.reports.drain(..) {
+                match report {
+                    Report::Finished(message) => {
+                        if let Some(measured) = self.ledger.finish(at, message) {
+                            sample(measured);
+                        }
+                    }
+                    Report::Failed(message) => self.ledger.fail(message),
+                }
+            }
+            if at >= end && self.is_enough() {
+                break;
+            }
+            if at >= self.schedule.deadline {
+                overload = Some("the measured messages do not finish".to_owned());
+                break;
+            }
+        }
+        self.counted.wasted /= self.looks.max(1) as f64;
+        Ended {
+            at: self.now,
+            overload,
+            started: self.ledger.started,
+            finished: self.ledger.finished,
+            measured: self.ledger.measured_started,
+            unfinished: self.ledger.unfinished(self.now).collect(),
+            at_window: self.counted,
+            hops: self.fabric.hops,
+            dropped: self.fabric.dropped,
+            events: self.events.added(),
+            packets: self.packets,
+        }
+    }
+
+    fn is_enough(&self) -> bool {
+        let Ledger {
+            measured_started,
+            measured_finished,
+            ..
+        } = self.ledger;
+        measured_finished as f64 >= ENOUGH * measured_started as f64
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), String> {
+        let now = self.now;
+        match event {
+            Event::Fabric(step) => self.handle_step(step),
+            Event::Message(host) => {
+                let next = now + self.traffic.gap(host);
+                self.events.push(next, Event::Message(host));
+                let (to, bytes) = self.traffic.next(host);
+                let message = self.ledger.start(now, host, to, bytes);
+                let node = &mut self.hosts[host as usize].node;
+                node.start(now, message, to, bytes.into())
+                    .map_err(|what| format!("{what} of host {host} is full"))?;
+                self.serve(host);
+            }
+            Event::LinkFree(host) => {
+                self.hosts[host as usize].waits_for_link = false;
+                self.serve(host);
+            }
+            Event::Wake(host) => {
+                let state = &mut self.hosts[host as usize];
+                if state.wakes_at.take_if(|at| *at <= now).is_some() {
+                    if state.node.next_wake().is_some_and(|at| at <= now) {
+                        state.node.wake(now, &mut self.reports);
+                    }
+                    self.serve(host);
+                }
+            }
+            Event::Look => {
+                if now < self.schedule.window.1 {
+                    self.look();
+                    self.events.push(now + SAMPLE_EVERY, Event::Look);
+                }
+            }
+            Event::WindowStarts => {
+                self.fabric.start_measuring(now);
+                self.counted = AtWindow {
+                    started_bytes: self.ledger.started.bytes,
+                    finished_bytes: self.ledger.finished.bytes,
+                    bytes_by_priority: self.sent,
+                    ..AtWindow::default()
+                };
+                self.events.push(now, Event::Look);
+            }
+            Event::WindowEnds => {
+                let counted = &mut self.counted;
+                counted.time = now.since(self.schedule.window.0);
+                counted.started_bytes = self.ledger.started.bytes - counted.started_bytes;
+                counted.finished_bytes = self.ledger.finished.bytes - counted.finished_bytes;
+                counted.bytes_to_hosts = self.fabric.bytes_to_hosts();
+                counted.queues = self.fabric.queues(now);
+                for (counted, sent) in counted.bytes_by_priority.iter_mut().zip(self.sent) {
+                    *counted = sent - *counted;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_step(&mut self, step: Step) {
+        let Self {
+            now,
+            events,
+            fabric,
+            hosts,
+            reports,
+            ..
+        } = self;
+        let mut then = |at, step| events.push(at, Event::Fabric(step));
+        match step {
+            Step::PortFree(port) => fabric.port_free(*now, port, &mut then),
+            Step::Arrival(travelling) => {
+                if let Some(packet) = fabric.arrived(*now, travelling, &mut then) {
+                    let host = packet.to;
+                    hosts[host as usize].node.receive(*now, packet, reports);
+                    self.serve(host);
+                }
+            }
+        }
+    }
+
+    /// Lets a host send as long as its link is free.
+    fn serve(&mut self, host: HostId) {
+        let state = &mut self.hosts[host as usize];
+        while !state.waits_for_link {
+            if state.busy_until > self.now {
+                self.events.push(state.busy_until, Event::LinkFree(host));
+                state.waits_for_link = true;
+                break;
+            }
+            let Some(packet) = state.node.pull(self.now) else {
+                break;
+            };
+            self.packets += 1;
+            let Packet {
+                wire_bytes, level, ..
+            } = packet;
+            let time = (f64::from(wire_bytes) * self.picos_per_byte) as u64;
+            state.busy_until = self.now + Span::from_picos(time);
+            self.sent[usize::from(level & 7)] += u64::from(wire_bytes);
+            let events = &mut self.events;
+            let mut then = |at, step| events.push(at, Event::Fabric(step));
+            self.fabric.enter(state.busy_until, packet, &mut then);
+        }
+        self.arm(host);
+    }
+
+    /// Sees to it that the host is woken when it wants to be.
+    fn arm(&mut self, host: HostId) {
+        let state = &mut self.hosts[host as usize];
+        if let Some(at) = state.node.next_wake()
+            && state.wakes_at.is_none_or(|before| at < before)
+        {
+            let at = at.max(self.now);
+            state.wakes_at = Some(at);
+            self.events.push(at, Event::Wake(host));
+        }
+    }
+
+    fn look(&mut self) {
+        for (number, host) in (0..).zip(&self.hosts) {
+            self.looks += 1;
+            if self.fabric.is_idle_towards(self.now, number) && host.node.withholds() {
+                self.counted.wasted += 1.0;
+            }
+        }
+    }
+}
