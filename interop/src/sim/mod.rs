@@ -4,10 +4,13 @@
 mod events;
 mod fabric;
 mod homa;
+mod ideal;
 mod ledger;
+mod link;
 mod node;
 mod outcome;
 mod setup;
 mod time;
 mod traffic;
+mod workload;
 mod world;
