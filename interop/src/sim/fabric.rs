@@ -4,19 +4,11 @@
 //! the first packet of the highest one that is not empty; a packet that is being sent is not
 //! interrupted (`evaluation` B.1). The hosts' own links belong to the [world](super::world).
 
+use super::link::{HOST_IN, HOST_OUT, SWITCH_OUT};
 use super::node::{HostId, Packet};
 use super::outcome::{Queue, Queues};
 use super::setup::{Routing, Topology};
 use super::time::{Instant, Span};
-
-/// From the host's software to its link, and its network interface (B.1: 0.5 µs each).
-pub(crate) const HOST_OUT: Span = Span::from_nanos(1000);
-
-/// From the link to the host's software (B.1).
-const HOST_IN: Span = Span::from_nanos(500);
-
-/// On the way out of a switch (B.1).
-const SWITCH_OUT: Span = Span::from_nanos(250);
 
 /// A packet in the fabric, by its place in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

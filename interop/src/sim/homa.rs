@@ -12,6 +12,7 @@ use homa_client::engine::wire::{Carrier, Kind, Packet as Decoded};
 use homa_client::engine::{Datagram, Engine, Event, Segment, SendError, Settings, Socket, Time};
 
 use super::ledger;
+use super::link::{SCHEDULED_HEADER, SHORTEST, UNSCHEDULED_HEADER, occupied};
 use super::node::{HostId, MessageId, Node, Packet, Report};
 use super::setup::{Mode, Wire};
 use super::time::Instant;
@@ -22,16 +23,6 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = 32_000_000;
 /// UDP port of all engines, and Homa ports of clients and servers.
 const PORT: u16 = 4000;
 const CLIENT: u16 = 40_000;
-
-/// A frame without its IP packet: header 14, CRC 4, preamble 8, gap 12 (B.1).
-const ETHERNET: usize = 38;
-/// IP and UDP headers.
-const IP_UDP: usize = 28;
-/// The shortest frame with preamble and gap.
-const SHORTEST: usize = 84;
-/// Homa's headers in SIGCOMM'18's simulator (B.1).
-const PAPER_UNSCHEDULED: usize = 30;
-const PAPER_SCHEDULED: usize = 16;
 
 /// A host with one engine, whose clock is its own.
 #[derive(Debug)]
@@ -154,13 +145,13 @@ impl HomaHost {
     }
 
     /// Bytes on the wire.
-    fn wire_bytes(&self, segment: &Segment) -> usize {
-        let real = segment.len() + IP_UDP + ETHERNET;
+    fn wire_bytes(&self, segment: &Segment) -> u32 {
+        let real = occupied(segment.len() as u32);
         if self.wire == Wire::Real {
-            return real.max(SHORTEST);
+            return real;
         }
         let Ok((common, packet)) = Decoded::parse(Carrier::Udp, &segment.header) else {
-            return real.max(SHORTEST);
+            return real;
         };
         match (common.kind, packet) {
             (Kind::Cutoffs | Kind::Ack | Kind::NeedAck, _) => 0,
@@ -168,11 +159,11 @@ impl HomaHost {
             (_, Decoded::Data(data)) => {
                 let unscheduled = data.retransmit || data.offset() < data.incoming;
                 let header = if unscheduled {
-                    PAPER_UNSCHEDULED
+                    UNSCHEDULED_HEADER
                 } else {
-                    PAPER_SCHEDULED
+                    SCHEDULED_HEADER
                 };
-                (segment.payload.len() + header + IP_UDP + ETHERNET).max(SHORTEST)
+                occupied(segment.payload.len() as u32 + header)
             }
             _ => SHORTEST,
         }
@@ -220,7 +211,7 @@ impl Node for HomaHost {
         Some(Packet {
             from: self.me,
             to: host_of(transmit.to),
-            wire_bytes: self.wire_bytes(&body) as u32,
+            wire_bytes: self.wire_bytes(&body),
             level: transmit.tos >> 5,
             marked: false,
             body,
