@@ -2,8 +2,9 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
-use std::io;
+use std::fs::{OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
@@ -211,13 +212,47 @@ pub(crate) fn check_writable(path: &Path) -> Result<(), WriteError> {
 
 /// Writes `value` as JSON, in place of what the file held.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), WriteError> {
-    let error = |source| WriteError {
+    let mut json = serde_json::to_vec_pretty(value).map_err(|source| WriteError {
+        path: path.to_owned(),
+        source: source.into(),
+    })?;
+    json.push(b'\n');
+    write_whole(path, &json)
+}
+
+/// Writes a file that holds all of `content` or, after an error, what it held before.
+pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<(), WriteError> {
+    let write = || {
+        // A link stays one. A pipe or a terminal is written to; only a file can be replaced.
+        let (path, file) = match path.canonicalize() {
+            Ok(path) => {
+                let file = path.is_file();
+                (path, file)
+            }
+            Err(_) => (path.to_owned(), true),
+        };
+        if !file {
+            return std::fs::write(path, content);
+        }
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        let mut whole = tempfile::Builder::new()
+            .permissions(permissions(&path))
+            .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+        whole.write_all(content)?;
+        whole.persist(path).map(drop).map_err(|error| error.error)
+    };
+    write().map_err(|source| WriteError {
         path: path.to_owned(),
         source,
-    };
-    let mut json = serde_json::to_vec_pretty(value).map_err(|source| error(source.into()))?;
-    json.push(b'\n');
-    std::fs::write(path, json).map_err(error)
+    })
+}
+
+/// Those of the file that is replaced, or what a new one is given.
+fn permissions(path: &Path) -> Permissions {
+    path.metadata()
+        .map_or_else(|_| Permissions::from_mode(0o666), |held| held.permissions())
 }
 
 /// An error and everything that led to it, on one line.
@@ -363,8 +398,32 @@ mod tests {
             std::fs::read_to_string(&file).expect("readable"),
             "[\n  1,\n  2\n]\n"
         );
-        let error = check_writable(&file.join("below-a-file")).expect_err("not a directory");
+        let below = file.join("below-a-file");
+        let error = write_whole(&below, b"lost").expect_err("not a directory");
+        assert!(with_causes(&error).contains("below-a-file"), "{error}");
+        let error = check_writable(&below).expect_err("not a directory");
         assert!(with_causes(&error).contains("below-a-file"), "{error}");
         std::fs::remove_dir_all(&directory).expect("ours");
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_a_link_or_a_pipe_stays_one() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let [file, link, missing] =
+            ["file", "link", "missing/file"].map(|name| directory.path().join(name));
+        std::fs::write(&file, "much more than before").expect("writable");
+        std::fs::set_permissions(&file, Permissions::from_mode(0o640)).expect("ours");
+        std::os::unix::fs::symlink(&file, &link).expect("not there yet");
+        write_whole(&link, b"new").expect("writable");
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read(&file).expect("readable"), b"new");
+        let mode = file.metadata().expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        write_whole(Path::new("/dev/null"), b"lost").expect("writable");
+        assert!(!Path::new("/dev/null").is_file());
+        let error = write_whole(&missing, b"lost").expect_err("no such folder");
+        assert!(with_causes(&error).contains("missing/file"), "{error}");
+        let names = std::fs::read_dir(directory.path()).expect("readable");
+        assert_eq!(names.count(), 2, "nothing is left behind");
     }
 }

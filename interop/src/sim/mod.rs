@@ -9,6 +9,7 @@ mod ledger;
 mod link;
 mod node;
 mod outcome;
+mod report;
 mod setup;
 mod time;
 mod traffic;

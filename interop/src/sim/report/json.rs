@@ -1,0 +1,125 @@
+//! The report as JSON: of one run its [`Outcome`], of many `{ "title": ..., "runs": [...] }`.
+
+use serde::ser::Error as _;
+use serde::{Serialize, Serializer};
+use serde_json::{Number, Value};
+
+use crate::sim::outcome::Outcome;
+
+/// Digits that a measured figure is told with: more than another seed leaves alike, and few
+/// enough that the last bits of a mean show nowhere.
+const DIGITS: i32 = 6;
+
+/// What to write. Figures are rounded; the set-up is exact, so that it can be run again.
+pub(super) struct Json<'a> {
+    pub(super) title: &'a str,
+    pub(super) runs: &'a [Outcome],
+}
+
+impl Serialize for Json<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let runs: Result<Vec<_>, _> = self.runs.iter().map(run).collect();
+        let runs = runs.map_err(S::Error::custom)?;
+        match <[Value; 1]>::try_from(runs) {
+            Ok([outcome]) => outcome.serialize(serializer),
+            Err(runs) => Many {
+                title: self.title,
+                runs,
+            }
+            .serialize(serializer),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Many<'a> {
+    title: &'a str,
+    runs: Vec<Value>,
+}
+
+fn run(outcome: &Outcome) -> Result<Value, serde_json::Error> {
+    let mut value = serde_json::to_value(outcome)?;
+    if let Value::Object(fields) = &mut value {
+        for (name, field) in fields {
+            if name != "setup" {
+                round(field);
+            }
+        }
+    }
+    Ok(value)
+}
+
+/// Rounds every fraction in `value`. What is no number has become null on its way here.
+fn round(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            if let Some(rounded) = number.as_f64().and_then(significant) {
+                *number = rounded;
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(round),
+        Value::Object(fields) => fields.values_mut().for_each(round),
+        _ => {}
+    }
+}
+
+/// To [`DIGITS`] significant digits, but never coarser than whole units.
+fn significant(value: f64) -> Option<Number> {
+    if value == 0.0 {
+        return Number::from_f64(0.0);
+    }
+    let magnitude = value.abs().log10().floor() as i32;
+    let decimals = (DIGITS - 1 - magnitude).clamp(0, 15) as usize;
+    // By way of decimal digits, which gives the value that is nearest to them.
+    format!("{value:.decimals$}")
+        .parse()
+        .ok()
+        .and_then(Number::from_f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    fn report(runs: &[Outcome]) -> Value {
+        let title = "title";
+        serde_json::to_value(Json { title, runs }).expect("plain data")
+    }
+
+    #[test]
+    fn one_run_is_its_outcome_and_many_are_a_list() {
+        let outcome = sample::outcome("one");
+        let one = report(std::slice::from_ref(&outcome));
+        assert_eq!(one["name"], "one");
+        let bucket = &one["slowdown"][0];
+        let keys: Vec<_> = bucket.as_object().expect("a bucket").keys().collect();
+        assert_eq!(keys, ["upper_bytes", "count", "mean", "p50", "p99", "p999"]);
+        let many = report(&[outcome.clone(), outcome]);
+        assert_eq!(many["title"], "title");
+        assert_eq!(many["runs"][1], one);
+    }
+
+    #[test]
+    fn figures_are_rounded_and_the_setup_is_not() {
+        let mut outcome = sample::outcome("one");
+        outcome.setup.load = 0.123_456_789;
+        outcome.wasted = 0.123_456_789;
+        outcome.throughput.offered_gbps = 7.1 + f64::EPSILON * 8.0;
+        outcome.queues.tor_to_host.mean_bytes = 12_345_678.9;
+        let json = report(&[outcome]);
+        assert_eq!(json["setup"]["load"], 0.123_456_789);
+        assert_eq!(json["wasted"], 0.123_457);
+        assert_eq!(json["throughput"]["offered_gbps"], 7.1);
+        assert_eq!(json["queues"]["tor_to_host"]["mean_bytes"], 12_345_679.0);
+    }
+
+    #[test]
+    fn what_is_no_number_is_null() {
+        let mut outcome = sample::outcome("one");
+        outcome.wasted = f64::NAN;
+        outcome.slowdown[0].p99 = f64::INFINITY;
+        let json = report(&[outcome]);
+        assert!(json["wasted"].is_null() && json["slowdown"][0]["p99"].is_null());
+    }
+}

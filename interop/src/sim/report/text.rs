@@ -1,0 +1,249 @@
+//! The report as text: what a run has found, or many runs line by line.
+
+use std::fmt::Write as _;
+
+use super::format::{count, figure, percent, size};
+use super::rows::{self, Row};
+use super::table::Table;
+use super::words::{self, Mark};
+use crate::sim::outcome::{Outcome, Queue, Verdict};
+
+/// Everything that one run has found.
+pub(super) fn run(outcome: &Outcome) -> String {
+    let lines = [
+        format!("{}: {}", outcome.name, words::run(&outcome.setup)),
+        words::network(&outcome.setup.topology),
+        words::differs(outcome),
+        String::new(),
+        "Slowdown by tenths of the messages: means of their buckets, weighted by messages"
+            .to_owned(),
+        slowdown(outcome).text(),
+        facts(outcome),
+    ];
+    lines.join("\n")
+}
+
+/// All runs in one table.
+pub(super) fn overview(outcomes: &[Outcome]) -> Table {
+    let mut table = Table::new([
+        "run",
+        "load",
+        "mean slowdown",
+        "P99 short",
+        "P99 last",
+        "delivered Gbit/s",
+        "TOR-to-host mean/max",
+        "wasted",
+        "verdict",
+        "published",
+    ]);
+    for outcome in outcomes {
+        let p99 = |row: Option<&Row>| {
+            let figures = row.and_then(|row| row.figures);
+            figures.map_or_else(|| "-".to_owned(), |figures| figure(figures.p99))
+        };
+        let verdict = match outcome.verdict {
+            Verdict::Finished { .. } => "finished".to_owned(),
+            Verdict::Overload { backlog_bytes, .. } => {
+                format!("overload, {} behind", size(backlog_bytes as f64))
+            }
+        };
+        let all = rows::all(outcome).figures;
+        table.row([
+            outcome.name.clone(),
+            percent(outcome.setup.load),
+            all.map_or_else(|| "-".to_owned(), |figures| figure(figures.mean)),
+            p99(rows::deciles(outcome).first()),
+            p99(rows::last_bucket(outcome).as_ref()),
+            figure(outcome.throughput.delivered_gbps),
+            queue(&outcome.queues.tor_to_host),
+            percent(outcome.wasted),
+            verdict,
+            Mark::of(&outcome.comparison).text().to_owned(),
+        ]);
+    }
+    table
+}
+
+/// The slowdown of one run, by tenths of the messages.
+pub(super) fn slowdown(outcome: &Outcome) -> Table {
+    let compared = matches!(Mark::of(&outcome.comparison), Mark::Pass | Mark::Fail);
+    let mut head = vec!["size up to", "messages", "mean", "P50", "P99", "P99.9"];
+    if compared {
+        head.extend(["published P99", "ratio", "limit"]);
+    }
+    let mut table = Table::new(head);
+    let mut add = |label: String, row: &Row| {
+        let mut cells = vec![label, count(row.count)];
+        cells.extend(match &row.figures {
+            Some(figures) => [figures.mean, figures.p50, figures.p99, figures.p999].map(figure),
+            None => ["-"; 4].map(str::to_owned),
+        });
+        if let Some(published) = &row.published {
+            cells.push(figure(published.p99));
+            cells.push(format!("{:.3}", published.ratio));
+            cells.push(format!("{:.2}", published.limit));
+        }
+        table.row(cells);
+    };
+    for row in rows::deciles(outcome) {
+        add(size(row.upper_bytes as f64), &row);
+    }
+    if let Some(row) = rows::last_bucket(outcome) {
+        add("last bucket".to_owned(), &row);
+    }
+    table
+}
+
+/// What there is to say beside the slowdown, a line each.
+pub(super) fn facts(outcome: &Outcome) -> String {
+    let (throughput, queues, counts) = (&outcome.throughput, &outcome.queues, &outcome.counts);
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name:<12}{value}");
+    };
+    line(
+        "Throughput",
+        format!(
+            "{} Gbit/s of payload a host offered, {} delivered; downlinks busy with {} of {}",
+            figure(throughput.offered_gbps),
+            figure(throughput.delivered_gbps),
+            figure(throughput.downlink_gbps),
+            outcome.setup.topology.host_gbps,
+        ),
+    );
+    line(
+        "Queues",
+        format!(
+            "mean/max TOR to spine {}, spine to TOR {}, TOR to host {}",
+            queue(&queues.tor_to_spine),
+            queue(&queues.spine_to_tor),
+            queue(&queues.tor_to_host),
+        ),
+    );
+    line(
+        "Wasted",
+        format!(
+            "{} of the downlinks' time they idle while grants are withheld",
+            percent(outcome.wasted)
+        ),
+    );
+    line("Priorities", priorities(&outcome.bytes_by_priority));
+    line(
+        "Messages",
+        format!(
+            "{}, of which {} measured, {} of these unfinished",
+            count(counts.messages),
+            count(counts.measured),
+            count(counts.unfinished)
+        ),
+    );
+    line(
+        "Packets",
+        format!(
+            "{} over {} hops, {} dropped, {} RESENDs; {} events",
+            count(counts.packets),
+            count(counts.hops),
+            count(counts.dropped),
+            count(counts.resends),
+            count(counts.events)
+        ),
+    );
+    line("Verdict", words::verdict(&outcome.verdict));
+    line("Published", words::comparison(&outcome.comparison));
+    text
+}
+
+/// Mean and maximum: `12.8 KB/118 KB`.
+fn queue(queue: &Queue) -> String {
+    format!(
+        "{}/{}",
+        size(queue.mean_bytes),
+        size(queue.max_bytes as f64)
+    )
+}
+
+fn priorities(bytes: &[u64; 8]) -> String {
+    let total: u64 = bytes.iter().sum();
+    let share = |bytes: &u64| percent(*bytes as f64 / total.max(1) as f64);
+    let levels = bytes.iter().enumerate();
+    let shares: Vec<_> = levels
+        .map(|(level, bytes)| format!("P{level} {}", share(bytes)))
+        .collect();
+    format!("{} of bytes sent", shares.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+    use crate::sim::outcome::Comparison;
+
+    #[test]
+    fn one_run_tells_all_that_it_has_found() {
+        let expected = "\
+w3: Homa, W3 at 80 % load, one way, wire as in the paper, seed 1
+144 hosts in 9 racks at 10 Gbit/s, 4 spines at 40 Gbit/s, packets sprayed, unbounded buffers
+All settings are the defaults
+
+Slowdown by tenths of the messages: means of their buckets, weighted by messages
+size up to   messages  mean   P50   P99  P99.9  published P99  ratio  limit
+36 B           10,010  1.52  1.52  2.25   2.86           2.21  1.020   1.15
+77 B           10,050  1.51  1.51  2.21   2.81           2.17  1.020   1.15
+110 B          10,090  1.49  1.49  2.18   2.77           2.14  1.020   1.15
+158 B          10,130  1.48  1.48  2.14   2.72           2.10  1.020   1.15
+268 B          10,170  1.44  1.44  2.06   2.61           2.02  1.020   1.15
+313 B          10,210  1.43  1.43  2.03   2.57           1.99  1.020   1.15
+402 B          10,250  1.41  1.41  1.98   2.51           1.94  1.020   1.15
+573 B          10,290  1.40  1.40  2.04   2.59           2.00  1.020   1.15
+1.8 KB         10,330  1.25  1.25  1.71   2.17           1.68  1.020   1.15
+5.1 MB         10,370  6.31  6.31  15.9   20.2           15.6  1.020   1.15
+last bucket     5,190  6.32  6.32  15.9   20.3           15.6  1.020   1.30
+
+Throughput  7.10 Gbit/s of payload a host offered, 7.09 delivered; downlinks busy with 8.00 of 10
+Queues      mean/max TOR to spine 1.6 KB/49.8 KB, spine to TOR 1.8 KB/55.6 KB, TOR to host 12.6 KB/117 KB
+Wasted      3.1 % of the downlinks' time they idle while grants are withheld
+Priorities  P0 30 %, P1 12 %, P2 9 %, P3 6 %, P4 11 %, P5 11 %, P6 11 %, P7 10 % of bytes sent
+Messages    203,800, of which 101,900 measured, 3 of these unfinished
+Packets     1,234,567 over 4,567,890 hops, 0 dropped, 0 RESENDs; 9,876,543 events
+Verdict     finished at 412.346 ms of simulated time
+Published   PASS: P99 against Homa, W3 at 80 %: worst decile 1.020 of at most 1.15, up to 5.1 MB; last bucket 1.020 of at most 1.30
+";
+        let text = run(&sample::outcome("w3"));
+        assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn what_was_not_compared_has_no_columns_for_it_and_settings_are_named() {
+        let mut outcome = sample::outcome("w3");
+        outcome.differs = vec!["load = 0.5".to_owned(), "topology.racks = 2".to_owned()];
+        outcome.comparison = Comparison::Skipped {
+            reason: "sizes.txt is not there".to_owned(),
+        };
+        let text = run(&outcome);
+        assert!(text.contains("\nNot the defaults: load = 0.5, topology.racks = 2\n"));
+        assert!(text.contains(" P99  P99.9\n56 B"), "{text}");
+        assert!(text.ends_with("Published   skipped: sizes.txt is not there\n"));
+    }
+
+    #[test]
+    fn many_runs_have_a_line_each() {
+        let mut overloaded = sample::outcome("w3 at 95 %");
+        overloaded.setup.load = 0.95;
+        overloaded.verdict = Verdict::Overload {
+            at_us: 2e6,
+            backlog_bytes: 12_345_678,
+            backlog_messages: 1_234,
+        };
+        overloaded.comparison = Comparison::None;
+        overloaded.slowdown.clear();
+        let expected = "\
+run         load  mean slowdown  P99 short  P99 last  delivered Gbit/s  TOR-to-host mean/max  wasted                   verdict  published
+w3          80 %           1.93       2.25      15.9              7.09        12.6 KB/117 KB   3.1 %                  finished       PASS
+w3 at 95 %  95 %              -          -         -              7.09        12.6 KB/117 KB   3.1 %  overload, 12.3 MB behind          -
+";
+        let text = overview(&[sample::outcome("w3"), overloaded]).text();
+        assert_eq!(text, expected, "\n{text}");
+    }
+}

@@ -1,0 +1,253 @@
+//! What is said of a run in sentences, in text and page alike.
+
+use super::format::{count, percent, size, time};
+use crate::sim::outcome::{Comparison, Decile, Outcome, Verdict};
+use crate::sim::setup::{Mode, Routing, Setup, Topology, TransportName, Wire, WorkloadName};
+
+/// Where Homa's published values come from.
+pub(super) const SOURCE: &str = "Published values of Homa are from the simulations of SIGCOMM'18, \
+     section 5.2. Sizes are decimal: 1 KB is 1,000 bytes.";
+
+pub(super) const fn workload(name: WorkloadName) -> &'static str {
+    match name {
+        WorkloadName::W1 => "W1",
+        WorkloadName::W2 => "W2",
+        WorkloadName::W3 => "W3",
+        WorkloadName::W4 => "W4",
+        WorkloadName::W5 => "W5",
+    }
+}
+
+pub(super) const fn transport(name: TransportName) -> &'static str {
+    match name {
+        TransportName::Homa => "Homa",
+        TransportName::SrptOracle => "SRPT oracle",
+        TransportName::Dctcp => "DCTCP",
+    }
+}
+
+/// What was run: `Homa, W3 at 80 % load, one way, wire as in the paper, seed 1`.
+pub(super) fn run(setup: &Setup) -> String {
+    let mode = match setup.mode {
+        Mode::OneWay => "one way",
+        Mode::Echo => "echo",
+    };
+    let wire = match setup.wire {
+        Wire::Paper => "wire as in the paper",
+        Wire::Real => "wire as it really is",
+    };
+    let sizes = match &setup.cdf {
+        Some(file) => format!("{} from {}", workload(setup.workload), file.display()),
+        None => workload(setup.workload).to_owned(),
+    };
+    format!(
+        "{}, {sizes} at {} load, {mode}, {wire}, seed {}",
+        transport(setup.transport),
+        percent(setup.load),
+        setup.seed
+    )
+}
+
+/// The network: `144 hosts in 9 racks at 10 Gbit/s, 4 spines at 40 Gbit/s, spraying, ...`.
+pub(super) fn network(topology: &Topology) -> String {
+    let Topology {
+        racks,
+        hosts_per_rack,
+        spines,
+        host_gbps,
+        spine_gbps,
+        routing,
+        buffer_bytes,
+        loss,
+    } = topology;
+    let hosts = u64::from(*racks) * u64::from(*hosts_per_rack);
+    let hosts = count(hosts);
+    let mut text = if *racks == 1 {
+        format!("{hosts} hosts in one rack at {host_gbps} Gbit/s")
+    } else {
+        let routing = match routing {
+            Routing::Spray => "packets sprayed",
+            Routing::FlowHash => "flows hashed",
+        };
+        format!(
+            "{hosts} hosts in {racks} racks at {host_gbps} Gbit/s, {spines} spines at \
+             {spine_gbps} Gbit/s, {routing}"
+        )
+    };
+    text += &match buffer_bytes {
+        Some(bytes) => format!(", {} of buffer a port", size(*bytes as f64)),
+        None => ", unbounded buffers".to_owned(),
+    };
+    if *loss > 0.0 {
+        text += &format!(", each port loses {} %", loss * 100.0);
+    }
+    text
+}
+
+/// The settings that are not the defaults: one line, whatever their number.
+pub(super) fn differs(outcome: &Outcome) -> String {
+    if outcome.differs.is_empty() {
+        "All settings are the defaults".to_owned()
+    } else {
+        format!("Not the defaults: {}", outcome.differs.join(", "))
+    }
+}
+
+pub(super) fn verdict(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Finished { at_us } => format!("finished at {} of simulated time", time(*at_us)),
+        Verdict::Overload {
+            at_us,
+            backlog_bytes,
+            backlog_messages,
+        } => format!(
+            "overload: at {} of simulated time the backlog was {} in {} messages",
+            time(*at_us),
+            size(*backlog_bytes as f64),
+            count(*backlog_messages)
+        ),
+    }
+}
+
+/// How a comparison ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    Pass,
+    Fail,
+    Skipped,
+    None,
+}
+
+impl Mark {
+    pub(super) fn of(comparison: &Comparison) -> Self {
+        match comparison {
+            Comparison::None => Self::None,
+            Comparison::Skipped { .. } => Self::Skipped,
+            Comparison::Done { holds: true, .. } => Self::Pass,
+            Comparison::Done { holds: false, .. } => Self::Fail,
+        }
+    }
+
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::Pass => "PASS",
+            Self::Fail => "FAIL",
+            Self::Skipped => "skipped",
+            Self::None => "-",
+        }
+    }
+}
+
+/// The comparison with the published curve, with what misses its limit.
+pub(super) fn comparison(comparison: &Comparison) -> String {
+    let mark = Mark::of(comparison).text();
+    let (reference, deciles, last) = match comparison {
+        Comparison::None => return "no published curve for such a set-up".to_owned(),
+        Comparison::Skipped { reason } => return format!("{mark}: {reason}"),
+        Comparison::Done {
+            reference,
+            deciles,
+            last,
+            ..
+        } => (reference, deciles, last),
+    };
+    let ratio = |decile: &Decile| format!("{:.3} of at most {:.2}", decile.ratio, decile.limit);
+    let worst = deciles
+        .iter()
+        .max_by(|a, b| (a.ratio / a.limit).total_cmp(&(b.ratio / b.limit)))
+        .map_or_else(
+            || "none".to_owned(),
+            |decile| {
+                let at = size(decile.upper_bytes as f64);
+                format!("{}, up to {at}", ratio(decile))
+            },
+        );
+    let missed = deciles
+        .iter()
+        .chain([last])
+        // A ratio that is no number is within no limit.
+        .filter(|decile| decile.ratio.is_nan() || decile.ratio > decile.limit)
+        .count();
+    let missed = match missed {
+        0 => String::new(),
+        missed => format!("; {missed} over their limits"),
+    };
+    format!(
+        "{mark}: P99 against {reference}: worst decile {worst}; last bucket {}{missed}",
+        ratio(last)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    #[test]
+    fn a_run_is_named_by_what_it_carried_over_which_network() {
+        let mut setup = Setup::default();
+        assert_eq!(
+            run(&setup),
+            "Homa, W3 at 80 % load, one way, wire as in the paper, seed 1"
+        );
+        assert_eq!(
+            network(&setup.topology),
+            "144 hosts in 9 racks at 10 Gbit/s, 4 spines at 40 Gbit/s, packets sprayed, \
+             unbounded buffers"
+        );
+        setup.cdf = Some("sizes.txt".into());
+        setup.topology.racks = 1;
+        setup.topology.buffer_bytes = Some(200_000);
+        setup.topology.loss = 0.001;
+        assert!(run(&setup).starts_with("Homa, W3 from sizes.txt at 80 % load"));
+        assert_eq!(
+            network(&setup.topology),
+            "16 hosts in one rack at 10 Gbit/s, 200 KB of buffer a port, each port loses 0.1 %"
+        );
+    }
+
+    #[test]
+    fn an_overload_has_that_word_and_the_backlog() {
+        let text = verdict(&Verdict::Overload {
+            at_us: 2e6,
+            backlog_bytes: 12_345_678,
+            backlog_messages: 1_234,
+        });
+        assert_eq!(
+            text,
+            "overload: at 2.000 s of simulated time the backlog was 12.3 MB in 1,234 messages"
+        );
+    }
+
+    #[test]
+    fn a_comparison_says_how_near_its_limits_it_came_and_how_many_it_missed() {
+        let mut outcome = sample::outcome("any");
+        assert_eq!(
+            comparison(&outcome.comparison),
+            "PASS: P99 against Homa, W3 at 80 %: worst decile 1.020 of at most 1.15, up to 5.1 MB; \
+             last bucket 1.020 of at most 1.30"
+        );
+        let Comparison::Done { deciles, holds, .. } = &mut outcome.comparison else {
+            panic!("the sample is compared");
+        };
+        deciles[4].ratio = 1.5;
+        deciles[5].ratio = f64::NAN;
+        *holds = false;
+        let text = comparison(&outcome.comparison);
+        assert!(text.starts_with("FAIL"), "{text}");
+        assert!(text.ends_with("; 2 over their limits"), "{text}");
+    }
+
+    #[test]
+    fn what_was_not_compared_says_why() {
+        let reason = "no such file".to_owned();
+        assert_eq!(
+            comparison(&Comparison::Skipped { reason }),
+            "skipped: no such file"
+        );
+        assert_eq!(
+            comparison(&Comparison::None),
+            "no published curve for such a set-up"
+        );
+    }
+}
