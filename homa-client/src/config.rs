@@ -49,7 +49,8 @@ pub struct Config {
     /// is counted.
     pub capture: Option<PathBuf>,
     /// Settings of the protocol engine. `packet_payload`, `bulk_port` and `main_buffer_bytes`
-    /// in there are computed from the ones above when an endpoint is opened.
+    /// in there are computed from the ones above when an endpoint is opened, and
+    /// `scheduled_payload` is at most that `packet_payload`.
     pub protocol: Settings,
 }
 

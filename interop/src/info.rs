@@ -244,6 +244,10 @@ fn settings(config: &Config) -> Map<String, Value> {
                 .map_or(json!("self-tuned"), |bytes| json!(bytes)),
         ),
         ("protocol.packet_payload", json!(protocol.packet_payload)),
+        (
+            "protocol.scheduled_payload",
+            json!(protocol.scheduled_payload),
+        ),
         ("protocol.max_incoming", json!(protocol.max_incoming)),
         ("protocol.unsched_windows", json!(protocol.unsched_windows)),
         (

@@ -73,7 +73,7 @@ impl Granter {
     pub(super) fn new(settings: &Settings) -> Self {
         let increment = settings
             .fifo_increment
-            .unwrap_or((settings.max_incoming / FIFO_PART).max(settings.packet_payload));
+            .unwrap_or((settings.max_incoming / FIFO_PART).max(settings.longest_payload()));
         Self {
             limits: Limits {
                 max_incoming: settings.max_incoming,

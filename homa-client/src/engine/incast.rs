@@ -49,8 +49,9 @@ impl Engine {
         let cutoffs = &self.peers.get(rpc.peer).cutoffs;
         let priority =
             priority::unscheduled(cutoffs, self.settings.num_priorities, message.length());
-        let wanted = message.unscheduled().max(message.packet_limit()) as usize;
-        let limit = self.admit_unscheduled(key, wanted, message.packet_limit());
+        let packet = message.packet_limit(0);
+        let wanted = message.unscheduled().max(packet) as usize;
+        let limit = self.admit_unscheduled(key, wanted, packet);
         if let Some(message) = self.rpcs.get_mut(key).and_then(|rpc| rpc.outgoing.as_mut()) {
             message.replay(now, limit, priority);
         }

@@ -175,7 +175,7 @@ impl Engine {
     pub fn new(settings: Settings, seed: u64) -> Result<Self, ConfigError> {
         settings.check()?;
         let [first, second] = [1, 2].map(|step| scramble(seed.wrapping_add(step)));
-        let packet = settings.packet_payload + DATA_HEADER_LEN;
+        let packet = settings.longest_payload() + DATA_HEADER_LEN;
         let mut engine = Self {
             incarnation: match settings.carrier {
                 Carrier::Udp => (first as u32 & 0x00ff_ffff).max(1),
@@ -542,7 +542,7 @@ impl Engine {
         };
         let payload = self.payload_to(now, peer);
         let length = message.len();
-        let unscheduled = self.admit_unscheduled(key, length.min(unscheduled), payload);
+        let unscheduled = self.admit_unscheduled(key, length.min(unscheduled), payload.unscheduled);
         if let Some(rpc) = self.rpcs.get_mut(key) {
             rpc.outgoing = Some(OutMessage::new(message, payload, unscheduled));
         }

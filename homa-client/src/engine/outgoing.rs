@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::settings::Settings;
 use super::time::Time;
 use crate::Message;
 
@@ -17,17 +18,17 @@ const RESEND_APART: Duration = Duration::from_millis(1);
 
 /// A message that is being sent, kept whole until its RPC ends.
 ///
-/// It is cut at multiples of `payload`, counted from 0 below `unscheduled` and from there
-/// beyond it, with a cut exactly at `unscheduled`. A retransmission uses the same cuts, since
-/// a kernel drops what overlaps partly with what it has (statement 19). If the path turns out
-/// to take less, each of these packets goes in pieces of its own.
+/// It is cut at multiples of `payload.unscheduled` below `unscheduled`, and beyond it at multiples
+/// of `payload.scheduled` counted from there, with a cut exactly at `unscheduled`. A retransmission
+/// uses the same cuts, since a kernel drops what overlaps partly with what it has (statement 19).
+/// If the path turns out to take less, each of these packets goes in pieces of its own.
 #[derive(Debug)]
 pub(super) struct OutMessage {
     /// Parts with the offset at which each starts.
     parts: Vec<(u32, Bytes)>,
     length: u32,
-    payload: u32,
-    /// Most bytes that one packet may hold; below `payload` once the path has shrunk.
+    payload: Payload,
+    /// Most bytes that one packet may hold; may be below `payload` once the path has shrunk.
     piece: u32,
     unscheduled: u32,
     granted: u32,
@@ -48,9 +49,40 @@ pub(super) struct OutMessage {
     answered: Vec<(Range<u32>, Time)>,
 }
 
+/// Payload bytes of a full packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Payload {
+    /// In the unscheduled part of a message.
+    pub(super) unscheduled: u32,
+    /// Beyond it.
+    pub(super) scheduled: u32,
+}
+
+impl Payload {
+    pub(super) fn of(settings: &Settings) -> Self {
+        Self {
+            unscheduled: settings.packet_payload as u32,
+            scheduled: settings
+                .scheduled_payload
+                .unwrap_or(settings.packet_payload) as u32,
+        }
+    }
+
+    pub(super) fn largest(self) -> u32 {
+        self.unscheduled.max(self.scheduled)
+    }
+
+    pub(super) fn at_most(self, limit: u32) -> Self {
+        Self {
+            unscheduled: self.unscheduled.min(limit),
+            scheduled: self.scheduled.min(limit),
+        }
+    }
+}
+
 impl OutMessage {
     /// The caller has checked that the length fits.
-    pub(super) fn new(mut message: Message, payload: u32, unscheduled: u32) -> Self {
+    pub(super) fn new(mut message: Message, payload: Payload, unscheduled: u32) -> Self {
         let length = message.len() as u32;
         let mut parts = Vec::with_capacity(message.parts().len());
         let mut start = 0;
@@ -64,7 +96,7 @@ impl OutMessage {
             parts,
             length,
             payload,
-            piece: payload,
+            piece: payload.largest(),
             unscheduled,
             granted: unscheduled,
             sent: 0,
@@ -131,9 +163,17 @@ impl OutMessage {
         self.replay = (end < self.sent).then_some(end);
     }
 
-    /// Most payload bytes of the packets that leave from now on.
-    pub(super) fn packet_limit(&self) -> u32 {
-        self.piece
+    /// Most payload bytes of a packet at `offset` that leaves from now on.
+    pub(super) fn packet_limit(&self, offset: u32) -> u32 {
+        self.payload_at(offset).min(self.piece)
+    }
+
+    fn payload_at(&self, offset: u32) -> u32 {
+        if offset < self.unscheduled {
+            self.payload.unscheduled
+        } else {
+            self.payload.scheduled
+        }
     }
 
     /// The path takes no more than `piece` bytes of payload.
@@ -165,26 +205,34 @@ impl OutMessage {
         } else {
             (self.unscheduled, self.length)
         };
-        let start = offset - (offset - base) % self.payload;
-        let end = (start + self.payload).min(limit);
-        if self.in_pieces() {
+        let payload = self.payload_at(offset);
+        let start = offset - (offset - base) % payload;
+        let end = (start + payload).min(limit);
+        if self.in_pieces(offset) {
             offset..(offset + self.piece).min(end)
         } else {
             start..end
         }
     }
 
-    fn in_pieces(&self) -> bool {
-        self.piece < self.payload
+    fn in_pieces(&self, offset: u32) -> bool {
+        self.piece < self.payload_at(offset)
     }
 
-    /// The packets that a range touches, or in pieces exactly what is asked for.
+    /// The packets that a range touches, or where they go in pieces exactly what is asked for.
     fn packets_of(&self, range: Range<u32>) -> Range<u32> {
-        if self.in_pieces() {
-            range
+        let (first, last) = (range.start, range.end - 1);
+        let start = if self.in_pieces(first) {
+            first
         } else {
-            self.packet_at(range.start).start..self.packet_at(range.end - 1).end
-        }
+            self.packet_at(first).start
+        };
+        let end = if self.in_pieces(last) {
+            range.end
+        } else {
+            self.packet_at(last).end
+        };
+        start..end
     }
 
     /// The next packet, marked as sent. A packet that starts below the grant goes whole.
@@ -298,6 +346,11 @@ impl OutMessage {
 mod tests {
     use super::*;
 
+    const TEN: Payload = Payload {
+        unscheduled: 10,
+        scheduled: 10,
+    };
+
     fn message(parts: &[usize]) -> OutMessage {
         let mut byte = 0u8;
         let message: Message = parts
@@ -311,7 +364,7 @@ mod tests {
                     .collect::<Bytes>()
             })
             .collect();
-        OutMessage::new(message, 10, 25)
+        OutMessage::new(message, TEN, 25)
     }
 
     #[test]
@@ -369,10 +422,35 @@ mod tests {
         assert_eq!(again, [14..17, 17..18]);
         out.shrink_to(9);
         assert_eq!(
-            out.packet_limit(),
+            out.packet_limit(52),
             3,
             "a path does not grow under a message"
         );
+    }
+
+    #[test]
+    fn scheduled_packets_may_hold_more_than_unscheduled_ones() {
+        let payload = Payload {
+            unscheduled: 10,
+            scheduled: 14,
+        };
+        let mut out = OutMessage::new(vec![0; 70].into(), payload, 25);
+        out.grant(40);
+        let packets: Vec<_> = std::iter::from_fn(|| out.next_packet()).collect();
+        assert_eq!(packets, [0..10, 10..20, 20..25, 25..39, 39..53]);
+        assert_eq!((out.packet_limit(24), out.packet_limit(25)), (10, 14));
+        out.resend(24..40, 7);
+        let again =
+            |out: &mut OutMessage| -> Vec<_> { std::iter::from_fn(|| out.next_resend()).collect() };
+        assert_eq!(again(&mut out), [20..25, 25..39, 39..53]);
+        // A path between the two cuts the longer ones only.
+        out.shrink_to(12);
+        out.resend(24..40, 7);
+        assert_eq!(again(&mut out), [20..25, 25..37, 37..39, 39..40]);
+        out.grant(70);
+        let packets: Vec<_> = std::iter::from_fn(|| out.next_packet()).collect();
+        assert_eq!(packets, [53..65, 65..67, 67..70]);
+        assert_eq!((out.packet_limit(24), out.packet_limit(25)), (10, 12));
     }
 
     #[test]
@@ -420,7 +498,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_resends_keeps_few_ranges() {
-        let mut out = OutMessage::new(vec![0; 100_000].into(), 10, 100_000);
+        let mut out = OutMessage::new(vec![0; 100_000].into(), TEN, 100_000);
         while out.next_packet().is_some() {}
         for offset in (0..100_000).step_by(30) {
             out.resend(offset..offset + 1, 0);

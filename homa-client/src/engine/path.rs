@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::outgoing::Payload;
 use super::peer::PeerKey;
 use super::rpc::RpcKey;
 use super::{Engine, Time};
@@ -76,11 +77,11 @@ impl Engine {
     }
 
     /// Payload per packet for a message to `peer` that starts now.
-    pub(super) fn payload_to(&mut self, now: Time, peer: PeerKey) -> u32 {
-        let full = self.settings.packet_payload as u32;
+    pub(super) fn payload_to(&mut self, now: Time, peer: PeerKey) -> Payload {
+        let full = Payload::of(&self.settings);
         let peer = self.peers.get_mut(peer);
         match peer.path {
-            Some((payload, until)) if now < until => payload.min(full),
+            Some((payload, until)) if now < until => full.at_most(payload),
             _ => {
                 peer.path = None;
                 full
@@ -91,7 +92,7 @@ impl Engine {
     /// Returns whether the packets get smaller by that.
     fn shrink_path(&mut self, now: Time, peer: PeerKey, mtu: usize, time: Duration) -> bool {
         let payload = self.payload_at(peer, mtu) as u32;
-        if payload >= self.payload_to(now, peer) {
+        if payload >= self.payload_to(now, peer).largest() {
             return false;
         }
         let known = self.peers.get_mut(peer);

@@ -32,6 +32,10 @@ pub struct Settings {
     pub unsched_windows: usize,
     /// Payload bytes per packet. Default 1,416: a 1,500 byte IPv4 packet; 64 to 65,000.
     pub packet_payload: usize,
+    /// Payload bytes per packet beyond the unscheduled part of a message. Default `None`:
+    /// `packet_payload`; 64 to 65,000. SIGCOMM'18's simulation has longer headers in unscheduled
+    /// packets, so that these carry 1,442 bytes and scheduled ones 1,456.
+    pub scheduled_payload: Option<usize>,
     /// Bytes that all senders together may be granted ahead of what has arrived. Default
     /// 131,072; at least two packets. More makes single long messages faster, and lets short ones
     /// wait longer for the processor that the long ones keep busy.
@@ -122,6 +126,7 @@ impl Default for Settings {
             unsched_bytes: None,
             unsched_windows: 2,
             packet_payload: 1416,
+            scheduled_payload: None,
             max_incoming: 128 * 1024,
             max_overcommit: 8,
             grant_window: None,
@@ -167,6 +172,12 @@ impl Settings {
             },
             ..Self::default()
         }
+    }
+
+    /// Payload bytes of the longest packet.
+    pub(super) fn longest_payload(&self) -> usize {
+        let scheduled = self.scheduled_payload.unwrap_or(0);
+        self.packet_payload.max(scheduled)
     }
 
     /// Whether every value is within its range.
@@ -216,9 +227,16 @@ impl Settings {
             "64 to 65000 bytes, default 1416",
         )?;
         within(
+            "scheduled_payload",
+            self.scheduled_payload.unwrap_or(self.packet_payload),
+            (64, 65_000),
+            "64 to 65000 bytes, default packet_payload",
+        )?;
+        let packet = self.longest_payload();
+        within(
             "max_incoming",
             self.max_incoming,
-            (2 * self.packet_payload, 1 << 30),
+            (2 * packet, 1 << 30),
             "two packets to 1 GiB, default 131072 bytes",
         )?;
         within(
@@ -230,7 +248,7 @@ impl Settings {
         within(
             "grant_window",
             self.grant_window.unwrap_or(self.max_incoming),
-            (self.packet_payload, self.max_incoming),
+            (packet, self.max_incoming),
             "one packet to max_incoming, default max_incoming / (active messages + 1)",
         )?;
         within(
@@ -248,7 +266,7 @@ impl Settings {
         within(
             "fifo_increment",
             self.fifo_increment.unwrap_or(self.max_incoming),
-            (self.packet_payload, self.max_incoming),
+            (packet, self.max_incoming),
             "one packet to max_incoming, default max_incoming / 8",
         )?;
         within(

@@ -147,10 +147,16 @@ impl Engine {
             tos,
             segments: Vec::new(),
         };
-        let full = message.packet_limit() as usize;
+        let limit = message.packet_limit(next.start);
+        let full = limit as usize;
         let most = most_packets(most, full);
         let most = self.pacer.burst(now, full + DATA_HEADER_LEN, most);
         while transmit.segments.len() < most {
+            // Scheduled packets may be longer than unscheduled ones, and all of a run are equal.
+            let start = message.resend_start();
+            if start.is_some_and(|start| message.packet_limit(start) != limit) {
+                break;
+            }
             let end = message.resend_end();
             let Some(range) = message.next_resend() else {
                 break;
@@ -205,7 +211,7 @@ impl Engine {
         if message.sent() == 0 {
             message.first_sent = Some(now);
         }
-        let full = message.packet_limit() as usize;
+        let full = message.packet_limit(message.sent()) as usize;
         let most = most_packets(fifo.map_or(most, |fifo| most.min(fifo)), full);
         let most = self.pacer.burst(now, full + DATA_HEADER_LEN, most);
         let mut transmit = Transmit {

@@ -492,6 +492,9 @@ fn settings(config: &Config, link: &Link) -> Settings {
     let (main, bulk) = (main / PACKET_CHARGE, bulk / PACKET_CHARGE);
     let mut settings = config.protocol.clone();
     settings.packet_payload = packet_payload;
+    settings.scheduled_payload = settings
+        .scheduled_payload
+        .map(|payload| payload.min(packet_payload));
     settings.main_buffer_bytes = main * packet_payload;
     settings.max_incoming = settings
         .max_incoming

@@ -543,6 +543,14 @@ fn policy_settings_out_of_range_are_refused() {
     assert_eq!(refused(|s| s.fifo_increment = Some(1)), "fifo_increment");
     assert_eq!(refused(|s| s.grant_window = Some(200_000)), "grant_window");
     assert_eq!(refused(|s| s.min_grant = Some(0)), "min_grant");
+    let payload = refused(|s| s.scheduled_payload = Some(65_001));
+    assert_eq!(payload, "scheduled_payload");
+    // A window holds one packet at least.
+    let window = refused(|s| {
+        s.scheduled_payload = Some(9001);
+        s.grant_window = Some(9000);
+    });
+    assert_eq!(window, "grant_window");
     assert_eq!(refused(|s| s.unsched_bytes = Some(0)), "unsched_bytes");
     assert_eq!(refused(|s| s.max_backlog = Duration::ZERO), "max_backlog");
     let table = |lengths| UnschedCutoffs::Fixed(lengths);

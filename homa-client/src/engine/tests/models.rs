@@ -10,7 +10,7 @@ use super::Random;
 use crate::Message;
 use crate::engine::Time;
 use crate::engine::incoming::InMessage;
-use crate::engine::outgoing::OutMessage;
+use crate::engine::outgoing::{OutMessage, Payload};
 
 const SEEDS: u64 = 500;
 const MAX_LEN: usize = 600;
@@ -83,6 +83,15 @@ fn check_missing(message: &InMessage, model: &[Option<u8>]) {
 fn check_outgoing(mut bytes: &[u8]) {
     let length = 1 + take(&mut bytes, 5000);
     let payload = 1 + take(&mut bytes, 200);
+    let payload = Payload {
+        unscheduled: payload,
+        // Not from the bytes, so that the corpus keeps its meaning.
+        scheduled: if length.is_multiple_of(2) {
+            payload
+        } else {
+            1 + (payload + length) % 200
+        },
+    };
     let unscheduled = take(&mut bytes, 6000);
     let content: Vec<u8> = (0..length).map(|at| (at ^ (at >> 8)) as u8).collect();
     let parts = content.chunks(1 + take(&mut bytes, 700) as usize);
@@ -95,10 +104,10 @@ fn check_outgoing(mut bytes: &[u8]) {
     // A packet that starts below a limit ends there, and all others begin anew.
     let unscheduled = unscheduled.min(length);
     let cut_at = |offset: u32| {
-        let (base, limit) = if offset < unscheduled {
-            (0, unscheduled)
+        let (base, limit, payload) = if offset < unscheduled {
+            (0, unscheduled, payload.unscheduled)
         } else {
-            (unscheduled, length)
+            (unscheduled, length, payload.scheduled)
         };
         let start = base + (offset - base) / payload * payload;
         start..limit.min(start + payload)
@@ -118,13 +127,13 @@ fn check_outgoing(mut bytes: &[u8]) {
             2 => message.replay(now, take(&mut bytes, 6000), 0),
             3 => {
                 let piece = 1 + take(&mut bytes, 300);
-                shrunk |= piece < payload;
+                shrunk |= piece < payload.largest();
                 message.shrink_to(piece);
             }
             4 => now += Duration::from_micros(take(&mut bytes, 2000).into()),
             5 => {
                 // However much was asked for, it is no more than all that was sent.
-                for _ in 0..=packets.len() * payload as usize {
+                for _ in 0..=packets.len() * payload.largest() as usize {
                     let Some(again) = message.next_resend() else {
                         break;
                     };
