@@ -83,6 +83,15 @@ impl Engine {
         self.rpcs.len()
     }
 
+    /// Whether an incoming message waits for grants that it could have and does not get: more of
+    /// them wait than [`Settings::max_overcommit`](super::Settings::max_overcommit) lets be active,
+    /// or `max_incoming` or receive memory is used up. If the link idles meanwhile, its bandwidth is
+    /// wasted (SIGCOMM'18, figure 13). As of the last [`Engine::poll_transmit`], and cheap. A
+    /// message whose own window is out does not count: its sender may send.
+    pub fn withholds_grants(&self) -> bool {
+        self.granter.withholds()
+    }
+
     /// RPCs that are live as a server on `port`: still arriving, being answered, or answered and
     /// not yet acknowledged.
     pub fn live_server_rpcs(&self, port: u16) -> usize {

@@ -38,6 +38,8 @@ pub(super) struct Granter {
     touched: Vec<RpcKey>,
     /// Whether anything has changed since the last round.
     changed: bool,
+    /// Whether an active message got less than its window in that round.
+    short: bool,
 }
 
 /// How far messages are granted ahead, in bytes.
@@ -88,12 +90,18 @@ impl Granter {
             fifo_credits: 0,
             touched: Vec::new(),
             changed: false,
+            short: false,
         }
     }
 
     /// Messages that are not fully granted.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.by_age.len()
+    }
+
+    /// Whether a message waits that could be granted to, as of the last round.
+    pub(super) fn withholds(&self) -> bool {
+        self.short || self.waiting() > self.limits.max_overcommit
     }
 
     /// Bytes granted and not received.
@@ -172,6 +180,7 @@ impl Granter {
                 self.rank(key, rpc);
             }
         }
+        self.short = false;
         if self.waiting.peers.is_empty() {
             return Vec::new();
         }
@@ -188,10 +197,11 @@ impl Granter {
             };
             let headroom = limits.max_incoming.saturating_sub(self.outstanding);
             let rest = (message.length() - message.granted()) as usize;
-            let more = (message.received() as usize + window)
+            let wanted = (message.received() as usize + window)
                 .saturating_sub(message.granted() as usize)
-                .min(headroom)
                 .min(rest);
+            let more = wanted.min(headroom);
+            self.short |= more < wanted;
             if more < least && more < rest {
                 continue;
             }
@@ -263,6 +273,7 @@ impl Granter {
         let whole = message.reserve(message.length() as usize);
         let missing = whole.saturating_sub(message.charged);
         if !pool.charge(missing, Need::Rest) {
+            self.short = true;
             return None;
         }
         message.charged += missing;
@@ -270,6 +281,8 @@ impl Granter {
         message.grant(message.granted() + more as u32);
         self.outstanding = (self.outstanding + message.outstanding()).saturating_sub(before);
         let offset = message.granted();
+        // Its place among the active ones is free for another.
+        self.changed |= offset == message.length();
         self.rank(key, rpc);
         Some(Decision { key, offset, share })
     }

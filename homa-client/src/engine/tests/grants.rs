@@ -259,6 +259,53 @@ fn the_shortest_needs_no_share_as_the_oldest() {
     }
 }
 
+/// Waiting for bytes that were granted is not withholding; having granted all is not, either.
+#[test]
+fn it_withholds_grants_from_those_beyond_the_active_ones() {
+    let mut receiver = Receiver::new(Settings {
+        max_overcommit: 2,
+        grant_window: Some(10_000),
+        ..Receiver::with_max_incoming()
+    });
+    let mut withholds = |start: Option<Name>, deliver: Option<Name>| {
+        if let Some(name) = start {
+            receiver.start(name, 30_000);
+        }
+        if let Some(name) = deliver {
+            receiver.deliver(name, 10_000);
+        }
+        let grants = receiver.grants();
+        (grants.len(), receiver.engine.withholds_grants())
+    };
+    assert_eq!(withholds(None, None), (0, false));
+    assert_eq!(withholds(Some((1, 1)), None), (1, false));
+    assert_eq!(withholds(Some((2, 1)), None), (1, false));
+    assert_eq!(withholds(Some((3, 1)), None), (0, true));
+    // The last grant of the first makes room for the third at once.
+    assert_eq!(withholds(None, Some((1, 1))), (2, false));
+    assert_eq!(withholds(None, Some((2, 1))), (1, false));
+}
+
+#[test]
+fn it_withholds_grants_for_want_of_room() {
+    let mut receiver = Receiver::new(Settings {
+        max_incoming: 15_000,
+        grant_window: Some(10_000),
+        ..Receiver::with_max_incoming()
+    });
+    receiver.start((1, 1), 30_000);
+    receiver.grants();
+    assert!(!receiver.engine.withholds_grants());
+    receiver.start((2, 1), 40_000);
+    assert_eq!(receiver.grants()[0].offset, 15_000);
+    assert!(receiver.engine.withholds_grants());
+    receiver.deliver((1, 1), 10_000);
+    receiver.grants();
+    receiver.deliver((1, 1), 10_000);
+    assert_eq!(receiver.grants()[0].name, (2, 1));
+    assert!(!receiver.engine.withholds_grants());
+}
+
 #[test]
 fn windows_and_steps_can_be_set() {
     let first_grants = |grant_window, min_grant| {
