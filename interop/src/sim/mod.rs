@@ -1,6 +1,8 @@
 //! `homa-interop sim`: a data-center network, packet by packet, whose hosts run the engine.
 #![allow(dead_code, reason = "being built")]
 
+mod compare;
+mod curve;
 mod events;
 mod fabric;
 mod homa;
@@ -11,6 +13,7 @@ mod node;
 mod outcome;
 mod report;
 mod setup;
+mod slowdown;
 mod time;
 mod traffic;
 mod workload;
