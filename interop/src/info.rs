@@ -264,6 +264,10 @@ fn settings(config: &Config) -> Map<String, Value> {
             "protocol.unsched_by_remaining",
             json!(protocol.unsched_by_remaining),
         ),
+        (
+            "protocol.scheduled_levels",
+            json!(protocol.scheduled_levels),
+        ),
         ("protocol.num_priorities", json!(protocol.num_priorities)),
         (
             "protocol.unsched_cutoffs",

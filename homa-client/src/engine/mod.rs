@@ -48,6 +48,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod api;
+mod cutoffs;
 mod deadlines;
 mod diagnosis;
 mod finished;

@@ -72,6 +72,17 @@ impl Payload {
         self.unscheduled.max(self.scheduled)
     }
 
+    /// The packet with the byte at `offset` of a message, by the rule at [`OutMessage`].
+    pub(super) fn packet_at(self, offset: u32, unscheduled: u32, length: u32) -> Range<u32> {
+        let (base, limit, payload) = if offset < unscheduled {
+            (0, unscheduled, self.unscheduled)
+        } else {
+            (unscheduled, length, self.scheduled)
+        };
+        let start = offset - (offset - base) % payload;
+        start..(start + payload).min(limit)
+    }
+
     pub(super) fn at_most(self, limit: u32) -> Self {
         Self {
             unscheduled: self.unscheduled.min(limit),
@@ -200,18 +211,13 @@ impl OutMessage {
     /// piece of it that starts there: whoever asks for pieces knows exactly what it lacks, and a
     /// kernel drops what overlaps partly with what it has.
     pub(super) fn packet_at(&self, offset: u32) -> Range<u32> {
-        let (base, limit) = if offset < self.unscheduled {
-            (0, self.unscheduled)
-        } else {
-            (self.unscheduled, self.length)
-        };
-        let payload = self.payload_at(offset);
-        let start = offset - (offset - base) % payload;
-        let end = (start + payload).min(limit);
+        let packet = self
+            .payload
+            .packet_at(offset, self.unscheduled, self.length);
         if self.in_pieces(offset) {
-            offset..(offset + self.piece).min(end)
+            offset..(offset + self.piece).min(packet.end)
         } else {
-            start..end
+            packet
         }
     }
 

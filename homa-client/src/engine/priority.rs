@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::cutoffs::{Split, Traffic};
+use super::outgoing::Payload;
 use super::settings::{Settings, UnschedCutoffs};
 use super::time::Time;
 use super::wire::Cutoffs;
@@ -19,7 +21,8 @@ const MIN_MESSAGES: u32 = 1000;
 /// scheduled packets.
 #[derive(Debug)]
 pub(super) struct Priorities {
-    levels: u8,
+    split: Split,
+    payload: Payload,
     cutoffs: Cutoffs,
     max_scheduled: u8,
     /// Longer than any message.
@@ -30,11 +33,13 @@ pub(super) struct Priorities {
 
 impl Priorities {
     pub(super) fn new(settings: &Settings) -> Self {
-        let levels = settings.num_priorities.clamp(1, 8);
+        let split = Split::new(settings);
+        let levels = split.levels();
         let longest = u32::try_from(settings.max_message_bytes).unwrap_or(u32::MAX);
         let all = longest.max(ALL_MESSAGES);
         let mut priorities = Self {
-            levels,
+            split,
+            payload: Payload::of(settings),
             cutoffs: Cutoffs {
                 lengths: [0; 8],
                 version: 1,
@@ -51,9 +56,9 @@ impl Priorities {
                 }
                 priorities.use_table(lengths);
             }
-            UnschedCutoffs::Default => priorities.use_table(default_table(levels, all)),
+            UnschedCutoffs::Default => priorities.use_table(split.default_table(all)),
             UnschedCutoffs::Learned => {
-                priorities.use_table(default_table(levels, all));
+                priorities.use_table(split.default_table(all));
                 // With two levels there is one of each kind, and nothing to choose.
                 priorities.traffic = (levels > 2).then(Box::default);
             }
@@ -70,16 +75,17 @@ impl Priorities {
         self.cutoffs.lengths = lengths;
     }
 
-    /// A message of `length` bytes has arrived, of which the first `unscheduled` came unasked.
-    pub(super) fn received(&mut self, now: Time, length: u32, unscheduled: u32) {
+    /// A message of `length` bytes has arrived, of which the first `unscheduled` came unasked. Its
+    /// sender is taken to choose levels by the same `rule`.
+    pub(super) fn received(&mut self, now: Time, rule: LevelRule, length: u32, unscheduled: u32) {
         let Some(traffic) = &mut self.traffic else {
             return;
         };
-        traffic.add(length, unscheduled);
+        traffic.add(rule, self.payload, length, unscheduled);
         if traffic.fresh < MIN_MESSAGES || now.since(traffic.since) < INTERVAL {
             return;
         }
-        let lengths = traffic.table(self.levels, self.all);
+        let lengths = traffic.table(self.split, self.all);
         traffic.since = now;
         traffic.decay();
         if differ(&lengths, &self.cutoffs.lengths) {
@@ -101,12 +107,12 @@ impl Priorities {
 
     /// Level of control packets and of ordinary RESENDs.
     pub(super) fn control(&self) -> u8 {
-        self.levels - 1
+        self.split.levels() - 1
     }
 
     /// Level for what asks out of turn: one below the highest, if there are that many.
     pub(super) fn second(&self) -> u8 {
-        self.levels.saturating_sub(2)
+        self.split.levels().saturating_sub(2)
     }
 
     /// Level for the scheduled packets of the message at `rank` among `active` ones: with few
@@ -115,17 +121,6 @@ impl Priorities {
         let top = usize::from(self.max_scheduled);
         top.saturating_sub(rank + (top + 1).saturating_sub(active)) as u8
     }
-}
-
-/// HomaModule's defaults; with fewer levels, the upper half is for unscheduled packets and takes as
-/// many of the kernel's boundaries, from the longest down, as it has levels.
-fn default_table(levels: u8, all: u32) -> [u32; 8] {
-    let mut lengths = [0; 8];
-    let lowest = levels - levels / 2;
-    for (level, boundary) in (lowest..levels).zip([all, 15_000, 2800, 200]) {
-        lengths[usize::from(level)] = boundary;
-    }
-    lengths
 }
 
 /// Whether a new table is worth telling all peers: another number of unscheduled levels, or a
@@ -137,99 +132,63 @@ fn differ(new: &[u32; 8], old: &[u32; 8]) -> bool {
     })
 }
 
-/// Sub-ranges per doubling of the length, as a power of two: boundaries are exact to 6 %.
-const STEP_BITS: u32 = 4;
-const STEPS: u32 = 1 << STEP_BITS;
-
-/// Ranges for the lengths up to 2^32.
-const RANGES: usize = (STEPS * (33 - STEP_BITS)) as usize;
-
-/// What has arrived counts by one in so many less after every look at the table: the last few
-/// seconds decide, since 1,000 messages alone are a noisy sample of a few long ones.
-const DECAY: u64 = 4;
-
-/// Bytes that have arrived, by the length of their messages on a logarithmic scale.
-#[derive(Debug)]
-struct Traffic {
-    unscheduled: [u64; RANGES],
-    scheduled: u64,
-    /// Messages since the last look.
-    fresh: u32,
-    /// When that was.
-    since: Time,
+/// By which size packets of first transmissions find their level.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LevelRule {
+    by_remaining: bool,
+    /// So many bytes at the end of a message are raised.
+    tail: u32,
 }
 
-impl Default for Traffic {
-    fn default() -> Self {
+impl LevelRule {
+    pub(super) fn new(settings: &Settings, rtt_bytes: usize) -> Self {
         Self {
-            unscheduled: [0; RANGES],
-            scheduled: 0,
-            fresh: 0,
-            since: Time::ZERO,
+            by_remaining: settings.unsched_by_remaining,
+            tail: if settings.boost_tail {
+                rtt_bytes as u32
+            } else {
+                0
+            },
         }
     }
-}
 
-impl Traffic {
-    fn add(&mut self, length: u32, unscheduled: u32) {
+    /// The size that counts for the packet at `offset` of a message of `length` bytes, with which
+    /// it has the level of unscheduled packets, or at least that level; `None`: it has the level
+    /// that was granted.
+    pub(super) fn size(self, offset: u32, unscheduled: u32, length: u32) -> Option<u32> {
+        let remaining = length - offset;
+        if offset >= unscheduled {
+            (remaining <= self.tail).then_some(remaining)
+        } else if self.by_remaining {
+            Some(remaining)
+        } else {
+            Some(length)
+        }
+    }
+
+    /// Tells of all bytes of a message the size that counts for them, and how many they are.
+    pub(super) fn shares(
+        self,
+        payload: Payload,
+        length: u32,
+        unscheduled: u32,
+        mut tell: impl FnMut(Option<u32>, u32),
+    ) {
         let unscheduled = unscheduled.min(length);
-        self.unscheduled[range_of(length)] += u64::from(unscheduled);
-        self.scheduled += u64::from(length - unscheduled);
-        self.fresh += 1;
-    }
-
-    fn decay(&mut self) {
-        for bytes in &mut self.unscheduled {
-            *bytes -= *bytes / DECAY;
+        let cut = |offset| payload.packet_at(offset, unscheduled, length).end;
+        let mut offset = 0;
+        while offset < length {
+            let size = self.size(offset, unscheduled, length);
+            let end = match size {
+                Some(_) if offset < unscheduled && !self.by_remaining => unscheduled,
+                Some(_) => cut(offset),
+                // The first packet that begins within the tail is the one after this byte's.
+                None => cut(length - self.tail - 1),
+            };
+            tell(size, end - offset);
+            offset = end;
         }
-        self.scheduled -= self.scheduled / DECAY;
-        self.fresh = 0;
     }
-
-    /// The levels are split in proportion to bytes, at least one for each kind, and the unscheduled
-    /// ones get equal shares of the unscheduled bytes (C.5).
-    fn table(&self, levels: u8, all: u32) -> [u32; 8] {
-        let unscheduled: u64 = self.unscheduled.iter().sum();
-        let total = (unscheduled + self.scheduled).max(1);
-        let share = (u64::from(levels) * unscheduled + total / 2) / total;
-        let number = share.clamp(1, u64::from(levels) - 1);
-        let mut lengths = [0; 8];
-        let mut level = usize::from(levels);
-        let (mut range, mut below) = (0, 0);
-        for part in 1..number {
-            let target = unscheduled * part / number;
-            // Up to the end that comes nearest.
-            while range < RANGES && below + self.unscheduled[range] / 2 < target {
-                below += self.unscheduled[range];
-                range += 1;
-            }
-            level -= 1;
-            lengths[level] = range.checked_sub(1).map_or(0, last_of).min(all - 1);
-        }
-        lengths[level - 1] = all;
-        lengths
-    }
-}
-
-/// The range that messages of this length belong to. Short ones have a range for each length.
-fn range_of(length: u32) -> usize {
-    let doublings = (length | (STEPS - 1)).ilog2() + 1 - STEP_BITS;
-    let in_doubling = if doublings == 0 {
-        length
-    } else {
-        (length >> (doublings - 1)) - STEPS
-    };
-    (doublings * STEPS + in_doubling) as usize
-}
-
-/// The longest length in a range.
-fn last_of(range: usize) -> u32 {
-    let (doublings, step) = (range as u32 / STEPS, range as u32 % STEPS);
-    if doublings == 0 {
-        return step;
-    }
-    let end = u64::from(STEPS + step + 1) << (doublings - 1);
-    (end - 1) as u32
 }
 
 /// Level of the unscheduled packets of a message of `length` bytes, by the table of its receiver.
@@ -248,6 +207,10 @@ pub(super) const UNKNOWN_CUTOFFS: [u32; 8] = [u32::MAX, 0, 0, 0, 0, 0, u32::MAX,
 mod tests {
     use super::*;
     use crate::engine::tests::Random;
+
+    fn by_length() -> LevelRule {
+        LevelRule::new(&Settings::default(), UNSCHEDULED as usize)
+    }
 
     fn with_levels(num_priorities: u8) -> Priorities {
         Priorities::new(&Settings {
@@ -350,7 +313,7 @@ mod tests {
         for message in 0..20_000 {
             let size = sizes[random.below(20) as usize];
             let now = start + Duration::from_millis(message);
-            priorities.received(now, size, size.min(UNSCHEDULED));
+            priorities.received(now, by_length(), size, size.min(UNSCHEDULED));
         }
     }
 
@@ -358,7 +321,11 @@ mod tests {
     fn shares(priorities: &Priorities, sizes: &[u32; 20]) -> [u64; 8] {
         let mut bytes = [0; 8];
         for size in sizes {
-            let level = unscheduled(&priorities.cutoffs.lengths, priorities.levels, *size);
+            let level = unscheduled(
+                &priorities.cutoffs.lengths,
+                priorities.split.levels(),
+                *size,
+            );
             bytes[usize::from(level)] += u64::from(*size.min(&UNSCHEDULED));
         }
         let total: u64 = bytes.iter().sum();
@@ -402,7 +369,7 @@ mod tests {
             let size = random.below(40_000) as u32 + 1;
             // As much again is scheduled.
             let now = Time::ZERO + Duration::from_millis(message);
-            priorities.received(now, 2 * size, size);
+            priorities.received(now, by_length(), 2 * size, size);
         }
         assert_eq!(priorities.max_scheduled, 3);
         let boundaries = &priorities.cutoffs.lengths[5..];
@@ -419,15 +386,15 @@ mod tests {
     fn the_table_follows_the_traffic_and_not_its_noise() {
         let mut priorities = with_levels(8);
         for message in 0..MIN_MESSAGES - 1 {
-            priorities.received(Time::ZERO + INTERVAL, 100 + message, 100);
+            priorities.received(Time::ZERO + INTERVAL, by_length(), 100 + message, 100);
         }
         assert_eq!(priorities.cutoffs().version, 1, "too few messages");
         for millis in 0..500 {
             let now = Time::ZERO + Duration::from_millis(millis);
-            priorities.received(now, 100, 100);
+            priorities.received(now, by_length(), 100, 100);
         }
         assert_eq!(priorities.cutoffs().version, 1, "too early");
-        priorities.received(Time::ZERO + INTERVAL, 100, 100);
+        priorities.received(Time::ZERO + INTERVAL, by_length(), 100, 100);
         assert_eq!(priorities.cutoffs().version, 2);
 
         let mut priorities = with_levels(8);
@@ -450,18 +417,5 @@ mod tests {
             (1..20).contains(&priorities.cutoffs().version),
             "0 is skipped"
         );
-    }
-
-    #[test]
-    fn ranges_are_in_order_and_fine() {
-        let mut range = 0;
-        for length in (1..5000).chain([40_000, 1_000_000, 32_000_000, u32::MAX]) {
-            let next = range_of(length);
-            assert!(next >= range && next < RANGES, "{length}");
-            range = next;
-            let end = last_of(range);
-            assert!(end >= length && range_of(end) == range, "{length}: {end}");
-            assert!(end - length <= length / STEPS, "{length}: {end}");
-        }
     }
 }

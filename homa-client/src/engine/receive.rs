@@ -8,6 +8,7 @@ use bytes::{Buf, Bytes};
 use super::incoming::InMessage;
 use super::peer::{Bulk, PeerKey};
 use super::pool::Need;
+use super::priority::LevelRule;
 use super::rpc::{Input, RpcKey, RpcState};
 use super::wire::{
     Ack, Carrier, Common, Cutoffs, DATA_HEADER_LEN, Data, Grant, Kind, Packet, PendingAck, Resend,
@@ -513,8 +514,9 @@ impl Engine {
         let Some(message) = rpc.incoming.take() else {
             return;
         };
+        let rule = LevelRule::new(&self.settings, self.rtt_bytes.bytes());
         self.priorities
-            .received(now, message.length(), message.unscheduled());
+            .received(now, rule, message.length(), message.unscheduled());
         let charged = message.charged;
         let message = message.into_message();
         let id = RpcId { key, id: rpc.id };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::time::Time;
 
 /// Where the link's speed or the delay of grants is unknown: HEAD's setting.
-const DEFAULT: usize = 40_000;
+pub(super) const DEFAULT: usize = 40_000;
 
 /// More than this gains little, and lets a few senders overflow a receiver's buffer.
 pub(super) const MOST_UNSCHEDULED: usize = 60_000;

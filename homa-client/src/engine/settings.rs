@@ -73,6 +73,10 @@ pub struct Settings {
     /// How messages are spread over the unscheduled levels by their length; announced to peers.
     /// Default [`UnschedCutoffs::Learned`].
     pub unsched_cutoffs: UnschedCutoffs,
+    /// How many levels, from the lowest, are for scheduled packets. Default `None`: in proportion
+    /// to bytes. 1 to `num_priorities` - 1. Does not count with [`UnschedCutoffs::Fixed`], where
+    /// the table tells.
+    pub scheduled_levels: Option<u8>,
     /// The IP TOS byte of each priority level. Default level × 32 (DSCP CS0 to CS7); all zero
     /// switches marking off.
     pub tos: [u8; 8],
@@ -137,6 +141,7 @@ impl Default for Settings {
             unsched_by_remaining: false,
             num_priorities: 8,
             unsched_cutoffs: UnschedCutoffs::Learned,
+            scheduled_levels: None,
             tos: [0x00, 0x20, 0x40, 0x60, 0x80, 0xa0, 0xc0, 0xe0],
             link_mbps: None,
             pacing: true,
@@ -275,6 +280,12 @@ impl Settings {
             (1, 8),
             "1 to 8 levels, default 8",
         )?;
+        within(
+            "scheduled_levels",
+            usize::from(self.scheduled_levels.unwrap_or(1)),
+            (1, usize::from(self.num_priorities).max(2) - 1),
+            "1 to num_priorities - 1, default in proportion to bytes",
+        )?;
         if let UnschedCutoffs::Fixed(lengths) = &self.unsched_cutoffs
             && !lengths[1..].is_sorted_by(|low, high| low >= high)
         {
@@ -337,9 +348,11 @@ impl Settings {
 #[non_exhaustive]
 pub enum UnschedCutoffs {
     /// From the sizes that arrive, at most every 500 ms and from at least 1,000 messages: each
-    /// unscheduled level gets an equal share of the unscheduled bytes, and the levels are split
-    /// between unscheduled and scheduled packets in proportion to bytes. [`Self::Default`] until
-    /// then.
+    /// unscheduled level gets an equal share of the bytes that travel on such levels, and the
+    /// levels are split between unscheduled and scheduled packets in proportion to bytes
+    /// ([`Settings::scheduled_levels`]). [`Self::Default`] until then. Peers are taken to send
+    /// with the same [`Settings::unsched_by_remaining`] and [`Settings::boost_tail`].
+    /// [`Self::for_lengths`] computes the same table beforehand.
     #[default]
     Learned,
     /// HomaModule's defaults (`homa-protocol` C.13): 200, 2,800, 15,000 and all. With fewer than

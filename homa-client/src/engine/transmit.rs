@@ -7,11 +7,11 @@ use bytes::Bytes;
 
 use super::granter::Share;
 use super::outgoing::OutMessage;
-use super::priority;
+use super::priority::{self, LevelRule};
 use super::rpc::{Rpc, RpcKey, RpcState};
 use super::srpt::{DEFER_MIN, Turn};
 use super::wire::{DATA_HEADER_LEN, Data, Grant, Header, Kind, Packet, Route};
-use super::{Engine, Settings, Time};
+use super::{Engine, Time};
 
 /// Control packets that wait for the driver, at most. All of them are repeated when lost.
 const MAX_CONTROL: usize = 8192;
@@ -198,8 +198,8 @@ impl Engine {
         };
         let kib = self.response_limit();
         let levels = Levels {
-            rtt_bytes: self.rtt_bytes.bytes(),
-            settings: &self.settings,
+            rule: LevelRule::new(&self.settings, self.rtt_bytes.bytes()),
+            number: self.settings.num_priorities,
         };
         let rpc = self.rpcs.get_mut(key)?;
         let route = route(rpc, self.incarnation);
@@ -363,30 +363,24 @@ pub(super) fn route(rpc: &Rpc, incarnation: u32) -> Route {
 }
 
 /// Chooses the priority levels of first transmissions.
-struct Levels<'a> {
-    rtt_bytes: usize,
-    settings: &'a Settings,
+struct Levels {
+    rule: LevelRule,
+    number: u8,
 }
 
-impl Levels<'_> {
+impl Levels {
     /// The level of the next packet of `message`, whose receiver has announced `cutoffs`.
     fn of_next(&self, message: &OutMessage, cutoffs: &[u32; 8]) -> u8 {
-        let levels = self.settings.num_priorities;
-        let remaining = message.remaining();
-        if message.sent() < message.unscheduled() {
-            let by_remaining = self.settings.unsched_by_remaining;
-            let size = if by_remaining {
-                remaining
-            } else {
-                message.length()
-            };
-            return priority::unscheduled(cutoffs, levels, size);
+        let (sent, unscheduled) = (message.sent(), message.unscheduled());
+        let Some(size) = self.rule.size(sent, unscheduled, message.length()) else {
+            return message.priority;
+        };
+        let level = priority::unscheduled(cutoffs, self.number, size);
+        if sent < unscheduled {
+            level
+        } else {
+            message.priority.max(level)
         }
-        if self.settings.boost_tail && remaining as usize <= self.rtt_bytes {
-            let tail = priority::unscheduled(cutoffs, levels, remaining);
-            return message.priority.max(tail);
-        }
-        message.priority
     }
 }
 

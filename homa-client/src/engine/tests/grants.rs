@@ -590,6 +590,8 @@ fn policy_settings_out_of_range_are_refused() {
     assert_eq!(refused(|s| s.fifo_increment = Some(1)), "fifo_increment");
     assert_eq!(refused(|s| s.grant_window = Some(200_000)), "grant_window");
     assert_eq!(refused(|s| s.min_grant = Some(0)), "min_grant");
+    let levels = refused(|s| s.scheduled_levels = Some(8));
+    assert_eq!(levels, "scheduled_levels");
     let payload = refused(|s| s.scheduled_payload = Some(65_001));
     assert_eq!(payload, "scheduled_payload");
     // A window holds one packet at least.

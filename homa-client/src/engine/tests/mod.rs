@@ -2,6 +2,7 @@
 
 mod amplification;
 mod behaviour;
+mod cutoffs;
 mod diagnosis;
 mod grants;
 mod hostile;
