@@ -67,7 +67,8 @@ pub(super) struct Decision {
 pub(super) enum Share {
     /// It is one of the `active` ones, and at `rank` among them by remaining bytes.
     Active { rank: usize, active: usize },
-    /// It is the oldest.
+    /// It is the oldest. Its packets go before all other scheduled ones; at the level that the
+    /// kernel gives them, above most unscheduled ones, short messages pay for it.
     Oldest,
 }
 

@@ -52,8 +52,16 @@ pub(super) const DEFER_MIN: u32 = 1000;
 /// One packet's worth of the credits that earn the oldest message a packet.
 const PACKET_CREDITS: u32 = 1000;
 
+/// Packets that the oldest message may have earned, and not sent for the sake of short messages.
+const MOST_EARNED: u32 = 8;
+
 /// Messages that have something to send. The shortest goes first, but each packet earns
 /// `fifo_fraction` credits, and 1,000 credits let the oldest message send one.
+///
+/// The kernel's share is one of its pacer's, which short messages pass by. Here they go first as
+/// long as the oldest message has not earned [`MOST_EARNED`] packets: without that, one short
+/// message in twenty waits for a full packet, and in the simulator the 99th percentile of short
+/// messages is 8 % worse.
 #[derive(Debug)]
 pub(super) struct SendQueue {
     by_remaining: SrptQueue,
@@ -120,29 +128,35 @@ impl SendQueue {
 
     /// Who sends next.
     pub(super) fn turn(&mut self) -> Option<Turn> {
-        let first = self.by_remaining.first()?.key;
-        let packets = self.credits / PACKET_CREDITS;
-        if packets > 0 {
-            // A turn that falls to whoever would be next anyway is over with it.
-            self.credits %= PACKET_CREDITS;
-            if let Some((_, oldest)) = self.by_age.first()
-                && *oldest != first
-            {
+        let first = self.by_remaining.first()?;
+        let earned = self.credits / PACKET_CREDITS;
+        if earned > 0
+            && let Some((_, oldest)) = self.by_age.first()
+        {
+            if *oldest == first.key {
+                // A turn that falls to whoever would be next anyway is over with it.
+                self.credits %= PACKET_CREDITS;
+            } else if first.remaining >= DEFER_MIN || earned >= MOST_EARNED {
                 return Some(Turn {
                     key: *oldest,
-                    fifo: Some(packets as usize),
+                    fifo: Some(earned as usize),
                 });
             }
         }
         Some(Turn {
-            key: first,
+            key: first.key,
             fifo: None,
         })
     }
 
-    /// So many packets have been sent.
-    pub(super) fn sent(&mut self, packets: usize) {
-        self.credits += packets as u32 * self.fifo_fraction;
+    /// So many packets have been sent in this turn.
+    pub(super) fn sent(&mut self, turn: Turn, packets: usize) {
+        let packets = packets as u32;
+        if turn.fifo.is_some() {
+            self.credits = self.credits.saturating_sub(packets * PACKET_CREDITS);
+        }
+        let earned = self.credits + packets * self.fifo_fraction;
+        self.credits = earned.min((MOST_EARNED + 1) * PACKET_CREDITS - 1);
     }
 }
 
@@ -164,7 +178,7 @@ mod tests {
         while sent < total {
             let turn = queue.turn().unwrap();
             let packets = turn.fifo.map_or(burst, |most| most.min(burst));
-            queue.sent(packets);
+            queue.sent(turn, packets);
             sent += packets;
             if turn.key == 1 {
                 oldest += packets;
@@ -184,6 +198,29 @@ mod tests {
             let oldest = packets_of_the_oldest(&mut queue, 20_000, burst);
             assert!((990..=1010).contains(&oldest), "{oldest} of 20,000");
         }
+    }
+
+    /// A short message in the way is worth waiting for, an endless stream of them is not.
+    #[test]
+    fn short_messages_put_the_oldest_off_but_not_for_ever() {
+        let mut queue = SendQueue::new(50);
+        queue.update(900_000, None, rank(900_000, 1));
+        queue.update(900, None, rank(900, 2));
+        assert_eq!(packets_of_the_oldest(&mut queue, 160, 1), 0);
+        assert_eq!(packets_of_the_oldest(&mut queue, 10, 1), 1);
+        // From then on it gets its share all the same.
+        let oldest = packets_of_the_oldest(&mut queue, 20_000, 1);
+        assert!((990..=1010).contains(&oldest), "{oldest} of 20,000");
+        // What it was owed comes in one run when the way is free.
+        let mut queue = SendQueue::new(50);
+        queue.update(900_000, None, rank(900_000, 1));
+        queue.update(900, None, rank(900, 2));
+        packets_of_the_oldest(&mut queue, 120, 1);
+        queue.update(900, rank(900, 2), rank(500_000, 2));
+        let turn = queue.turn().expect("two wait");
+        assert_eq!((turn.key, turn.fifo), (1, Some(6)));
+        queue.sent(turn, 2);
+        assert_eq!(queue.turn().expect("two wait").fifo, Some(4));
     }
 
     #[test]

@@ -188,7 +188,7 @@ impl Engine {
     /// First transmissions: the message with the fewest bytes left goes first, with a share for
     /// the oldest.
     fn next_data(&mut self, now: Time, most: usize, open: bool) -> Option<Transmit> {
-        let (Turn { key, fifo }, most) = loop {
+        let (turn, most) = loop {
             let turn = self.next_turn(open)?;
             let message = self.rpcs.get(turn.key)?.outgoing.as_ref()?;
             let next = message.packet_at(message.sent()).len();
@@ -196,6 +196,7 @@ impl Engine {
                 break (turn, most);
             }
         };
+        let Turn { key, fifo } = turn;
         let kib = self.response_limit();
         let levels = Levels {
             rule: LevelRule::new(&self.settings, self.rtt_bytes.bytes()),
@@ -249,7 +250,7 @@ impl Engine {
             }
         }
         self.debit(key, &transmit);
-        self.sending.sent(transmit.segments.len());
+        self.sending.sent(turn, transmit.segments.len());
         self.enqueue(key);
         self.our_turn(now, key);
         (!transmit.segments.is_empty()).then_some(transmit)
@@ -277,7 +278,7 @@ impl Engine {
         for decision in self.granter.decide(&mut self.rpcs, &mut self.pool) {
             let priority = match decision.share {
                 Share::Active { rank, active } => self.priorities.scheduled(rank, active),
-                Share::Oldest => self.priorities.second(),
+                Share::Oldest => self.priorities.max_scheduled(),
             };
             self.send_grant(now, decision.key, decision.offset, priority);
             self.expect(now, decision.key);

@@ -1,0 +1,203 @@
+//! [`Prepared`]: a run whose set-up has been checked, and how it goes.
+
+use std::path::Path;
+use std::time::{Duration, Instant as Clock};
+
+use homa_client::ConfigError;
+use homa_client::engine::Settings;
+
+use super::baseline::{DctcpHost, Oracle};
+use super::compare::Reference;
+use super::curve::CurveError;
+use super::fabric::Fabric;
+use super::homa::HomaHost;
+use super::ideal::Ideal;
+use super::ledger::Sample;
+use super::node::Node;
+use super::outcome::{Counts, Outcome, Throughput, Verdict};
+use super::policy;
+use super::setup::{Setup, TransportName};
+use super::slowdown::{self, Slowdowns};
+use super::time::{Instant, Span};
+use super::traffic::Traffic;
+use super::workload::{CdfError, Workload};
+use super::world::{Ended, Schedule, World};
+
+/// Time after the window in which the measured messages have to finish, in windows and beyond.
+const PATIENCE_WINDOWS: u64 = 2;
+const PATIENCE: Span = Span::from_micros(200_000);
+
+/// Why a run cannot be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SetupError {
+    #[error(transparent)]
+    Cdf(#[from] CdfError),
+    #[error(transparent)]
+    Curve(#[from] CurveError),
+    #[error("the engine does not take these settings")]
+    Engine(#[from] ConfigError),
+}
+
+/// A run that has been checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Prepared {
+    pub(crate) name: String,
+    pub(crate) setup: Setup,
+    workload: Workload,
+    reference: Reference,
+    settings: Settings,
+    schedule: Schedule,
+}
+
+/// How fast it went on this machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Speed {
+    pub(crate) took: Duration,
+    pub(crate) hops: u64,
+    pub(crate) events: u64,
+}
+
+impl Prepared {
+    /// Checks a set-up, whose values are within their ranges already, and reads its files.
+    pub(crate) fn new(
+        name: String,
+        setup: Setup,
+        reference: Option<&Path>,
+    ) -> Result<Self, SetupError> {
+        let workload = Workload::of(&setup)?;
+        let reference = Reference::find(&setup, &workload, reference)?;
+        let settings = policy::settings(&setup, &workload);
+        settings.check()?;
+        let start = Instant::ZERO + setup.warm_up_us.map_or(workload.warm_up, Span::from_micros);
+        let window = setup.window_us.map_or(workload.window, Span::from_micros);
+        let end = start + window;
+        let patience = Span::from_picos(window.as_picos() * PATIENCE_WINDOWS) + PATIENCE;
+        Ok(Self {
+            name,
+            setup,
+            workload,
+            reference,
+            settings,
+            schedule: Schedule {
+                window: (start, end),
+                deadline: end + patience,
+            },
+        })
+    }
+
+    /// When its window ends, in microseconds of simulated time: most of its work.
+    pub(crate) fn length_us(&self) -> u64 {
+        self.schedule.window.1.as_nanos() / 1000
+    }
+
+    /// Runs it. `tick` is told the simulated time now and then.
+    pub(crate) fn run(&self, tick: impl FnMut(Instant)) -> (Outcome, Speed) {
+        let began = Clock::now();
+        let ideal = Ideal::new(&self.setup.topology, self.setup.mode);
+        let edges = slowdown::edges(&self.workload, self.reference.edges().as_deref());
+        let mut slowdowns = Slowdowns::new(edges);
+        let mut record = |sample: Sample| {
+            let ideal = ideal.time(sample.from, sample.to, sample.bytes);
+            let slowdown = sample.took.as_secs_f64() / ideal.as_secs_f64();
+            slowdowns.record(sample.bytes, slowdown);
+        };
+        let ended = self.simulate(&mut record, tick);
+        for sample in &ended.unfinished {
+            record(*sample);
+        }
+        let speed = Speed {
+            took: began.elapsed(),
+            hops: ended.hops,
+            events: ended.events,
+        };
+        (self.outcome(&ended, slowdowns), speed)
+    }
+
+    fn simulate(&self, record: &mut impl FnMut(Sample), tick: impl FnMut(Instant)) -> Ended {
+        let setup = &self.setup;
+        let hosts = setup.topology.hosts();
+        match setup.transport {
+            TransportName::Homa => {
+                let nodes = HomaHost::all(setup, &self.settings);
+                self.simulate_nodes(nodes, record, tick)
+            }
+            TransportName::Dctcp => {
+                let nodes = DctcpHost::all(hosts, setup.mode);
+                self.simulate_nodes(nodes, record, tick)
+            }
+            TransportName::SrptOracle => {
+                let oracle = Oracle::new(&setup.topology, setup.mode);
+                oracle.run(self.traffic(), self.schedule, record, tick)
+            }
+        }
+    }
+
+    fn simulate_nodes<N: Node>(
+        &self,
+        nodes: Vec<N>,
+        record: &mut impl FnMut(Sample),
+        tick: impl FnMut(Instant),
+    ) -> Ended {
+        let topology = &self.setup.topology;
+        let fabric = Fabric::new(topology, N::MARK_ABOVE, self.setup.seed);
+        let gbps = topology.host_gbps;
+        World::new(nodes, fabric, self.traffic(), self.schedule, gbps).run(record, tick)
+    }
+
+    fn traffic(&self) -> Traffic<impl Fn(f64) -> u32> {
+        let Setup {
+            load,
+            mode,
+            seed,
+            ref topology,
+            ..
+        } = self.setup;
+        let gap = self.workload.mean_gap(load, topology.host_gbps, mode);
+        let draw = |uniform| self.workload.sizes.draw(uniform);
+        Traffic::new(draw, gap, topology.hosts(), seed)
+    }
+
+    fn outcome(&self, ended: &Ended, slowdowns: Slowdowns) -> Outcome {
+        let slowdown = slowdowns.into_buckets();
+        let at_us = ended.at.as_micros_f64();
+        let window = &ended.at_window;
+        let host_seconds = window.time.as_secs_f64() * f64::from(self.setup.topology.hosts());
+        let gbps = |bytes: u64| match host_seconds {
+            0.0 => 0.0,
+            time => bytes as f64 * 8.0 / time / 1e9,
+        };
+        Outcome {
+            name: self.name.clone(),
+            setup: self.setup.clone(),
+            differs: self.setup.differs(),
+            verdict: match &ended.overload {
+                None => Verdict::Finished { at_us },
+                Some(_) => Verdict::Overload {
+                    at_us,
+                    backlog_bytes: ended.started.bytes - ended.finished.bytes,
+                    backlog_messages: ended.started.messages - ended.finished.messages,
+                },
+            },
+            comparison: self.reference.compare(&slowdown),
+            slowdown,
+            throughput: Throughput {
+                offered_gbps: gbps(window.started_bytes),
+                delivered_gbps: gbps(window.finished_bytes),
+                downlink_gbps: gbps(window.bytes_to_hosts),
+            },
+            queues: window.queues,
+            wasted: window.wasted,
+            bytes_by_priority: window.bytes_by_priority,
+            counts: Counts {
+                measured: ended.measured,
+                unfinished: ended.unfinished.len() as u64,
+                messages: ended.started.messages,
+                packets: ended.packets,
+                hops: ended.hops,
+                events: ended.events,
+                dropped: ended.dropped,
+                resends: ended.resends,
+            },
+        }
+    }
+}
