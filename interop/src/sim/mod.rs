@@ -1,6 +1,7 @@
 //! `homa-interop sim`: a data-center network, packet by packet, whose hosts run the engine.
 #![allow(dead_code, reason = "being built")]
 
+mod check;
 mod compare;
 mod curve;
 mod events;
@@ -11,6 +12,7 @@ mod ledger;
 mod link;
 mod node;
 mod outcome;
+mod plan;
 mod report;
 mod setup;
 mod slowdown;
