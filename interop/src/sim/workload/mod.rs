@@ -13,11 +13,11 @@ use super::link;
 use super::setup::{Mode, Setup};
 use super::time::Span;
 
-/// Messages of a window, at least, on which the defaults for a user's own sizes are based: as
-/// many as start in 20 ms of W1 or 50 ms of W2.
+/// Messages in the window of a user's own sizes: about as many as start in 20 ms of W1 or 50 ms
+/// of W2 (SIGCOMM'18's network at 80 % load).
 const ENOUGH_MESSAGES: f64 = 10e6;
 
-/// Hosts and load for which windows are meant.
+/// The network and the load for which windows are meant.
 const PAPER_HOSTS: f64 = 144.0;
 const PAPER_LOAD: f64 = 0.8;
 const PAPER_GBPS: f64 = 10.0;
@@ -71,7 +71,8 @@ impl Workload {
     }
 
     /// With the share of payload that packets and grants of SIGCOMM'18's simulation leave; the
-    /// published shares differ by less than 1 % from what this gives for their workloads.
+    /// published shares differ by less than 1 % from what this gives for their workloads. The
+    /// window is 20 ms to 1 s, by the mean length, and the time before it a fifth of that.
     fn own(sizes: Sizes) -> Self {
         let mean_occupied: f64 = sizes
             .shares()
