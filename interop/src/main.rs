@@ -43,6 +43,7 @@ enum Command {
     /// Prints what this host offers and which defaults follow from it.
     #[command(after_help = "Example:\n  homa-interop info")]
     Info(info::Arguments),
+    Sim(Box<sim::Arguments>),
     Soak(soak::Arguments),
     /// One of the processes of `soak`: takes its orders from standard input.
     #[command(hide = true, after_help = "Example:\n  homa-interop soak-node")]
@@ -81,6 +82,7 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Bench { bench } => bench::run(bench)?,
         Command::Info(arguments) => info::run(arguments)?,
+        Command::Sim(arguments) => return sim::run(arguments),
         Command::Soak(arguments) => return soak::run(arguments),
         Command::SoakNode => soak::run_node_until_stdin_ends()?,
         Command::Busy => soak::run_busy_until_stdin_ends()?,

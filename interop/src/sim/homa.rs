@@ -7,18 +7,16 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use homa_client::Message;
 use homa_client::engine::wire::{Carrier, Kind, Packet as Decoded};
 use homa_client::engine::{Datagram, Engine, Event, Segment, SendError, Settings, Socket, Time};
+use homa_client::{ConfigError, Message};
 
 use super::ledger;
 use super::link::{SCHEDULED_HEADER, SHORTEST, UNSCHEDULED_HEADER, occupied};
 use super::node::{HostId, MessageId, Node, Packet, Report};
-use super::setup::{Mode, Wire};
+use super::setup::{Mode, Setup, Wire};
 use super::time::Instant;
-
-/// Longest message of any workload, and of the engine.
-pub(crate) const MAX_MESSAGE_BYTES: usize = 32_000_000;
+use super::workload::MAX_BYTES;
 
 /// UDP port of all engines, and Homa ports of clients and servers.
 const PORT: u16 = 4000;
@@ -41,16 +39,11 @@ pub(crate) struct HomaHost {
 impl HomaHost {
     /// The hosts of one simulation, which know each other already: each has had an RPC with every
     /// other, so that cutoffs are announced.
-    pub(crate) fn all(
-        hosts: u32,
-        settings: &Settings,
-        link_mbps: u32,
-        mode: Mode,
-        wire: Wire,
-        seed: u64,
-    ) -> Result<Vec<Self>, homa_client::ConfigError> {
+    pub(crate) fn all(setup: &Setup, settings: &Settings) -> Result<Vec<Self>, ConfigError> {
+        let hosts = setup.topology.hosts();
+        let link_mbps = (setup.topology.host_gbps * 1000.0).round() as u32;
         let first_ids: Rc<[Cell<u64>]> = (0..hosts).map(|_| Cell::new(0)).collect();
-        let mut random = fastrand::Rng::with_seed(seed);
+        let mut random = fastrand::Rng::with_seed(setup.seed);
         let mut all = Vec::new();
         for me in 0..hosts {
             let mut engine = Engine::new(settings.clone(), random.u64(..))?;
@@ -62,8 +55,8 @@ impl HomaHost {
             all.push(Self {
                 engine,
                 me,
-                mode,
-                wire,
+                mode: setup.mode,
+                wire: setup.wire,
                 clock,
                 first_ids: first_ids.clone(),
             });
@@ -74,21 +67,6 @@ impl HomaHost {
 
     fn time(&self, now: Instant) -> Time {
         Time::from_nanos(now.as_nanos()) + self.clock
-    }
-
-    /// Lets the engine take a packet of `from`.
-    fn take(&mut self, time: Time, from: HostId, tos: u8, segment: Segment) {
-        let mut data = Vec::with_capacity(segment.len());
-        data.extend_from_slice(&segment.header);
-        data.extend_from_slice(&segment.payload);
-        let datagram = Datagram {
-            from: address_of(from),
-            local: None,
-            tos,
-            socket: Socket::Main,
-            data: Bytes::from(data),
-        };
-        self.engine.handle_datagram(time, datagram);
     }
 
     /// Answers requests, and tells what has finished.
@@ -200,7 +178,14 @@ impl Node for HomaHost {
 
     fn receive(&mut self, now: Instant, packet: Packet<Segment>, reports: &mut Vec<Report>) {
         let time = self.time(now);
-        self.take(time, packet.from, packet.level << 5, packet.body);
+        let datagram = Datagram {
+            from: address_of(packet.from),
+            local: None,
+            tos: packet.level << 5,
+            socket: Socket::Main,
+            data: packet.body,
+        };
+        self.engine.handle_segment(time, datagram);
         self.poll_events(time, reports);
     }
 
@@ -231,7 +216,11 @@ impl Node for HomaHost {
     }
 
     fn withholds(&self) -> bool {
-        false
+        self.engine.withholds_grants()
+    }
+
+    fn resends(&self) -> u64 {
+        self.engine.counters().retransmitted
     }
 }
 
@@ -273,7 +262,7 @@ fn acquaint(hosts: &mut [HomaHost]) {
 fn payload(bytes: usize) -> Message {
     static ZEROS: OnceLock<Bytes> = OnceLock::new();
     // A slice of what lives for ever costs no count of references.
-    let zeros = ZEROS.get_or_init(|| Bytes::from_static(vec![0; MAX_MESSAGE_BYTES].leak()));
+    let zeros = ZEROS.get_or_init(|| Bytes::from_static(vec![0; MAX_BYTES as usize].leak()));
     Message::from(zeros.slice(..bytes))
 }
 

@@ -1,6 +1,12 @@
 //! `homa-interop sim`: a data-center network, packet by packet, whose hosts run the engine.
+//!
+//! A [`Setup`] says what a run is, a [`Prepared`] one has been checked, and its [`Outcome`] is what
+//! it found. In between, a [`World`](world::World) of [`Node`](node::Node)s and the
+//! [`Fabric`](fabric::Fabric) between them live through simulated time. No rule of the protocol is
+//! in here: Homa's nodes are engines of `homa-client`.
 #![allow(dead_code, reason = "being built")]
 
+mod args;
 mod check;
 mod compare;
 mod curve;
@@ -13,10 +19,128 @@ mod link;
 mod node;
 mod outcome;
 mod plan;
+mod policy;
 mod report;
+mod run;
 mod setup;
 mod slowdown;
 mod time;
 mod traffic;
 mod workload;
 mod world;
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+pub(crate) use self::args::Arguments;
+use self::outcome::{Comparison, Outcome, Verdict};
+use self::plan::Plan;
+use self::report::Report;
+use self::run::{Prepared, Speed};
+use crate::progress::Progress;
+
+/// A comparison that should have been made was not.
+const SKIPPED: u8 = 3;
+
+/// Runs what the command line asks for.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    let Plan { title, runs } = plan(arguments)?;
+    let mut prepared = Vec::new();
+    for run in runs {
+        let reference = arguments.reference.as_deref();
+        prepared.push(Prepared::new(run.name, run.setup, reference)?);
+    }
+    let outcomes = run_all(&prepared, arguments.jobs)?;
+    let report = Report {
+        title: &title,
+        runs: &outcomes,
+    };
+    io::stdout().write_all(report.text().as_bytes())?;
+    if let Some(path) = &arguments.json {
+        report.write_json(path)?;
+    }
+    Ok(status(&outcomes))
+}
+
+/// The runs that are asked for, with the command line's changes.
+fn plan(arguments: &Arguments) -> Result<Plan, Box<dyn Error>> {
+    let mut plan = match &arguments.plan {
+        Some(path) => Plan::read(path)?,
+        None => Plan::of_one(arguments.base()),
+    };
+    for run in &mut plan.runs {
+        run.setup = arguments.apply(&run.setup)?;
+        run.setup.check()?;
+    }
+    if let Some(data) = &arguments.data {
+        plan.take_sizes_from(data);
+    }
+    Ok(plan)
+}
+
+/// Runs all, some at a time, and tells on standard error how fast.
+fn run_all(runs: &[Prepared], jobs: Option<u32>) -> Result<Vec<Outcome>, Box<dyn Error>> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = jobs
+        .map_or(processors, |jobs| jobs as usize)
+        .min(runs.len());
+    let steps = runs.iter().map(Prepared::length_us).sum();
+    let progress = Progress::new(steps, Duration::from_secs(steps / 1000));
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(run) = runs.get(index) else { break };
+                    let mut told = 0;
+                    let result = run.run(|now| {
+                        let now = (now.as_nanos() / 1000).min(run.length_us());
+                        progress.bar.inc(now - told);
+                        told = now;
+                    });
+                    if let Ok((_, speed)) = &result {
+                        tell_speed(&run.name, speed);
+                    }
+                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                    done.push((index, result));
+                }
+            });
+        }
+    });
+    progress.bar.finish_and_clear();
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(index, _)| *index);
+    let mut outcomes = Vec::new();
+    for (_, result) in done {
+        outcomes.push(result?.0);
+    }
+    Ok(outcomes)
+}
+
+fn tell_speed(name: &str, speed: &Speed) {
+    let seconds = speed.took.as_secs_f64();
+    eprintln!(
+        "{name}: {:.1} million packet-hops in {seconds:.1} s, {:.2} million/s",
+        speed.hops as f64 / 1e6,
+        speed.hops as f64 / 1e6 / seconds,
+    );
+}
+
+fn status(outcomes: &[Outcome]) -> ExitCode {
+    let is_overload = |run: &Outcome| matches!(run.verdict, Verdict::Overload { .. });
+    let fails = |run: &Outcome| matches!(run.comparison, Comparison::Done { holds: false, .. });
+    let is_skipped = |run: &Outcome| matches!(run.comparison, Comparison::Skipped { .. });
+    if outcomes.iter().any(|run| is_overload(run) || fails(run)) {
+        ExitCode::FAILURE
+    } else if outcomes.iter().any(is_skipped) {
+        ExitCode::from(SKIPPED)
+    } else {
+        ExitCode::SUCCESS
+    }
+}

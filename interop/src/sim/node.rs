@@ -63,4 +63,7 @@ pub(crate) trait Node {
 
     /// Whether it could let somebody send to it and does not.
     fn withholds(&self) -> bool;
+
+    /// Packets that it has sent again so far.
+    fn resends(&self) -> u64;
 }

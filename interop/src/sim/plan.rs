@@ -197,6 +197,19 @@ type Table<'a> = DeTable<'a>;
 type Item<'a> = Spanned<DeValue<'a>>;
 
 impl Plan {
+    /// One run, named after its workload.
+    pub(crate) fn of_one(setup: Setup) -> Self {
+        let run = Run {
+            name: setup.workload.published().name.to_owned(),
+            kind: Kind::Slowdown {},
+            setup,
+        };
+        Self {
+            title: String::new(),
+            runs: vec![run],
+        }
+    }
+
     /// Reads a plan. A relative `cdf` in it starts at the plan's own directory.
     pub(crate) fn read(path: &Path) -> Result<Self, PlanError> {
         let text = std::fs::read_to_string(path).map_err(|error| PlanError::Unreadable {

@@ -1,10 +1,10 @@
 //! Settings of the engines in a simulated set-up.
 
+use homa_client::ConfigError;
 use homa_client::engine::{Settings, UnschedCutoffs};
 
-use super::homa::MAX_MESSAGE_BYTES;
 use super::setup::{Cutoffs, EngineSetup, Setup};
-use super::workload::Workload;
+use super::workload::{MAX_BYTES, Workload};
 
 /// Unscheduled bytes of a message in SIGCOMM'18's simulation: what a link of 10 Gbit/s carries in
 /// the 7.7 µs from a packet to its grant, less headers (`homaTransportConfig.ini`).
@@ -25,7 +25,7 @@ const MAX_OVERCOMMIT: usize = 8;
 
 /// The engine's settings: what the set-up says; else what SIGCOMM'18's simulation had, a grant for
 /// every packet and the split of levels among it; else the engine's own default.
-pub(crate) fn settings(setup: &Setup, workload: &Workload) -> Settings {
+pub(crate) fn settings(setup: &Setup, workload: &Workload) -> Result<Settings, ConfigError> {
     let EngineSetup {
         num_priorities,
         cutoffs,
@@ -48,9 +48,12 @@ pub(crate) fn settings(setup: &Setup, workload: &Workload) -> Settings {
     let levels = num_priorities.unwrap_or(LEVELS);
     let unsched_bytes = unsched_bytes.unwrap_or(UNSCHED_BYTES);
     let scheduled = scheduled_levels
-        .or(workload.published.map(|published| published.scheduled_levels))
+        .or(workload
+            .published
+            .map(|published| published.scheduled_levels))
         .map(|scheduled| scheduled.min(levels.saturating_sub(1)).max(1));
     settings.num_priorities = levels;
+    settings.scheduled_levels = scheduled;
     settings.unsched_bytes = Some(unsched_bytes);
     settings.packet_payload = packet_payload.unwrap_or(UNSCHED_PAYLOAD);
     settings.scheduled_payload = Some(scheduled_payload.unwrap_or(SCHEDULED_PAYLOAD));
@@ -68,18 +71,23 @@ pub(crate) fn settings(setup: &Setup, workload: &Workload) -> Settings {
     settings.fifo_increment = fifo_increment.or(own.fifo_increment);
     settings.boost_tail = boost_tail.unwrap_or(own.boost_tail);
     settings.unsched_by_remaining = unsched_by_remaining.unwrap_or(own.unsched_by_remaining);
-    settings.unsched_cutoffs = match cutoffs.unwrap_or(Cutoffs::Known) {
-        Cutoffs::Known => UnschedCutoffs::Learned,
-        Cutoffs::Learned => UnschedCutoffs::Learned,
-        Cutoffs::Default => UnschedCutoffs::Default,
-    };
     // Simulated applications drop what they get at once, and no memory is to be the limit.
-    settings.max_message_bytes = MAX_MESSAGE_BYTES;
+    settings.max_message_bytes = MAX_BYTES as usize;
     settings.pool_bytes = usize::MAX;
     settings.send_bytes = MAX_BACKLOG_BYTES;
     settings.max_rpcs = 1 << 20;
     settings.max_rpcs_per_peer = 1 << 20;
-    settings
+    settings.unsched_cutoffs = match cutoffs.unwrap_or(Cutoffs::Known) {
+        Cutoffs::Known => {
+            let shares = workload.sizes.shares();
+            let lengths = shares.map(|(bytes, share)| (bytes as usize, share));
+            UnschedCutoffs::for_lengths(&settings, lengths)?
+        }
+        Cutoffs::Learned => UnschedCutoffs::Learned,
+        Cutoffs::Default => UnschedCutoffs::Default,
+    };
+    settings.check()?;
+    Ok(settings)
 }
 
 /// Bytes of messages that one host may have under way before a run is an overload: 3 s of a link

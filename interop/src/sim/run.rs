@@ -6,7 +6,6 @@ use std::time::{Duration, Instant as Clock};
 use homa_client::ConfigError;
 use homa_client::engine::Settings;
 
-use super::baseline::{DctcpHost, Oracle};
 use super::compare::Reference;
 use super::curve::CurveError;
 use super::fabric::Fabric;
@@ -29,7 +28,7 @@ const PATIENCE: Span = Span::from_micros(200_000);
 
 /// Why a run cannot be.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SetupError {
+pub(crate) enum RunError {
     #[error(transparent)]
     Cdf(#[from] CdfError),
     #[error(transparent)]
@@ -63,11 +62,10 @@ impl Prepared {
         name: String,
         setup: Setup,
         reference: Option<&Path>,
-    ) -> Result<Self, SetupError> {
+    ) -> Result<Self, RunError> {
         let workload = Workload::of(&setup)?;
         let reference = Reference::find(&setup, &workload, reference)?;
-        let settings = policy::settings(&setup, &workload);
-        settings.check()?;
+        let settings = policy::settings(&setup, &workload)?;
         let start = Instant::ZERO + setup.warm_up_us.map_or(workload.warm_up, Span::from_micros);
         let window = setup.window_us.map_or(workload.window, Span::from_micros);
         let end = start + window;
@@ -91,7 +89,7 @@ impl Prepared {
     }
 
     /// Runs it. `tick` is told the simulated time now and then.
-    pub(crate) fn run(&self, tick: impl FnMut(Instant)) -> (Outcome, Speed) {
+    pub(crate) fn run(&self, tick: impl FnMut(Instant)) -> Result<(Outcome, Speed), RunError> {
         let began = Clock::now();
         let ideal = Ideal::new(&self.setup.topology, self.setup.mode);
         let edges = slowdown::edges(&self.workload, self.reference.edges().as_deref());
@@ -101,7 +99,7 @@ impl Prepared {
             let slowdown = sample.took.as_secs_f64() / ideal.as_secs_f64();
             slowdowns.record(sample.bytes, slowdown);
         };
-        let ended = self.simulate(&mut record, tick);
+        let ended = self.simulate(&mut record, tick)?;
         for sample in &ended.unfinished {
             record(*sample);
         }
@@ -110,25 +108,21 @@ impl Prepared {
             hops: ended.hops,
             events: ended.events,
         };
-        (self.outcome(&ended, slowdowns), speed)
+        Ok((self.outcome(&ended, slowdowns), speed))
     }
 
-    fn simulate(&self, record: &mut impl FnMut(Sample), tick: impl FnMut(Instant)) -> Ended {
+    fn simulate(
+        &self,
+        record: &mut impl FnMut(Sample),
+        tick: impl FnMut(Instant),
+    ) -> Result<Ended, RunError> {
         let setup = &self.setup;
-        let hosts = setup.topology.hosts();
         match setup.transport {
             TransportName::Homa => {
-                let nodes = HomaHost::all(setup, &self.settings);
-                self.simulate_nodes(nodes, record, tick)
+                let nodes = HomaHost::all(setup, &self.settings)?;
+                Ok(self.simulate_nodes(nodes, record, tick))
             }
-            TransportName::Dctcp => {
-                let nodes = DctcpHost::all(hosts, setup.mode);
-                self.simulate_nodes(nodes, record, tick)
-            }
-            TransportName::SrptOracle => {
-                let oracle = Oracle::new(&setup.topology, setup.mode);
-                oracle.run(self.traffic(), self.schedule, record, tick)
-            }
+            TransportName::Dctcp | TransportName::SrptOracle => unimplemented!(),
         }
     }
 

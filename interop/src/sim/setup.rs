@@ -127,6 +127,13 @@ impl Default for Topology {
     }
 }
 
+impl Topology {
+    /// Hosts of all racks.
+    pub(crate) fn hosts(&self) -> u32 {
+        self.racks * self.hosts_per_rack
+    }
+}
+
 /// Which spine a packet passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]

@@ -9,7 +9,7 @@ use super::time::{Instant, Span};
 use super::traffic::Traffic;
 
 /// How often it is looked whether receivers waste their links.
-const SAMPLE_EVERY: Span = Span::from_micros(10);
+const LOOK_EVERY: Span = Span::from_micros(10);
 
 /// The share of the measured messages that has to finish.
 const ENOUGH: f64 = 0.999;
@@ -40,6 +40,8 @@ pub(crate) struct Ended {
     pub(crate) dropped: u64,
     pub(crate) events: u64,
     pub(crate) packets: u64,
+    /// Packets that were sent again.
+    pub(crate) resends: u64,
 }
 
 /// What is counted from the window's start to its end.
@@ -133,7 +135,12 @@ impl<N: Node, D: Fn(f64) -> u32> World<N, D> {
     }
 
     /// Runs until enough of the measured messages have finished; `sample` gets each that does.
-    pub(crate) fn run(mut self, mut sample: impl FnMut(Sample)) -> Ended {
+    /// `tick` is told the time every [`LOOK_EVERY`].
+    pub(crate) fn run(
+        mut self,
+        mut sample: impl FnMut(Sample),
+        mut tick: impl FnMut(Instant),
+    ) -> Ended {
         for host in 0..self.hosts.len() as HostId {
             let at = self.now + self.traffic.gap(host);
             self.events.push(at, Event::Message(host));
@@ -141,10 +148,14 @@ impl<N: Node, D: Fn(f64) -> u32> World<N, D> {
         }
         let (start, end) = self.schedule.window;
         self.events.push(start, Event::WindowStarts);
+        self.events.push(self.now, Event::Look);
         self.events.push(end, Event::WindowEnds);
         let mut overload = None;
         while let Some((at, event)) = self.events.pop() {
             self.now = at;
+            if matches!(event, Event::Look) {
+                tick(at);
+            }
             if let Err(why) = self.handle(event) {
                 overload = Some(why);
                 break;
@@ -180,6 +191,7 @@ impl<N: Node, D: Fn(f64) -> u32> World<N, D> {
             dropped: self.fabric.dropped,
             events: self.events.added(),
             packets: self.packets,
+            resends: self.hosts.iter().map(|host| host.node.resends()).sum(),
         }
     }
 
@@ -220,10 +232,11 @@ impl<N: Node, D: Fn(f64) -> u32> World<N, D> {
                 }
             }
             Event::Look => {
-                if now < self.schedule.window.1 {
+                let (start, end) = self.schedule.window;
+                if start <= now && now < end {
                     self.look();
-                    self.events.push(now + SAMPLE_EVERY, Event::Look);
                 }
+                self.events.push(now + LOOK_EVERY, Event::Look);
             }
             Event::WindowStarts => {
                 self.fabric.start_measuring(now);
@@ -233,7 +246,6 @@ impl<N: Node, D: Fn(f64) -> u32> World<N, D> {
                     bytes_by_priority: self.sent,
                     ..AtWindow::default()
                 };
-                self.events.push(now, Event::Look);
             }
             Event::WindowEnds => {
                 let counted = &mut self.counted;

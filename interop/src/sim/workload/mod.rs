@@ -7,7 +7,7 @@ mod tables;
 
 pub(crate) use cdf::CdfError;
 pub(crate) use published::Published;
-pub(crate) use sizes::Sizes;
+pub(crate) use sizes::{MAX_BYTES, Sizes};
 
 use super::link;
 use super::setup::{Mode, Setup};
