@@ -201,21 +201,26 @@ pub(crate) struct WriteError {
     source: io::Error,
 }
 
+impl WriteError {
+    /// Of what was to be written there.
+    pub(crate) fn new(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        Self { path, source }
+    }
+}
+
 /// Finds out before a long run whether its results can be written. Leaves what is there.
 pub(crate) fn check_writable(path: &Path) -> Result<(), WriteError> {
     let opened = OpenOptions::new().append(true).create(true).open(path);
-    opened.map(drop).map_err(|source| WriteError {
-        path: path.to_owned(),
-        source,
-    })
+    opened
+        .map(drop)
+        .map_err(|source| WriteError::new(path, source))
 }
 
 /// Writes `value` as JSON, in place of what the file held.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), WriteError> {
-    let mut json = serde_json::to_vec_pretty(value).map_err(|source| WriteError {
-        path: path.to_owned(),
-        source: source.into(),
-    })?;
+    let mut json =
+        serde_json::to_vec_pretty(value).map_err(|source| WriteError::new(path, source.into()))?;
     json.push(b'\n');
     write_whole(path, &json)
 }
@@ -243,10 +248,7 @@ pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<(), WriteError>
         whole.write_all(content)?;
         whole.persist(path).map(drop).map_err(|error| error.error)
     };
-    write().map_err(|source| WriteError {
-        path: path.to_owned(),
-        source,
-    })
+    write().map_err(|source| WriteError::new(path, source))
 }
 
 /// Those of the file that is replaced, or what a new one is given.

@@ -58,6 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let report = Report {
         title: &title,
         runs: &outcomes,
+        figures: &[],
     };
     io::stdout().write_all(report.text().as_bytes())?;
     if let Some(path) = &arguments.json {

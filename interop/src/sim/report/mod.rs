@@ -1,7 +1,11 @@
 //! What runs have found, for people and programs: text, JSON and a page with plots.
 
+mod figures;
 mod format;
 mod json;
+mod look;
+mod page;
+mod plot;
 mod rows;
 #[cfg(test)]
 mod sample;
@@ -11,8 +15,12 @@ mod words;
 
 use std::path::Path;
 
+pub(crate) use figures::Figure;
+
 use super::outcome::Outcome;
 use crate::report::{self, WriteError};
+
+use std::io;
 
 /// One run, or the runs of a plan.
 #[derive(Clone, Copy, Debug)]
@@ -20,20 +28,22 @@ pub(crate) struct Report<'a> {
     /// Of the plan; one run on its own needs none.
     pub(crate) title: &'a str,
     pub(crate) runs: &'a [Outcome],
+    /// What to show; nothing: all that the runs allow.
+    pub(crate) figures: &'a [Figure],
 }
 
 impl Report<'_> {
-    /// For a terminal: of one run everything, of many a line each and their slowdown.
+    /// For a terminal: of one run everything; of many a line each, the figures as tables, and how
+    /// they compare with what is published.
     pub(crate) fn text(&self) -> String {
-        if let [outcome] = self.runs {
-            return format!("{}\n{}\n", text::run(outcome), words::SOURCE);
-        }
-        let mut parts = vec![self.title.to_owned(), text::overview(self.runs).text()];
-        for outcome in self.runs {
-            parts.push(text::run(outcome));
-        }
-        parts.push(words::SOURCE.to_owned() + "\n");
-        parts.join("\n")
+        let mut text = match self.runs {
+            [outcome] => text::run(outcome),
+            runs => text::many(self.title, runs, &figures::sections(runs, self.figures)),
+        };
+        text += "\n";
+        text += words::SOURCE;
+        text += "\n";
+        text
     }
 
     /// Writes it as JSON, in place of what the file held: of one run the [`Outcome`], of many
@@ -41,5 +51,69 @@ impl Report<'_> {
     pub(crate) fn write_json(&self, path: &Path) -> Result<(), WriteError> {
         let (title, runs) = (self.title, self.runs);
         report::write_json(path, &json::Json { title, runs })
+    }
+
+    /// Writes it as a page with plots, in place of what the file held.
+    pub(crate) fn write_html(&self, path: &Path) -> Result<(), WriteError> {
+        let page =
+            page::page(self).map_err(|error| WriteError::new(path, io::Error::other(error)))?;
+        report::write_whole(path, page.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_runs_are_a_line_each_then_figures_then_what_is_published() {
+        let runs = [sample::outcome("w3"), sample::at_load(0.5, 0)];
+        let report = Report {
+            title: "Two loads",
+            runs: &runs,
+            figures: &[Figure::Waste],
+        };
+        let expected = "\
+Two loads
+
+run         load  mean slowdown  P99 short  P99 last  delivered Gbit/s  TOR-to-host mean/max  wasted   verdict  published
+w3          80 %           1.93       2.25      15.9              7.09        12.6 KB/117 KB   3.1 %  finished       PASS
+load = 0.5  50 %           1.93       2.25      15.9              4.43        12.6 KB/117 KB   3.1 %  finished       PASS
+
+Wasted bandwidth
+As SIGCOMM'18, figure 13: the share of their time that receivers' links idle while their host withholds grants. Above the line nothing is left for more load.
+
+W3
+load   Homa
+50 %  3.1 %
+80 %  3.1 %
+
+Published
+w3: PASS: P99 against Homa, W3 at 80 %: worst decile 1.020 of at most 1.15, up to 5.1 MB; last bucket 1.020 of at most 1.30
+load = 0.5: PASS: P99 against Homa, W3 at 80 %: worst decile 1.020 of at most 1.15, up to 5.1 MB; last bucket 1.020 of at most 1.30
+
+Published values of Homa are from the simulations of SIGCOMM'18, section 5.2. Sizes are decimal: 1 KB is 1,000 bytes.
+";
+        let text = report.text();
+        assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn files_hold_what_they_are_for_and_a_missing_folder_is_named() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let report = Report {
+            title: "One run",
+            runs: &[sample::outcome("one")],
+            figures: &[],
+        };
+        let [json, html] = ["out.json", "out.html"].map(|name| folder.path().join(name));
+        report.write_json(&json).expect("writable");
+        report.write_html(&html).expect("writable");
+        let read = |path| std::fs::read_to_string(path).expect("readable");
+        assert!(read(&json).starts_with("{\n  \"name\": \"one\",\n  \"setup\": {"));
+        assert!(read(&html).starts_with("<!DOCTYPE html><html lang=\"en\">"));
+        let error = report.write_html(&folder.path().join("none/out.html"));
+        let error = error.expect_err("no such folder").to_string();
+        assert!(error.ends_with("none/out.html"), "{error}");
     }
 }

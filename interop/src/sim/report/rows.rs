@@ -35,15 +35,15 @@ pub(super) struct Published {
 pub(super) fn deciles(outcome: &Outcome) -> Vec<Row> {
     let buckets = &outcome.slowdown;
     let Comparison::Done { deciles, .. } = &outcome.comparison else {
-        let ends = own_ends(buckets);
-        return split(buckets, &ends).map(merged).collect();
+        return split(buckets, &tenths(buckets)).collect();
     };
+    let mut deciles = deciles.clone();
+    // One bucket can be several deciles.
+    deciles.dedup_by_key(|decile| decile.upper_bytes);
     let ends: Vec<u64> = deciles.iter().map(|decile| decile.upper_bytes).collect();
     split(buckets, &ends)
         .zip(deciles)
-        .map(|(buckets, decile)| {
-            let mut row = merged(buckets);
-            row.upper_bytes = decile.upper_bytes;
+        .map(|(mut row, decile)| {
             if let Some(figures) = &mut row.figures {
                 figures.p99 = decile.p99;
             }
@@ -57,16 +57,21 @@ pub(super) fn deciles(outcome: &Outcome) -> Vec<Row> {
         .collect()
 }
 
-/// The longest messages, which are also part of the last decile.
+/// The longest messages, which are also part of the last decile. With a comparison it is the last
+/// bucket that this looks at; there may be few longer messages.
 pub(super) fn last_bucket(outcome: &Outcome) -> Option<Row> {
-    let mut row = merged(outcome.slowdown.last().map(std::slice::from_ref)?);
-    if let Comparison::Done { last, .. } = &outcome.comparison {
-        row.published = Some(Published {
-            p99: last.published_p99,
-            ratio: last.ratio,
-            limit: last.limit,
-        });
-    }
+    let Comparison::Done { last, .. } = &outcome.comparison else {
+        let bucket = outcome.slowdown.iter().rfind(|bucket| bucket.count > 0)?;
+        return Some(merged(std::slice::from_ref(bucket)));
+    };
+    let mut buckets = outcome.slowdown.iter();
+    let bucket = buckets.find(|bucket| bucket.upper_bytes >= last.upper_bytes)?;
+    let mut row = merged(std::slice::from_ref(bucket));
+    row.published = Some(Published {
+        p99: last.published_p99,
+        ratio: last.ratio,
+        limit: last.limit,
+    });
     Some(row)
 }
 
@@ -85,7 +90,8 @@ pub(super) fn shares(buckets: &[Bucket]) -> impl Iterator<Item = (u64, f64)> {
     })
 }
 
-fn own_ends(buckets: &[Bucket]) -> Vec<u64> {
+/// Where the tenths of the messages end: at most ten sizes, the last one the longest.
+pub(super) fn tenths(buckets: &[Bucket]) -> Vec<u64> {
     let mut ends = Vec::new();
     let mut tenths = 1.0;
     for (upper_bytes, share) in shares(buckets) {
@@ -103,13 +109,19 @@ fn own_ends(buckets: &[Bucket]) -> Vec<u64> {
     ends
 }
 
-fn split<'a>(buckets: &'a [Bucket], ends: &'a [u64]) -> impl Iterator<Item = &'a [Bucket]> {
+/// One row for each of `ends`; the last one has all messages that are longer, too.
+pub(super) fn split(buckets: &[Bucket], ends: &[u64]) -> impl Iterator<Item = Row> {
     let mut from = 0;
-    ends.iter().map(move |end| {
-        let to = buckets.partition_point(|bucket| bucket.upper_bytes <= *end);
-        let part = &buckets[from.min(to)..to];
+    ends.iter().enumerate().map(move |(at, end)| {
+        let to = if at + 1 == ends.len() {
+            buckets.len()
+        } else {
+            buckets.partition_point(|bucket| bucket.upper_bytes <= *end)
+        };
+        let mut row = merged(&buckets[from.min(to)..to]);
+        row.upper_bytes = *end;
         from = to;
-        part
+        row
     })
 }
 

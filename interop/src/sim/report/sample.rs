@@ -3,29 +3,23 @@
 use crate::sim::outcome::{
     Bucket, Comparison, Counts, Decile, Outcome, Queue, Queues, Throughput, Verdict,
 };
-use crate::sim::setup::Setup;
+use crate::sim::setup::{Setup, WorkloadName};
 
-/// P50 and P99 of Homa at 80 % load of W3, where the tenths of the messages end (SIGCOMM'18,
-/// figure 10).
-pub(super) const W3: [(u64, f64, f64); 10] = [
-    (36, 1.49, 2.21),
-    (77, 1.48, 2.17),
-    (110, 1.46, 2.14),
-    (158, 1.45, 2.10),
-    (268, 1.42, 2.02),
-    (313, 1.41, 1.99),
-    (402, 1.39, 1.94),
-    (573, 1.38, 2.00),
-    (1_755, 1.23, 1.68),
-    (5_114_695, 6.20, 15.58),
-];
+/// Sizes with P50 and P99 of Homa at 80 % load of W3, where the tenths of the messages end.
+fn published() -> Vec<(u64, f64, f64)> {
+    let published = WorkloadName::W3.published();
+    let sizes = published.axis_bytes.iter().zip(&published.at_80);
+    sizes
+        .map(|(bytes, slowdown)| (u64::from(*bytes), slowdown.p50, slowdown.p99))
+        .collect()
+}
 
 /// A run of W3 that is 2 % worse than Homa's published one, in twenty buckets.
 pub(super) fn outcome(name: &str) -> Outcome {
-    let published = |at: usize| {
-        let (upper_bytes, p50, p99) = W3[at / 2];
-        let below = at / 2;
-        let lower = below.checked_sub(1).map_or(1, |below| W3[below].0);
+    let tenths = published();
+    let half = |at: usize| {
+        let (upper_bytes, p50, p99) = tenths[at / 2];
+        let lower = (at / 2).checked_sub(1).map_or(1, |below| tenths[below].0);
         // The first half of each tenth is shorter and the least bit faster.
         if at.is_multiple_of(2) {
             ((lower + upper_bytes) / 2, p50 * 0.995, p99 * 0.99)
@@ -35,7 +29,7 @@ pub(super) fn outcome(name: &str) -> Outcome {
     };
     let slowdown: Vec<Bucket> = (0..20)
         .map(|at| {
-            let (upper_bytes, p50, p99) = published(at);
+            let (upper_bytes, p50, p99) = half(at);
             Bucket {
                 upper_bytes,
                 count: 5_000 + 10 * at as u64,
@@ -93,7 +87,7 @@ pub(super) fn outcome(name: &str) -> Outcome {
         },
         comparison: Comparison::Done {
             reference: "Homa, W3 at 80 %".to_owned(),
-            deciles: W3
+            deciles: tenths
                 .iter()
                 .map(|(upper_bytes, _, p99)| decile(*upper_bytes, *p99, 1.15))
                 .collect(),
@@ -101,4 +95,30 @@ pub(super) fn outcome(name: &str) -> Outcome {
             holds: true,
         },
     }
+}
+
+/// The same with another set-up, named by `differs`.
+pub(super) fn with(differs: &[&str], change: impl FnOnce(&mut Outcome)) -> Outcome {
+    let mut outcome = outcome(&differs.join(" "));
+    outcome.differs = differs
+        .iter()
+        .map(|setting| (*setting).to_owned())
+        .collect();
+    change(&mut outcome);
+    outcome
+}
+
+/// At another load; `backlog_bytes` above 0 make it an overload.
+pub(super) fn at_load(load: f64, backlog_bytes: u64) -> Outcome {
+    with(&[&format!("load = {load}")], |outcome| {
+        outcome.setup.load = load;
+        outcome.throughput.delivered_gbps = 8.87 * load;
+        if backlog_bytes > 0 {
+            outcome.verdict = Verdict::Overload {
+                at_us: 2e6,
+                backlog_bytes,
+                backlog_messages: 1_234,
+            };
+        }
+    })
 }

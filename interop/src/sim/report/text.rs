@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::figures::Section;
 use super::format::{count, figure, percent, size};
 use super::rows::{self, Row};
 use super::table::Table;
@@ -10,17 +11,42 @@ use crate::sim::outcome::{Outcome, Queue, Verdict};
 
 /// Everything that one run has found.
 pub(super) fn run(outcome: &Outcome) -> String {
-    let lines = [
-        format!("{}: {}", outcome.name, words::run(&outcome.setup)),
+    let mut text = format!(
+        "{}: {}\n{}\n{}\n\nSlowdown by tenths of the messages: means of their buckets, weighted \
+         by messages\n{}\n",
+        outcome.name,
+        words::run(&outcome.setup),
         words::network(&outcome.setup.topology),
         words::differs(outcome),
-        String::new(),
-        "Slowdown by tenths of the messages: means of their buckets, weighted by messages"
-            .to_owned(),
         slowdown(outcome).text(),
-        facts(outcome),
-    ];
-    lines.join("\n")
+    );
+    for (name, value) in facts(outcome) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name:<12}{value}");
+    }
+    text
+}
+
+/// All runs: a line each, and what they show together.
+pub(super) fn many(title: &str, runs: &[Outcome], sections: &[Section]) -> String {
+    let mut text = format!("{title}\n\n{}", overview(runs).text());
+    for Section {
+        title,
+        text: about,
+        panels,
+    } in sections
+    {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n{title}\n{about}\n");
+        for panel in panels {
+            let _ = write!(text, "\n{}\n{}", panel.caption, panel.table.text());
+        }
+    }
+    text += "\nPublished\n";
+    for run in runs {
+        let _ = writeln!(text, "{}: {}", run.name, words::comparison(&run.comparison));
+    }
+    text
 }
 
 /// All runs in one table.
@@ -70,7 +96,7 @@ pub(super) fn slowdown(outcome: &Outcome) -> Table {
     let compared = matches!(Mark::of(&outcome.comparison), Mark::Pass | Mark::Fail);
     let mut head = vec!["size up to", "messages", "mean", "P50", "P99", "P99.9"];
     if compared {
-        head.extend(["published P99", "ratio", "limit"]);
+        head.extend(["published P99", "ratio", "limit", "within"]);
     }
     let mut table = Table::new(head);
     let mut add = |label: String, row: &Row| {
@@ -83,6 +109,8 @@ pub(super) fn slowdown(outcome: &Outcome) -> Table {
             cells.push(figure(published.p99));
             cells.push(format!("{:.3}", published.ratio));
             cells.push(format!("{:.2}", published.limit));
+            let is_within = published.ratio <= published.limit;
+            cells.push(if is_within { "yes" } else { "no" }.to_owned());
         }
         table.row(cells);
     };
@@ -95,64 +123,50 @@ pub(super) fn slowdown(outcome: &Outcome) -> Table {
     table
 }
 
-/// What there is to say beside the slowdown, a line each.
-pub(super) fn facts(outcome: &Outcome) -> String {
+/// What there is to say beside the slowdown, by name.
+pub(super) fn facts(outcome: &Outcome) -> [(&'static str, String); 8] {
     let (throughput, queues, counts) = (&outcome.throughput, &outcome.queues, &outcome.counts);
-    let mut text = String::new();
-    let mut line = |name: &str, value: String| {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{name:<12}{value}");
-    };
-    line(
-        "Throughput",
-        format!(
-            "{} Gbit/s of payload a host offered, {} delivered; downlinks busy with {} of {}",
-            figure(throughput.offered_gbps),
-            figure(throughput.delivered_gbps),
-            figure(throughput.downlink_gbps),
-            outcome.setup.topology.host_gbps,
-        ),
+    let carried = format!(
+        "{} Gbit/s of payload a host offered, {} delivered; downlinks busy with {} of {}",
+        figure(throughput.offered_gbps),
+        figure(throughput.delivered_gbps),
+        figure(throughput.downlink_gbps),
+        outcome.setup.topology.host_gbps,
     );
-    line(
-        "Queues",
-        format!(
-            "mean/max TOR to spine {}, spine to TOR {}, TOR to host {}",
-            queue(&queues.tor_to_spine),
-            queue(&queues.spine_to_tor),
-            queue(&queues.tor_to_host),
-        ),
+    let waiting = format!(
+        "mean/max TOR to spine {}, spine to TOR {}, TOR to host {}",
+        queue(&queues.tor_to_spine),
+        queue(&queues.spine_to_tor),
+        queue(&queues.tor_to_host),
     );
-    line(
-        "Wasted",
-        format!(
-            "{} of the downlinks' time they idle while grants are withheld",
-            percent(outcome.wasted)
-        ),
+    let wasted = format!(
+        "{} of the downlinks' time they idle while grants are withheld",
+        percent(outcome.wasted)
     );
-    line("Priorities", priorities(&outcome.bytes_by_priority));
-    line(
-        "Messages",
-        format!(
-            "{}, of which {} measured, {} of these unfinished",
-            count(counts.messages),
-            count(counts.measured),
-            count(counts.unfinished)
-        ),
+    let messages = format!(
+        "{}, of which {} measured, {} of these unfinished",
+        count(counts.messages),
+        count(counts.measured),
+        count(counts.unfinished)
     );
-    line(
-        "Packets",
-        format!(
-            "{} over {} hops, {} dropped, {} RESENDs; {} events",
-            count(counts.packets),
-            count(counts.hops),
-            count(counts.dropped),
-            count(counts.resends),
-            count(counts.events)
-        ),
+    let packets = format!(
+        "{} over {} hops, {} dropped, {} RESENDs; {} events",
+        count(counts.packets),
+        count(counts.hops),
+        count(counts.dropped),
+        count(counts.resends),
+        count(counts.events)
     );
-    line("Verdict", words::verdict(&outcome.verdict));
-    line("Published", words::comparison(&outcome.comparison));
-    text
+    [
+        ("Throughput", carried),
+        ("Queues", waiting),
+        ("Wasted", wasted),
+        ("Priorities", priorities(&outcome.bytes_by_priority)),
+        ("Messages", messages),
+        ("Packets", packets),
+        ("Verdict", words::verdict(&outcome.verdict)),
+        ("Published", words::comparison(&outcome.comparison)),
+    ]
 }
 
 /// Mean and maximum: `12.8 KB/118 KB`.
@@ -188,18 +202,18 @@ w3: Homa, W3 at 80 % load, one way, wire as in the paper, seed 1
 All settings are the defaults
 
 Slowdown by tenths of the messages: means of their buckets, weighted by messages
-size up to   messages  mean   P50   P99  P99.9  published P99  ratio  limit
-36 B           10,010  1.52  1.52  2.25   2.86           2.21  1.020   1.15
-77 B           10,050  1.51  1.51  2.21   2.81           2.17  1.020   1.15
-110 B          10,090  1.49  1.49  2.18   2.77           2.14  1.020   1.15
-158 B          10,130  1.48  1.48  2.14   2.72           2.10  1.020   1.15
-268 B          10,170  1.44  1.44  2.06   2.61           2.02  1.020   1.15
-313 B          10,210  1.43  1.43  2.03   2.57           1.99  1.020   1.15
-402 B          10,250  1.41  1.41  1.98   2.51           1.94  1.020   1.15
-573 B          10,290  1.40  1.40  2.04   2.59           2.00  1.020   1.15
-1.8 KB         10,330  1.25  1.25  1.71   2.17           1.68  1.020   1.15
-5.1 MB         10,370  6.31  6.31  15.9   20.2           15.6  1.020   1.15
-last bucket     5,190  6.32  6.32  15.9   20.3           15.6  1.020   1.30
+size up to   messages  mean   P50   P99  P99.9  published P99  ratio  limit  within
+36 B           10,010  1.52  1.52  2.25   2.86           2.21  1.020   1.15     yes
+77 B           10,050  1.51  1.51  2.21   2.81           2.17  1.020   1.15     yes
+110 B          10,090  1.49  1.49  2.18   2.77           2.14  1.020   1.15     yes
+158 B          10,130  1.48  1.48  2.14   2.72           2.10  1.020   1.15     yes
+268 B          10,170  1.44  1.44  2.06   2.61           2.02  1.020   1.15     yes
+313 B          10,210  1.43  1.43  2.03   2.57           1.99  1.020   1.15     yes
+402 B          10,250  1.41  1.41  1.98   2.51           1.94  1.020   1.15     yes
+573 B          10,290  1.40  1.40  2.04   2.59           2.00  1.020   1.15     yes
+1.8 KB         10,330  1.25  1.25  1.71   2.17           1.68  1.020   1.15     yes
+5.1 MB         10,370  6.31  6.31  15.9   20.2           15.6  1.020   1.15     yes
+last bucket     5,190  6.32  6.32  15.9   20.3           15.6  1.020   1.30     yes
 
 Throughput  7.10 Gbit/s of payload a host offered, 7.09 delivered; downlinks busy with 8.00 of 10
 Queues      mean/max TOR to spine 1.6 KB/49.8 KB, spine to TOR 1.8 KB/55.6 KB, TOR to host 12.6 KB/117 KB

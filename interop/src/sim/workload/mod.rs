@@ -6,7 +6,7 @@ mod sizes;
 mod tables;
 
 pub(crate) use cdf::CdfError;
-pub(crate) use published::Published;
+pub(crate) use published::{P50P99, Published};
 pub(crate) use sizes::{MAX_BYTES, Sizes};
 
 use super::link;

@@ -1,0 +1,341 @@
+//! The papers' figures, each made of those runs that have what it shows.
+//!
+//! A figure is a function from all runs to an optional [`Section`], and a variant of [`Figure`].
+
+mod max_load;
+mod priorities;
+mod queues;
+mod settings;
+mod slowdown;
+mod waste;
+
+use super::plot::{Axis, Plot};
+use super::table::Table;
+use serde::{Deserialize, Serialize};
+
+use crate::sim::outcome::{Comparison, Outcome, Verdict};
+use crate::sim::setup::{EngineSetup, Setup};
+
+/// A figure with its plots, or a table on its own.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Section {
+    pub(super) title: &'static str,
+    /// What is to be seen, and where it is from.
+    pub(super) text: String,
+    pub(super) panels: Vec<Panel>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Panel {
+    pub(super) caption: String,
+    pub(super) plot: Option<Plot>,
+    /// The figures of the plot.
+    pub(super) table: Table,
+}
+
+/// A figure that a plan can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Figure {
+    /// Median and 99th percentile of the slowdown by size.
+    Tail,
+    /// Mean slowdown by size.
+    Mean,
+    /// Highest load that is carried; of sweeps that have found one that is not.
+    MaxLoad,
+    /// Links that idle while grants are withheld, by load.
+    Waste,
+    /// Bytes by priority level.
+    Priorities,
+    /// Bytes that wait at switches.
+    Queues,
+    /// What each setting of the engine does to the tail.
+    Settings,
+}
+
+impl Figure {
+    /// All of them, in the order of a report.
+    const ALL: [Self; 7] = [
+        Self::Tail,
+        Self::Mean,
+        Self::MaxLoad,
+        Self::Waste,
+        Self::Priorities,
+        Self::Queues,
+        Self::Settings,
+    ];
+
+    /// `None`: the runs do not have what it shows.
+    fn section(self, runs: &[Outcome]) -> Option<Section> {
+        match self {
+            Self::Tail => slowdown::tail(runs),
+            Self::Mean => slowdown::mean(runs),
+            Self::MaxLoad => max_load::figure(runs),
+            Self::Waste => waste::figure(runs),
+            Self::Priorities => priorities::figure(runs),
+            Self::Queues => queues::figure(runs),
+            Self::Settings => settings::figure(runs),
+        }
+    }
+}
+
+/// What can be made of the runs: all of it, or what is asked for.
+pub(super) fn sections(runs: &[Outcome], asked: &[Figure]) -> Vec<Section> {
+    let figures = if asked.is_empty() {
+        &Figure::ALL
+    } else {
+        asked
+    };
+    figures
+        .iter()
+        .filter_map(|figure| figure.section(runs))
+        .collect()
+}
+
+/// Runs by what `key` says of them, in the order in which that first comes.
+fn groups<'a, K: PartialEq>(
+    runs: impl IntoIterator<Item = &'a Outcome>,
+    key: impl Fn(&'a Outcome) -> K,
+) -> Vec<(K, Vec<&'a Outcome>)> {
+    let mut groups: Vec<(K, Vec<&Outcome>)> = Vec::new();
+    for run in runs {
+        let key = key(run);
+        match groups.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, group)) => group.push(run),
+            None => groups.push((key, vec![run])),
+        }
+    }
+    groups
+}
+
+/// Runs that differ in load (and seed) alone, by rising load.
+fn sweeps<'a>(runs: impl IntoIterator<Item = &'a Outcome>) -> Vec<Vec<&'a Outcome>> {
+    let key = |run: &Outcome| Setup {
+        load: 0.0,
+        seed: 0,
+        ..run.setup.clone()
+    };
+    let sweeps = groups(runs, key).into_iter();
+    sweeps
+        .map(|(_, mut sweep)| {
+            sweep.sort_by(|a, b| a.setup.load.total_cmp(&b.setup.load));
+            sweep
+        })
+        .collect()
+}
+
+/// Loads of one sweep of which each is worth a plot of its own.
+const FEW_LOADS: usize = 3;
+
+/// Series that can be told apart in one plot.
+const FEW_SERIES: usize = 6;
+
+/// The runs that are told one by one: of a sweep over many loads, or of a search for the highest,
+/// only those at the loads for which there are published slowdowns.
+fn told_singly(runs: &[Outcome]) -> Vec<&Outcome> {
+    let is_overload = |run: &&&Outcome| matches!(run.verdict, Verdict::Overload { .. });
+    let mut sweeps = sweeps(runs);
+    sweeps.retain(|sweep| {
+        let overloads = sweep.iter().filter(is_overload).count();
+        sweep.len() <= FEW_LOADS && (overloads == 0 || overloads == sweep.len())
+    });
+    let is_told = |run: &&Outcome| {
+        let published = run.setup.workload.published().slowdown_at(run.setup.load);
+        let mut few = sweeps.iter().flatten();
+        published.is_some() || few.any(|few| std::ptr::eq(*few, *run))
+    };
+    runs.iter().filter(is_told).collect()
+}
+
+/// At most as many runs as a plot has room for: first those with the engine's defaults.
+fn drawable<'a>(runs: &[&'a Outcome]) -> Vec<&'a Outcome> {
+    let is_default = |run: &&&Outcome| run.setup.engine == EngineSetup::default();
+    let few = runs.len() <= FEW_SERIES;
+    let (first, then): (Vec<_>, Vec<_>) = runs.iter().partition(|run| few || is_default(run));
+    first
+        .into_iter()
+        .chain(then)
+        .take(FEW_SERIES)
+        .copied()
+        .collect()
+}
+
+/// A name for each run (or sweep, by one of its runs) that says how it differs from the others.
+fn names(runs: &[&Outcome]) -> Vec<String> {
+    // What a plot is about, and what it runs over, tells nothing apart within it.
+    const COMMON: [&str; 5] = ["workload", "cdf", "load", "seed", "transport"];
+    let key = |setting: &str| setting.split(" = ").next().unwrap_or_default().to_owned();
+    let transport = |run: &Outcome| super::words::transport(run.setup.transport);
+    let one_transport = runs
+        .windows(2)
+        .all(|pair| transport(pair[0]) == transport(pair[1]));
+    let name = |run: &&Outcome| {
+        let differs = run.differs.iter().filter(|setting| {
+            let everywhere = runs.iter().all(|other| other.differs.contains(setting));
+            !everywhere && !COMMON.contains(&key(setting).as_str())
+        });
+        let mut parts = Vec::new();
+        if !one_transport {
+            parts.push(transport(run).to_owned());
+        }
+        // The last part of a setting's name is unique.
+        parts.extend(differs.map(|setting| match setting.split_once('.') {
+            Some((_, name)) => name.to_owned(),
+            None => setting.clone(),
+        }));
+        match parts.as_slice() {
+            [] if runs.len() == 1 => transport(run).to_owned(),
+            [] => "defaults".to_owned(),
+            parts => parts.join(", "),
+        }
+    };
+    let names: Vec<String> = runs.iter().map(name).collect();
+    let is_alone = |name| names.iter().filter(|other| *other == name).count() == 1;
+    let own = runs.iter().zip(&names);
+    own.map(|(run, name)| if is_alone(name) { name } else { &run.name })
+        .cloned()
+        .collect()
+}
+
+/// What sizes a run sends: `W4`, or the name of a user's own file.
+fn sizes(run: &Outcome) -> String {
+    let workload = super::words::workload(run.setup.workload);
+    match &run.setup.cdf {
+        Some(file) if !is_published(run) => file
+            .file_stem()
+            .map_or_else(|| workload.to_owned(), |name| name.display().to_string()),
+        _ => workload.to_owned(),
+    }
+}
+
+/// Whether it sends a published workload. A file's sizes are one if the run was compared, or would
+/// have been but for a reason.
+fn is_published(run: &Outcome) -> bool {
+    run.setup.cdf.is_none() || run.comparison != Comparison::None
+}
+
+impl Axis {
+    /// A logarithmic one for ratios from `from` up, with room for `values`.
+    fn ratios(title: &str, from: f64, values: impl Iterator<Item = f64>) -> Self {
+        let most = values.fold(10.0 * from, f64::max);
+        let decades = (0..15).map(|decade| 10f64.powi(decade));
+        let steps = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|step| from * step * decade));
+        let mut ticks: Vec<f64> = steps.clone().take_while(|tick| *tick < most).collect();
+        ticks.extend(steps.skip(ticks.len()).take(1));
+        let end = ticks.last().copied().unwrap_or(most);
+        Self {
+            title: title.to_owned(),
+            range: from..end,
+            is_log: true,
+            ticks: ticks
+                .into_iter()
+                .map(|tick| (tick, tick.to_string()))
+                .collect(),
+        }
+    }
+
+    /// A linear one of percentages from 0 up, with room for `values`.
+    fn percentages(title: &str, values: impl Iterator<Item = f64>) -> Self {
+        let most = values.fold(1.0, f64::max);
+        let steps = [0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0];
+        let step = steps
+            .into_iter()
+            .find(|step| step * 6.0 >= most)
+            .unwrap_or(50.0);
+        let count = (most / step).ceil() as u32;
+        let ticks = (0..=count).map(|at| f64::from(at) * step);
+        Self {
+            title: title.to_owned(),
+            range: 0.0..f64::from(count) * step,
+            is_log: false,
+            ticks: ticks.map(|tick| (tick, tick.to_string())).collect(),
+        }
+    }
+
+    /// Room of 1 for each of `names`, in which bars stand.
+    fn places(title: &str, names: impl Iterator<Item = String>) -> Self {
+        let ticks: Vec<_> = (0..).map(|at| f64::from(at) + 0.5).zip(names).collect();
+        Self {
+            title: title.to_owned(),
+            range: 0.0..ticks.len() as f64,
+            is_log: false,
+            ticks,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+    use crate::sim::setup::TransportName;
+
+    #[test]
+    fn runs_are_named_by_what_tells_them_apart() {
+        let default = sample::with(&["workload = w4"], |_| ());
+        let one = sample::with(&["workload = w4", "engine.max_overcommit = 1"], |_| ());
+        let dctcp = sample::with(&["workload = w4", "transport = dctcp"], |run| {
+            run.setup.transport = TransportName::Dctcp;
+        });
+        assert_eq!(names(&[&default]), ["Homa"]);
+        assert_eq!(names(&[&default, &one]), ["defaults", "max_overcommit = 1"]);
+        assert_eq!(names(&[&default, &dctcp]), ["Homa", "DCTCP"]);
+        let all = names(&[&default, &one, &dctcp]);
+        assert_eq!(all, ["Homa", "Homa, max_overcommit = 1", "DCTCP"]);
+    }
+
+    #[test]
+    fn runs_that_differ_in_nothing_to_be_told_have_their_own_names() {
+        let [mut first, mut second] = ["first", "second"].map(sample::outcome);
+        first.setup.seed = 1;
+        second.setup.seed = 2;
+        assert_eq!(names(&[&first, &second]), ["first", "second"]);
+    }
+
+    #[test]
+    fn a_sweep_goes_over_loads_and_a_search_is_not_told_run_by_run() {
+        let runs = [0.9, 0.8, 0.85, 0.95].map(|load| sample::at_load(load, 0));
+        let sweeps = sweeps(&runs);
+        let loads: Vec<_> = sweeps[0].iter().map(|run| run.setup.load).collect();
+        assert_eq!((sweeps.len(), loads), (1, vec![0.8, 0.85, 0.9, 0.95]));
+        let told = |runs: &[Outcome]| -> Vec<_> {
+            told_singly(runs).iter().map(|run| run.setup.load).collect()
+        };
+        assert_eq!(told(&runs), [0.8]);
+        assert_eq!(told(&runs[..3]), [0.9, 0.8, 0.85]);
+        let search = [sample::at_load(0.9, 0), sample::at_load(0.92, 1_000_000)];
+        assert_eq!(told(&search), [0.0; 0]);
+    }
+
+    #[test]
+    fn axes_have_room_for_all_values_and_round_ticks() {
+        let axis = Axis::ratios("", 1.0, [3.0, 26.6].into_iter());
+        let labels: Vec<_> = axis.ticks.iter().map(|(_, label)| label.as_str()).collect();
+        assert_eq!(labels, ["1", "2", "5", "10", "20", "50"]);
+        assert_eq!(axis.range, 1.0..50.0);
+        let axis = Axis::percentages("", [3.0, 26.6].into_iter());
+        assert_eq!((axis.range, axis.ticks.len()), (0.0..30.0, 7));
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_not_made() {
+        let runs = [sample::outcome("any")];
+        let titles = |asked: &[Figure]| -> Vec<_> {
+            sections(&runs, asked)
+                .iter()
+                .map(|section| section.title)
+                .collect()
+        };
+        assert_eq!(titles(&[Figure::Queues]), ["Queues"]);
+        assert_eq!(titles(&[Figure::MaxLoad]), [""; 0]);
+        assert_eq!(
+            titles(&[]),
+            [
+                "Slowdown: median and tail",
+                "Slowdown: mean",
+                "Priority levels",
+                "Queues"
+            ]
+        );
+    }
+}

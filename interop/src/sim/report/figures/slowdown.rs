@@ -1,0 +1,322 @@
+//! Slowdown by size of message (SIGCOMM'18, figure 10): linear in messages, so that each
+//! tenth of them has the same room, and labelled with sizes.
+
+use super::super::format::{figure, percent, size};
+use super::super::look::Look;
+use super::super::plot::{Axis, Plot, Series, Shape};
+use super::super::rows;
+use super::super::table::Table;
+use super::{Panel, Section, drawable, groups, is_published, names, sizes, told_singly};
+use crate::sim::outcome::{Bucket, Outcome, Verdict};
+use crate::sim::workload::P50P99;
+
+/// Share of the axis that a letter of a label needs.
+const LETTER: f64 = 0.013;
+
+/// Runs in a table of which each has room for more than one column.
+const FEW_RUNS: usize = 4;
+
+/// Median and 99th percentile.
+pub(super) fn tail(runs: &[Outcome]) -> Option<Section> {
+    section(runs, "Slowdown: median and tail", Kind::Tail)
+}
+
+/// The same with means.
+pub(super) fn mean(runs: &[Outcome]) -> Option<Section> {
+    section(runs, "Slowdown: mean", Kind::Mean)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Tail,
+    Mean,
+}
+
+fn section(runs: &[Outcome], title: &'static str, kind: Kind) -> Option<Section> {
+    let measured = told_singly(runs)
+        .into_iter()
+        .filter(|run| run.slowdown.iter().any(|bucket| bucket.count > 0));
+    let panels: Vec<Panel> = groups(measured, |run| {
+        let setup = &run.setup;
+        (sizes(run), setup.load, setup.mode)
+    })
+    .into_iter()
+    .map(|((sizes, load, _), runs)| {
+        let drawn = drawable(&runs);
+        let mut caption = format!("{sizes} at {} load", percent(load));
+        if drawn.len() < runs.len() {
+            caption += &format!(", {} of {} runs", drawn.len(), runs.len());
+        }
+        panel(caption, &drawn, kind)
+    })
+    .collect();
+    let text = match kind {
+        Kind::Tail => {
+            "As SIGCOMM'18, figure 10. Solid lines are the 99th percentile, dashed ones \
+             the median; diamonds are the published ones of Homa, filled and hollow. The axis is \
+             linear in messages."
+        }
+        Kind::Mean => "The same with the mean of each size.",
+    };
+    (!panels.is_empty()).then(|| Section {
+        title,
+        text: text.to_owned(),
+        panels,
+    })
+}
+
+fn panel(caption: String, runs: &[&Outcome], kind: Kind) -> Panel {
+    let published = published(runs);
+    let ends = ends(runs, published.as_deref());
+    let mut labels = names(runs);
+    for (label, run) in labels.iter_mut().zip(runs) {
+        if matches!(run.verdict, Verdict::Overload { .. }) {
+            *label += " (overload)";
+        }
+    }
+    let mut series = Vec::new();
+    for (number, (run, label)) in runs.iter().zip(&labels).enumerate() {
+        let look = Look::Ours(number);
+        let line = |figure| points(&run.slowdown, figure);
+        match kind {
+            Kind::Tail => {
+                series.push((Some(label.clone()), look, Shape::Line(line(|b| b.p99))));
+                series.push((None, look, Shape::Dashed(line(|b| b.p50))));
+            }
+            Kind::Mean => {
+                series.push((Some(label.clone()), look, Shape::Line(line(|b| b.mean))));
+            }
+        }
+    }
+    if let (Kind::Tail, Some(published)) = (kind, &published) {
+        let marks = |figure: fn(&P50P99) -> f64| {
+            let points = published
+                .iter()
+                .map(|(_, share, slowdown)| (*share, figure(slowdown)));
+            points.collect()
+        };
+        let label = Some("Homa, published".to_owned());
+        series.push((label, Look::Published, Shape::Marks(marks(|at| at.p99))));
+        series.push((
+            None,
+            Look::Published,
+            Shape::HollowMarks(marks(|at| at.p50)),
+        ));
+    }
+    let series: Vec<Series> = series
+        .into_iter()
+        .map(|(label, look, shape)| Series { label, look, shape })
+        .collect();
+    let most = series.iter().flat_map(|series| series.shape.heights());
+    let title = match kind {
+        Kind::Tail => "Slowdown (P99 solid, P50 dashed)",
+        Kind::Mean => "Mean slowdown",
+    };
+    let plot = Plot {
+        x: axis(&ends),
+        y: Axis::ratios(title, 1.0, most),
+        series,
+    };
+    Panel {
+        caption,
+        plot: Some(plot),
+        table: table(runs, &labels, &ends, published.as_deref(), kind),
+    }
+}
+
+/// Homa's published slowdowns: up to which size, which share of the messages that is, and they.
+type PublishedAxis = Vec<(u64, f64, P50P99)>;
+
+fn published(runs: &[&Outcome]) -> Option<PublishedAxis> {
+    let run = runs.iter().find(|run| is_published(run))?;
+    let published = run.setup.workload.published();
+    let slowdown = published.slowdown_at(run.setup.load)?;
+    let sizes = published.axis_bytes.iter().zip(published.axis_shares);
+    Some(
+        sizes
+            .zip(slowdown)
+            .map(|((bytes, share), slowdown)| (u64::from(*bytes), share, *slowdown))
+            .collect(),
+    )
+}
+
+/// Where the axis has labels: the published ones, or where tenths of the messages end.
+fn ends(runs: &[&Outcome], published: Option<&[(u64, f64, P50P99)]>) -> Vec<(u64, f64)> {
+    if let Some(published) = published {
+        return published
+            .iter()
+            .map(|(bytes, share, _)| (*bytes, *share))
+            .collect();
+    }
+    let Some(run) = runs.first() else {
+        return Vec::new();
+    };
+    let ends = rows::tenths(&run.slowdown);
+    rows::shares(&run.slowdown)
+        .filter(|(bytes, _)| ends.contains(bytes))
+        .collect()
+}
+
+fn axis(ends: &[(u64, f64)]) -> Axis {
+    let mut ticks: Vec<(f64, String)> = Vec::new();
+    // From the longest on: where labels would touch, the longer sizes are the ones to tell.
+    for (bytes, share) in ends.iter().rev() {
+        let label = size(*bytes as f64).replace([' ', 'B'], "");
+        let is_clear = ticks.last().is_none_or(|(next, next_label)| {
+            let letters = f64::midpoint(label.len() as f64, next_label.len() as f64);
+            next - share >= LETTER * letters
+        });
+        if is_clear {
+            ticks.push((*share, label));
+        }
+    }
+    Axis {
+        title: "Message size in bytes, linear in messages".to_owned(),
+        range: 0.0..1.0,
+        is_log: false,
+        ticks,
+    }
+}
+
+/// One of a bucket's figures.
+type Value = fn(&Bucket) -> f64;
+
+/// The line through the ends of the buckets that have messages.
+fn points(buckets: &[Bucket], figure: Value) -> Vec<(f64, f64)> {
+    let ends = rows::shares(buckets).zip(buckets);
+    let mut points: Vec<(f64, f64)> = ends
+        .filter(|(_, bucket)| bucket.count > 0 && figure(bucket).is_finite())
+        .map(|((_, share), bucket)| (share, figure(bucket)))
+        .collect();
+    // The first bucket is about the messages from the start on.
+    if let Some(first) = points.first() {
+        points.insert(0, (0.0, first.1));
+    }
+    points
+}
+
+fn table(
+    runs: &[&Outcome],
+    labels: &[String],
+    ends: &[(u64, f64)],
+    published: Option<&[(u64, f64, P50P99)]>,
+    kind: Kind,
+) -> Table {
+    let figures: &[(&str, Value)] = match kind {
+        Kind::Mean => &[("mean", |bucket| bucket.mean)],
+        Kind::Tail if runs.len() > FEW_RUNS => &[("P99", |bucket| bucket.p99)],
+        Kind::Tail => &[("P50", |bucket| bucket.p50), ("P99", |bucket| bucket.p99)],
+    };
+    let published = published.filter(|_| kind == Kind::Tail);
+    let mut head = vec!["bucket up to".to_owned()];
+    for label in labels {
+        head.extend(figures.iter().map(|(name, _)| format!("{label} {name}")));
+    }
+    if published.is_some() {
+        head.extend(["published P50", "published P99"].map(str::to_owned));
+    }
+    let mut table = Table::new(head.iter().map(String::as_str));
+    for (at, (bytes, _)) in ends.iter().enumerate() {
+        let mut cells = vec![size(*bytes as f64)];
+        for run in runs {
+            let bucket = run
+                .slowdown
+                .iter()
+                .find(|bucket| bucket.upper_bytes >= *bytes);
+            let bucket = bucket.filter(|bucket| bucket.count > 0);
+            cells.extend(figures.iter().map(|(_, value)| match bucket {
+                Some(bucket) => figure(value(bucket)),
+                None => "-".to_owned(),
+            }));
+        }
+        if let Some((_, _, slowdown)) = published.and_then(|published| published.get(at)) {
+            cells.extend([slowdown.p50, slowdown.p99].map(figure));
+        }
+        table.row(cells);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::sample;
+    use super::*;
+    use crate::sim::setup::TransportName;
+
+    #[test]
+    fn transports_share_a_panel_and_homa_is_beside_its_published_values() {
+        let dctcp = sample::with(&["transport = dctcp"], |run| {
+            run.setup.transport = TransportName::Dctcp;
+            run.verdict = Verdict::Overload {
+                at_us: 1.0,
+                backlog_bytes: 1,
+                backlog_messages: 1,
+            };
+        });
+        let runs = [sample::outcome("homa"), dctcp, sample::at_load(0.5, 0)];
+        let section = tail(&runs).expect("there are messages");
+        let captions: Vec<_> = section
+            .panels
+            .iter()
+            .map(|panel| panel.caption.as_str())
+            .collect();
+        assert_eq!(captions, ["W3 at 80 % load", "W3 at 50 % load"]);
+        let expected = "\
+bucket up to  Homa P50  Homa P99  DCTCP (overload) P50  DCTCP (overload) P99  published P50  published P99
+36 B              1.52      2.25                  1.52                  2.25           1.49           2.21
+";
+        let text = section.panels[0].table.text();
+        assert!(text.starts_with(expected), "{text}");
+        assert_eq!(text.lines().count(), 11);
+    }
+
+    #[test]
+    fn a_line_begins_where_messages_do_and_leaves_out_what_is_unknown() {
+        let mut buckets = sample::outcome("any").slowdown;
+        buckets.truncate(4);
+        for (bucket, count) in buckets.iter_mut().zip([10, 0, 20, 10]) {
+            bucket.count = count;
+        }
+        buckets[2].p99 = f64::NAN;
+        let p99 = |at: usize| buckets[at].p99;
+        assert_eq!(
+            points(&buckets, |bucket| bucket.p99),
+            [(0.0, p99(0)), (0.25, p99(0)), (1.0, p99(3))]
+        );
+    }
+
+    #[test]
+    fn labels_do_not_touch_and_the_longest_size_has_one() {
+        let ends = [
+            (100, 0.1),
+            (123_400, 0.96),
+            (5_600_000, 0.98),
+            (10_000_000, 1.0),
+        ];
+        let labels: Vec<_> = axis(&ends)
+            .ticks
+            .into_iter()
+            .map(|(_, label)| label)
+            .collect();
+        assert_eq!(labels, ["10M", "100"]);
+    }
+
+    #[test]
+    fn own_sizes_have_their_own_axis_and_nothing_published() {
+        let own = sample::with(&["cdf = mine.txt"], |run| {
+            run.setup.cdf = Some("mine.txt".into());
+            run.comparison = crate::sim::outcome::Comparison::None;
+        });
+        let section = mean(std::slice::from_ref(&own)).expect("there are messages");
+        assert_eq!(section.panels[0].caption, "mine at 80 % load");
+        assert_eq!(published(&[&own]), None);
+        // Two twentieths of its messages are a little less than a tenth, the first ones being fewer.
+        assert_eq!(ends(&[&own], None)[0].0, own.slowdown[2].upper_bytes);
+    }
+
+    #[test]
+    fn a_run_without_messages_is_not_drawn() {
+        let empty = sample::with(&[], |run| run.slowdown.clear());
+        assert_eq!(tail(&[empty]), None);
+    }
+}

@@ -1,0 +1,240 @@
+//! The report as one HTML page that needs nothing else: no script, no network.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::figures::{self, Panel, Section};
+use super::look;
+use super::plot::DrawError;
+use super::table::Table;
+use super::words::{self, Mark};
+use super::{Report, text};
+use crate::sim::outcome::{Outcome, Verdict};
+
+/// Size of a plot where nothing scales it, in pixels.
+const WIDTH: u32 = 560;
+const HEIGHT: u32 = 340;
+
+/// Runs of which the overview may stand before the figures.
+const FEW_RUNS: usize = 20;
+
+/// What is the same on light and on dark paper.
+const STYLE: &str = include_str!("page.css");
+
+/// The whole page.
+pub(super) fn page(report: &Report<'_>) -> Result<String, DrawError> {
+    let sections = figures::sections(report.runs, report.figures);
+    let sections: Vec<Markup> = sections.iter().map(section).collect::<Result<_, _>>()?;
+    let dark = look::dark_rules();
+    let is_short = report.runs.len() <= FEW_RUNS;
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (report.title) }
+                style {
+                    (PreEscaped(STYLE))
+                    "@media (prefers-color-scheme: dark) {\n" (PreEscaped(dark)) "}\n"
+                }
+            }
+            body {
+                main {
+                    h1 { (report.title) }
+                    p { (words::SOURCE) }
+                    @if report.runs.len() > 1 {
+                        details open=[is_short.then_some("")] {
+                            summary { (report.runs.len()) " runs" }
+                            (table(&text::overview(report.runs)))
+                        }
+                    }
+                    @for section in sections { (section) }
+                    section {
+                        h2 { "Runs" }
+                        @for outcome in report.runs { (run(outcome, report.runs.len() == 1)) }
+                    }
+                }
+            }
+        }
+    };
+    Ok(page.into_string())
+}
+
+fn section(section: &Section) -> Result<Markup, DrawError> {
+    let panels: Vec<Markup> = section.panels.iter().map(panel).collect::<Result<_, _>>()?;
+    Ok(html! {
+        section {
+            h2 { (section.title) }
+            p { (section.text) }
+            div.panels { @for panel in panels { (panel) } }
+        }
+    })
+}
+
+fn panel(panel: &Panel) -> Result<Markup, DrawError> {
+    let Some(plot) = &panel.plot else {
+        return Ok(html! {
+            figure.wide { figcaption { (panel.caption) } (table(&panel.table)) }
+        });
+    };
+    let svg = plot.svg(WIDTH, HEIGHT)?;
+    let (x, y) = (&plot.x.title, &plot.y.title);
+    Ok(html! {
+        figure {
+            figcaption { (panel.caption) }
+            div role="img" aria-label={ (panel.caption) ": " (y) " by " (x) "; values below" } {
+                (PreEscaped(svg))
+            }
+            details {
+                summary { "Values as a table" }
+                (table(&panel.table))
+            }
+        }
+    })
+}
+
+/// All that there is to say of one run.
+fn run(outcome: &Outcome, is_open: bool) -> Markup {
+    html! {
+        details.run open=[is_open.then_some("")] {
+            summary {
+                (outcome.name) " "
+                (verdict(&outcome.verdict)) " " (mark(Mark::of(&outcome.comparison)))
+            }
+            p { (words::run(&outcome.setup)) ": " (words::network(&outcome.setup.topology)) "." }
+            p { (words::differs(outcome)) "." }
+            (table(&text::slowdown(outcome)))
+            dl {
+                @for (name, value) in text::facts(outcome) {
+                    dt { (name) } dd { (value) }
+                }
+            }
+        }
+    }
+}
+
+fn verdict(verdict: &Verdict) -> Markup {
+    match verdict {
+        Verdict::Finished { .. } => html! { span.good { "finished" } },
+        Verdict::Overload { .. } => html! { span.bad { "overload" } },
+    }
+}
+
+fn mark(mark: Mark) -> Markup {
+    match mark {
+        Mark::Pass => html! { span.good { (mark.text()) } },
+        Mark::Fail => html! { span.bad { (mark.text()) } },
+        Mark::Skipped => html! { span.open { "comparison " (mark.text()) } },
+        Mark::None => html! {},
+    }
+}
+
+fn table(table: &Table) -> Markup {
+    html! {
+        div.scroll {
+            table {
+                thead { tr { @for cell in &table.head { th scope="col" { (cell) } } } }
+                tbody {
+                    @for cells in &table.rows {
+                        tr {
+                            @for (at, cell) in cells.iter().enumerate() {
+                                @if at == 0 { th scope="row" { (cell) } } @else { td { (cell) } }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roxmltree::Document;
+
+    use super::super::sample;
+    use super::*;
+    use crate::sim::outcome::Comparison;
+
+    fn page(title: &str, runs: &[Outcome]) -> String {
+        let report = Report {
+            title,
+            runs,
+            figures: &[],
+        };
+        super::page(&report).expect("drawn in memory")
+    }
+
+    /// The page, which would be XML but for its document type and the tags that end at once.
+    fn parsed(page: &str) -> String {
+        let lines = page.replacen("<!DOCTYPE html>", "", 1);
+        let (before, meta) = lines
+            .split_once("<meta charset=\"utf-8\">")
+            .expect("its letters");
+        let (viewport, after) = meta.split_once('>').expect("its width");
+        format!("{before}<meta/>{viewport}/>{after}")
+    }
+
+    #[test]
+    fn a_page_is_well_formed_whatever_names_hold() {
+        let name = "</title><script>alert(\"1\" & '2')</script>";
+        let mut strange = sample::outcome(name);
+        strange.setup.cdf = Some("a<b>&c.txt".into());
+        strange.comparison = Comparison::Skipped {
+            reason: "there is no <file> & nothing else".to_owned(),
+        };
+        let runs = [strange, sample::at_load(0.5, 0), sample::at_load(0.9, 5)];
+        let text = parsed(&page(name, &runs));
+        let page = Document::parse(&text).expect("well-formed");
+        let title = page.descendants().find(|node| node.has_tag_name("title"));
+        assert_eq!(title.and_then(|title| title.text()), Some(name));
+        assert!(!page.descendants().any(|node| node.has_tag_name("script")));
+        let images = page
+            .descendants()
+            .filter(|node| node.attribute("role") == Some("img"));
+        let tables = page.descendants().filter(|node| node.has_tag_name("table"));
+        let (images, tables) = (images.count(), tables.count());
+        assert!(
+            images >= 6 && tables > images,
+            "{images} plots, {tables} tables"
+        );
+    }
+
+    #[test]
+    fn a_page_needs_no_network() {
+        let page = page("title", &[sample::outcome("any")]);
+        for link in ["src=", "href=", "url(", "@import", "<script"] {
+            assert!(!page.contains(link), "{link}");
+        }
+        let addresses = page.matches("://").count();
+        assert_eq!(
+            addresses,
+            page.matches("xmlns=\"http://www.w3.org/2000/svg\"").count()
+        );
+    }
+
+    #[test]
+    fn a_page_says_what_was_run_and_how_it_ended() {
+        let mut run = sample::at_load(0.9, 12_345_678);
+        run.differs.push("topology.racks = 2".to_owned());
+        run.setup.seed = 42;
+        let page = page("title", &[run]);
+        for words in [
+            "Homa, W3 at 90 % load, one way, wire as in the paper, seed 42",
+            "144 hosts in 9 racks at 10 Gbit/s",
+            "Not the defaults: load = 0.9, topology.racks = 2",
+            "overload: at 2.000 s of simulated time the backlog was 12.3 MB in 1,234 messages",
+            "PASS: P99 against Homa, W3 at 80 %: worst decile 1.020 of at most 1.15",
+            "simulations of SIGCOMM'18, section 5.2",
+            "<th scope=\"col\">published P99</th><th scope=\"col\">ratio</th>",
+        ] {
+            assert!(page.contains(words), "{words} is not in {page}");
+        }
+    }
+
+    #[test]
+    fn the_same_outcomes_give_the_same_page() {
+        let runs = [sample::outcome("one"), sample::at_load(0.5, 0)];
+        assert_eq!(page("title", &runs), page("title", &runs.clone()));
+    }
+}
