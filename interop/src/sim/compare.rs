@@ -68,12 +68,17 @@ impl Reference {
         Ok(Self::Published(Curve::read(&path)?))
     }
 
-    /// Where the published buckets end.
-    pub(crate) fn edges(&self) -> Option<Vec<u32>> {
+    /// The published slowdowns, if there are any to compare with.
+    pub(crate) fn curve(&self) -> Option<&Curve> {
         match self {
-            Self::Published(curve) => Some(curve.edges()),
+            Self::Published(curve) => Some(curve),
             Self::None | Self::Skipped { .. } => None,
         }
+    }
+
+    /// Where the published buckets end.
+    pub(crate) fn edges(&self) -> Option<Vec<u32>> {
+        self.curve().map(Curve::edges)
     }
 
     /// Compares a run's slowdowns, which have been gathered in these buckets.

@@ -39,7 +39,7 @@ use std::time::Duration;
 pub(crate) use self::args::Arguments;
 use self::outcome::{Comparison, Outcome, Verdict};
 use self::plan::Plan;
-use self::report::Report;
+use self::report::{KnownCurve, Report};
 use self::run::{Prepared, Speed};
 use crate::progress::Progress;
 
@@ -55,9 +55,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         prepared.push(Prepared::new(run.name, run.setup, reference)?);
     }
     let outcomes = run_all(&prepared, arguments.jobs)?;
+    let curves: Vec<KnownCurve<'_>> = prepared.iter().filter_map(Prepared::known_curve).collect();
     let report = Report {
         title: &title,
         runs: &outcomes,
+        curves: &curves,
         figures: &[],
     };
     io::stdout().write_all(report.text().as_bytes())?;

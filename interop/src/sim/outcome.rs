@@ -13,6 +13,9 @@ pub(crate) struct Outcome {
     pub(crate) setup: Setup,
     /// Every setting that differs from its default, as `topology.racks = 2`.
     pub(crate) differs: Vec<String>,
+    /// Whether the messages are those of the published workload, by all its sizes or by the
+    /// built-in table; else their sizes are a user's own.
+    pub(crate) published_sizes: bool,
     pub(crate) verdict: Verdict,
     /// Slowdown by size of message.
     pub(crate) slowdown: Vec<Bucket>,

@@ -15,6 +15,7 @@ use super::ledger::Sample;
 use super::node::Node;
 use super::outcome::{Counts, Outcome, Throughput, Verdict};
 use super::policy;
+use super::report::KnownCurve;
 use super::setup::{Setup, TransportName};
 use super::slowdown::{self, Slowdowns};
 use super::time::{Instant, Span};
@@ -86,6 +87,15 @@ impl Prepared {
     /// When its window ends, in microseconds of simulated time: most of its work.
     pub(crate) fn length_us(&self) -> u64 {
         self.schedule.window.1.as_nanos() / 1000
+    }
+
+    /// The published curve that it is compared with.
+    pub(crate) fn known_curve(&self) -> Option<KnownCurve<'_>> {
+        Some(KnownCurve {
+            workload: self.setup.workload,
+            load: self.setup.load,
+            curve: self.reference.curve()?,
+        })
     }
 
     /// Runs it. `tick` is told the simulated time now and then.
@@ -164,6 +174,7 @@ impl Prepared {
             name: self.name.clone(),
             setup: self.setup.clone(),
             differs: self.setup.differs(),
+            published_sizes: self.workload.published.is_some(),
             verdict: match &ended.overload {
                 None => Verdict::Finished { at_us },
                 Some(_) => Verdict::Overload {

@@ -17,7 +17,9 @@ use std::path::Path;
 
 pub(crate) use figures::Figure;
 
+use super::curve::Curve;
 use super::outcome::Outcome;
+use super::setup::WorkloadName;
 use crate::report::{self, WriteError};
 
 use std::io;
@@ -28,8 +30,18 @@ pub(crate) struct Report<'a> {
     /// Of the plan; one run on its own needs none.
     pub(crate) title: &'a str,
     pub(crate) runs: &'a [Outcome],
+    /// Drawn beside the runs of the same workload and load.
+    pub(crate) curves: &'a [KnownCurve<'a>],
     /// What to show; nothing: all that the runs allow.
     pub(crate) figures: &'a [Figure],
+}
+
+/// A published curve, and the runs that it is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KnownCurve<'a> {
+    pub(crate) workload: WorkloadName,
+    pub(crate) load: f64,
+    pub(crate) curve: &'a Curve,
 }
 
 impl Report<'_> {
@@ -38,7 +50,7 @@ impl Report<'_> {
     pub(crate) fn text(&self) -> String {
         let mut text = match self.runs {
             [outcome] => text::run(outcome),
-            runs => text::many(self.title, runs, &figures::sections(runs, self.figures)),
+            runs => text::many(self.title, runs, &figures::sections(self)),
         };
         text += "\n";
         text += words::SOURCE;
@@ -71,14 +83,15 @@ mod tests {
         let report = Report {
             title: "Two loads",
             runs: &runs,
+            curves: &[],
             figures: &[Figure::Waste],
         };
         let expected = "\
 Two loads
 
-run         load  mean slowdown  P99 short  P99 last  delivered Gbit/s  TOR-to-host mean/max  wasted   verdict  published
-w3          80 %           1.93       2.25      15.9              7.09        12.6 KB/117 KB   3.1 %  finished       PASS
-load = 0.5  50 %           1.93       2.25      15.9              4.43        12.6 KB/117 KB   3.1 %  finished       PASS
+run            load  mean slowdown  P99 short  P99 last  delivered Gbit/s  TOR-to-host mean/max  wasted   verdict  published
+w3             80 %           1.93       2.25      15.9              7.09        12.6 KB/117 KB   3.1 %  finished       PASS
+Homa load=0.5  50 %           1.93       2.25      15.9              4.43        12.6 KB/117 KB   3.1 %  finished       PASS
 
 Wasted bandwidth
 As SIGCOMM'18, figure 13: the share of their time that receivers' links idle while their host withholds grants. Above the line nothing is left for more load.
@@ -90,7 +103,7 @@ load   Homa
 
 Published
 w3: PASS: P99 against Homa, W3 at 80 %: worst decile 1.020 of at most 1.15, up to 5.1 MB; last bucket 1.020 of at most 1.30
-load = 0.5: PASS: P99 against Homa, W3 at 80 %: worst decile 1.020 of at most 1.15, up to 5.1 MB; last bucket 1.020 of at most 1.30
+Homa load=0.5: PASS: P99 against Homa, W3 at 80 %: worst decile 1.020 of at most 1.15, up to 5.1 MB; last bucket 1.020 of at most 1.30
 
 Published values of Homa are from the simulations of SIGCOMM'18, section 5.2. Sizes are decimal: 1 KB is 1,000 bytes.
 ";
@@ -104,6 +117,7 @@ Published values of Homa are from the simulations of SIGCOMM'18, section 5.2. Si
         let report = Report {
             title: "One run",
             runs: &[sample::outcome("one")],
+            curves: &[],
             figures: &[],
         };
         let [json, html] = ["out.json", "out.html"].map(|name| folder.path().join(name));

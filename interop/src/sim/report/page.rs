@@ -22,7 +22,7 @@ const STYLE: &str = include_str!("page.css");
 
 /// The whole page.
 pub(super) fn page(report: &Report<'_>) -> Result<String, DrawError> {
-    let sections = figures::sections(report.runs, report.figures);
+    let sections = figures::sections(report);
     let sections: Vec<Markup> = sections.iter().map(section).collect::<Result<_, _>>()?;
     let dark = look::dark_rules();
     let is_short = report.runs.len() <= FEW_RUNS;
@@ -48,10 +48,14 @@ pub(super) fn page(report: &Report<'_>) -> Result<String, DrawError> {
                             (table(&text::overview(report.runs)))
                         }
                     }
+                    // A single run is told before its figures, many after theirs.
+                    @if let [outcome] = report.runs { section { (run(outcome, true)) } }
                     @for section in sections { (section) }
-                    section {
-                        h2 { "Runs" }
-                        @for outcome in report.runs { (run(outcome, report.runs.len() == 1)) }
+                    @if report.runs.len() > 1 {
+                        section {
+                            h2 { "Runs" }
+                            @for outcome in report.runs { (run(outcome, false)) }
+                        }
                     }
                 }
             }
@@ -160,6 +164,7 @@ mod tests {
         let report = Report {
             title,
             runs,
+            curves: &[],
             figures: &[],
         };
         super::page(&report).expect("drawn in memory")

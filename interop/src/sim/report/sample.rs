@@ -52,6 +52,7 @@ pub(super) fn outcome(name: &str) -> Outcome {
         name: name.to_owned(),
         setup: Setup::default(),
         differs: Vec::new(),
+        published_sizes: true,
         verdict: Verdict::Finished { at_us: 412_345.678 },
         slowdown,
         throughput: Throughput {
@@ -97,28 +98,26 @@ pub(super) fn outcome(name: &str) -> Outcome {
     }
 }
 
-/// The same with another set-up, named by `differs`.
-pub(super) fn with(differs: &[&str], change: impl FnOnce(&mut Outcome)) -> Outcome {
-    let mut outcome = outcome(&differs.join(" "));
-    outcome.differs = differs
-        .iter()
-        .map(|setting| (*setting).to_owned())
-        .collect();
-    change(&mut outcome);
+/// The same at another load; `backlog_bytes` above 0 make it an overload.
+pub(super) fn at_load(load: f64, backlog_bytes: u64) -> Outcome {
+    let mut outcome = outcome(&format!("Homa load={load}"));
+    outcome.setup.load = load;
+    outcome.differs = vec![format!("load = {load}")];
+    outcome.throughput.delivered_gbps = 8.87 * load;
+    if backlog_bytes > 0 {
+        outcome.verdict = Verdict::Overload {
+            at_us: 2e6,
+            backlog_bytes,
+            backlog_messages: 1_234,
+        };
+    }
     outcome
 }
 
-/// At another load; `backlog_bytes` above 0 make it an overload.
-pub(super) fn at_load(load: f64, backlog_bytes: u64) -> Outcome {
-    with(&[&format!("load = {load}")], |outcome| {
-        outcome.setup.load = load;
-        outcome.throughput.delivered_gbps = 8.87 * load;
-        if backlog_bytes > 0 {
-            outcome.verdict = Verdict::Overload {
-                at_us: 2e6,
-                backlog_bytes,
-                backlog_messages: 1_234,
-            };
-        }
-    })
+/// The same with another overcommitment.
+pub(super) fn overcommit(degree: usize, load: f64) -> Outcome {
+    let mut outcome = at_load(load, 0);
+    outcome.name = format!("degree {degree} load={load}");
+    outcome.setup.engine.max_overcommit = Some(degree);
+    outcome
 }

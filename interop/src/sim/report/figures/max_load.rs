@@ -121,7 +121,7 @@ pub(super) fn figure(runs: &[Outcome]) -> Option<Section> {
     Some(Section {
         title: "Maximum load",
         text: "As SIGCOMM'18, figure 12. A filled bar is payload, the outline above it adds \
-               headers, gaps and control packets. Loads above were too much."
+               headers, gaps and control packets. Bars are in the order of the legend."
             .to_owned(),
         panels: vec![Panel {
             caption: "Highest load that is carried".to_owned(),

@@ -11,10 +11,11 @@ mod waste;
 
 use super::plot::{Axis, Plot};
 use super::table::Table;
+use super::{Report, words};
 use serde::{Deserialize, Serialize};
 
-use crate::sim::outcome::{Comparison, Outcome, Verdict};
-use crate::sim::setup::{EngineSetup, Setup};
+use crate::sim::outcome::{Outcome, Verdict};
+use crate::sim::setup::{EngineSetup, Mode, Setup, Topology, Wire};
 
 /// A figure with its plots, or a table on its own.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,10 +67,11 @@ impl Figure {
     ];
 
     /// `None`: the runs do not have what it shows.
-    fn section(self, runs: &[Outcome]) -> Option<Section> {
+    fn section(self, report: &Report<'_>) -> Option<Section> {
+        let runs = report.runs;
         match self {
-            Self::Tail => slowdown::tail(runs),
-            Self::Mean => slowdown::mean(runs),
+            Self::Tail => slowdown::tail(runs, report.curves),
+            Self::Mean => slowdown::mean(runs, report.curves),
             Self::MaxLoad => max_load::figure(runs),
             Self::Waste => waste::figure(runs),
             Self::Priorities => priorities::figure(runs),
@@ -80,16 +82,13 @@ impl Figure {
 }
 
 /// What can be made of the runs: all of it, or what is asked for.
-pub(super) fn sections(runs: &[Outcome], asked: &[Figure]) -> Vec<Section> {
-    let figures = if asked.is_empty() {
-        &Figure::ALL
-    } else {
-        asked
+pub(super) fn sections(report: &Report<'_>) -> Vec<Section> {
+    let asked = match report.figures {
+        [] => &Figure::ALL,
+        asked => asked,
     };
-    figures
-        .iter()
-        .filter_map(|figure| figure.section(runs))
-        .collect()
+    let sections = asked.iter().map(|figure| figure.section(report));
+    sections.flatten().collect()
 }
 
 /// Runs by what `key` says of them, in the order in which that first comes.
@@ -160,36 +159,16 @@ fn drawable<'a>(runs: &[&'a Outcome]) -> Vec<&'a Outcome> {
         .collect()
 }
 
-/// A name for each run (or sweep, by one of its runs) that says how it differs from the others.
+/// A name for each run, or sweep by one of its runs: the plan's, without what a plan adds for the
+/// values that a plot is about or runs over, where that is enough to tell them apart.
 fn names(runs: &[&Outcome]) -> Vec<String> {
-    // What a plot is about, and what it runs over, tells nothing apart within it.
-    const COMMON: [&str; 5] = ["workload", "cdf", "load", "seed", "transport"];
-    let key = |setting: &str| setting.split(" = ").next().unwrap_or_default().to_owned();
-    let transport = |run: &Outcome| super::words::transport(run.setup.transport);
-    let one_transport = runs
-        .windows(2)
-        .all(|pair| transport(pair[0]) == transport(pair[1]));
-    let name = |run: &&Outcome| {
-        let differs = run.differs.iter().filter(|setting| {
-            let everywhere = runs.iter().all(|other| other.differs.contains(setting));
-            !everywhere && !COMMON.contains(&key(setting).as_str())
-        });
-        let mut parts = Vec::new();
-        if !one_transport {
-            parts.push(transport(run).to_owned());
-        }
-        // The last part of a setting's name is unique.
-        parts.extend(differs.map(|setting| match setting.split_once('.') {
-            Some((_, name)) => name.to_owned(),
-            None => setting.clone(),
-        }));
-        match parts.as_slice() {
-            [] if runs.len() == 1 => transport(run).to_owned(),
-            [] => "defaults".to_owned(),
-            parts => parts.join(", "),
-        }
+    const ADDED: [&str; 3] = ["workload=", "cdf=", "load="];
+    let is_own = |word: &&str| !ADDED.iter().any(|added| word.starts_with(added));
+    let shorten = |run: &&Outcome| {
+        let words: Vec<&str> = run.name.split(' ').filter(is_own).collect();
+        words.join(" ")
     };
-    let names: Vec<String> = runs.iter().map(name).collect();
+    let names: Vec<String> = runs.iter().map(shorten).collect();
     let is_alone = |name| names.iter().filter(|other| *other == name).count() == 1;
     let own = runs.iter().zip(&names);
     own.map(|(run, name)| if is_alone(name) { name } else { &run.name })
@@ -199,19 +178,20 @@ fn names(runs: &[&Outcome]) -> Vec<String> {
 
 /// What sizes a run sends: `W4`, or the name of a user's own file.
 fn sizes(run: &Outcome) -> String {
-    let workload = super::words::workload(run.setup.workload);
-    match &run.setup.cdf {
-        Some(file) if !is_published(run) => file
-            .file_stem()
-            .map_or_else(|| workload.to_owned(), |name| name.display().to_string()),
-        _ => workload.to_owned(),
+    let file = run.setup.cdf.as_ref().and_then(|file| file.file_stem());
+    match file.filter(|_| !run.published_sizes) {
+        Some(name) => name.display().to_string(),
+        None => words::workload(run.setup.workload).to_owned(),
     }
 }
 
-/// Whether it sends a published workload. A file's sizes are one if the run was compared, or would
-/// have been but for a reason.
+/// Whether it is a run of which SIGCOMM'18 tells results, apart from load and transport.
 fn is_published(run: &Outcome) -> bool {
-    run.setup.cdf.is_none() || run.comparison != Comparison::None
+    let setup = &run.setup;
+    run.published_sizes
+        && setup.mode == Mode::OneWay
+        && setup.wire == Wire::Paper
+        && setup.topology == Topology::default()
 }
 
 impl Axis {
@@ -268,28 +248,15 @@ impl Axis {
 mod tests {
     use super::super::sample;
     use super::*;
-    use crate::sim::setup::TransportName;
 
     #[test]
-    fn runs_are_named_by_what_tells_them_apart() {
-        let default = sample::with(&["workload = w4"], |_| ());
-        let one = sample::with(&["workload = w4", "engine.max_overcommit = 1"], |_| ());
-        let dctcp = sample::with(&["workload = w4", "transport = dctcp"], |run| {
-            run.setup.transport = TransportName::Dctcp;
-        });
-        assert_eq!(names(&[&default]), ["Homa"]);
-        assert_eq!(names(&[&default, &one]), ["defaults", "max_overcommit = 1"]);
-        assert_eq!(names(&[&default, &dctcp]), ["Homa", "DCTCP"]);
-        let all = names(&[&default, &one, &dctcp]);
-        assert_eq!(all, ["Homa", "Homa, max_overcommit = 1", "DCTCP"]);
-    }
-
-    #[test]
-    fn runs_that_differ_in_nothing_to_be_told_have_their_own_names() {
-        let [mut first, mut second] = ["first", "second"].map(sample::outcome);
-        first.setup.seed = 1;
-        second.setup.seed = 2;
-        assert_eq!(names(&[&first, &second]), ["first", "second"]);
+    fn a_name_leaves_out_what_the_plot_says_unless_it_is_needed() {
+        let runs = ["Homa workload=w4", "Homa workload=w4 boost_tail=false"].map(sample::outcome);
+        let [default, other] = &runs;
+        assert_eq!(names(&[default, other]), ["Homa", "Homa boost_tail=false"]);
+        let runs = ["a load=0.5", "a load=0.8", "b load=0.5"].map(sample::outcome);
+        let runs: Vec<&Outcome> = runs.iter().collect();
+        assert_eq!(names(&runs), ["a load=0.5", "a load=0.8", "b"]);
     }
 
     #[test]
@@ -321,7 +288,13 @@ mod tests {
     fn what_is_not_asked_for_is_not_made() {
         let runs = [sample::outcome("any")];
         let titles = |asked: &[Figure]| -> Vec<_> {
-            sections(&runs, asked)
+            let report = Report {
+                title: "",
+                runs: &runs,
+                curves: &[],
+                figures: asked,
+            };
+            sections(&report)
                 .iter()
                 .map(|section| section.title)
                 .collect()

@@ -139,10 +139,8 @@ run         P0    P1   P2   P3    P4    P5    P6    P7
 
     #[test]
     fn runs_at_one_load_stand_side_by_side_and_many_loads_are_three() {
-        let one = sample::with(&["engine.num_priorities = 1"], |run| {
-            run.setup.engine.num_priorities = Some(1);
-        });
-        let section = figure(&[sample::outcome("any"), one]).expect("there are bytes");
+        let section =
+            figure(&[sample::outcome("any"), sample::overcommit(1, 0.8)]).expect("there are bytes");
         assert_eq!(section.panels.len(), 1);
         assert_eq!(section.panels[0].table.rows.len(), 2);
         let many = [0.5, 0.6, 0.7, 0.8, 0.9].map(|load| sample::at_load(load, 0));
@@ -152,7 +150,8 @@ run         P0    P1   P2   P3    P4    P5    P6    P7
 
     #[test]
     fn a_run_that_sent_nothing_has_no_bars() {
-        let silent = sample::with(&[], |run| run.bytes_by_priority = [0; 8]);
+        let mut silent = sample::outcome("any");
+        silent.bytes_by_priority = [0; 8];
         assert_eq!(figure(&[silent]), None);
     }
 }

@@ -83,7 +83,7 @@ mod tests {
         );
         assert_eq!(
             row(1),
-            "load = 0.5 | W3 | 50 % | 1.6 KB/49.8 KB | - | 1.8 KB/55.6 KB | - | 12.6 KB/117 KB | -"
+            "Homa load=0.5 | W3 | 50 % | 1.6 KB/49.8 KB | - | 1.8 KB/55.6 KB | - | 12.6 KB/117 KB | -"
         );
     }
 }

@@ -112,44 +112,34 @@ fn panel(runs: &[&Outcome]) -> Option<Panel> {
 mod tests {
     use super::super::super::sample;
     use super::*;
+    use crate::sim::outcome::Comparison;
 
-    fn with_overcommit(degree: usize, factor: f64) -> Outcome {
-        let setting = format!("engine.max_overcommit = {degree}");
-        sample::with(&[&setting], |run| {
-            run.setup.engine.max_overcommit = Some(degree);
-            run.comparison = crate::sim::outcome::Comparison::None;
-            for bucket in &mut run.slowdown {
-                bucket.p99 *= factor;
-            }
-        })
+    fn overcommit(degree: usize, factor: f64) -> Outcome {
+        let mut run = sample::overcommit(degree, 0.8);
+        run.comparison = Comparison::None;
+        for bucket in &mut run.slowdown {
+            bucket.p99 *= factor;
+        }
+        run
     }
 
     #[test]
     fn each_setting_is_told_by_the_defaults_for_each_tenth() {
         let mut base = sample::outcome("base");
-        base.comparison = crate::sim::outcome::Comparison::None;
-        let runs = [with_overcommit(7, 1.0), base, with_overcommit(1, 2.0)];
+        base.comparison = Comparison::None;
+        let runs = [overcommit(7, 1.0), base, overcommit(1, 2.0)];
         let section = figure(&runs).expect("a base and two others");
         let rows = &section.panels[0].table.rows;
-        assert_eq!(
-            rows[0],
-            [&["max_overcommit = 7"][..], &["1.00"; 10]].concat()
-        );
-        assert_eq!(
-            rows[1],
-            [&["max_overcommit = 1"][..], &["2.00"; 10]].concat()
-        );
+        assert_eq!(rows[0], [&["degree 7"][..], &["1.00"; 10]].concat());
+        assert_eq!(rows[1], [&["degree 1"][..], &["2.00"; 10]].concat());
         // What does most comes first in the plot.
         let plot = section.panels[0].plot.as_ref().expect("drawn");
-        assert_eq!(plot.series[0].label.as_deref(), Some("max_overcommit = 1"));
+        assert_eq!(plot.series[0].label.as_deref(), Some("degree 1"));
     }
 
     #[test]
     fn without_the_defaults_there_is_nothing_to_compare_with() {
-        assert_eq!(
-            figure(&[with_overcommit(1, 1.0), with_overcommit(7, 1.0)]),
-            None
-        );
+        assert_eq!(figure(&[overcommit(1, 1.0), overcommit(7, 1.0)]), None);
         assert_eq!(figure(&[sample::outcome("alone")]), None);
     }
 }

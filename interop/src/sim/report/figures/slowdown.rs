@@ -1,12 +1,14 @@
 //! Slowdown by size of message (SIGCOMM'18, figure 10): linear in messages, so that each
 //! tenth of them has the same room, and labelled with sizes.
 
+use super::super::KnownCurve;
 use super::super::format::{figure, percent, size};
 use super::super::look::Look;
 use super::super::plot::{Axis, Plot, Series, Shape};
 use super::super::rows;
 use super::super::table::Table;
 use super::{Panel, Section, drawable, groups, is_published, names, sizes, told_singly};
+use crate::sim::curve::{Curve, PublishedBucket};
 use crate::sim::outcome::{Bucket, Outcome, Verdict};
 use crate::sim::workload::P50P99;
 
@@ -17,13 +19,13 @@ const LETTER: f64 = 0.013;
 const FEW_RUNS: usize = 4;
 
 /// Median and 99th percentile.
-pub(super) fn tail(runs: &[Outcome]) -> Option<Section> {
-    section(runs, "Slowdown: median and tail", Kind::Tail)
+pub(super) fn tail(runs: &[Outcome], curves: &[KnownCurve<'_>]) -> Option<Section> {
+    section(runs, curves, "Slowdown: median and tail", Kind::Tail)
 }
 
 /// The same with means.
-pub(super) fn mean(runs: &[Outcome]) -> Option<Section> {
-    section(runs, "Slowdown: mean", Kind::Mean)
+pub(super) fn mean(runs: &[Outcome], curves: &[KnownCurve<'_>]) -> Option<Section> {
+    section(runs, curves, "Slowdown: mean", Kind::Mean)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +34,12 @@ enum Kind {
     Mean,
 }
 
-fn section(runs: &[Outcome], title: &'static str, kind: Kind) -> Option<Section> {
+fn section(
+    runs: &[Outcome],
+    curves: &[KnownCurve<'_>],
+    title: &'static str,
+    kind: Kind,
+) -> Option<Section> {
     let measured = told_singly(runs)
         .into_iter()
         .filter(|run| run.slowdown.iter().any(|bucket| bucket.count > 0));
@@ -47,14 +54,14 @@ fn section(runs: &[Outcome], title: &'static str, kind: Kind) -> Option<Section>
         if drawn.len() < runs.len() {
             caption += &format!(", {} of {} runs", drawn.len(), runs.len());
         }
-        panel(caption, &drawn, kind)
+        panel(caption, &drawn, curves, kind)
     })
     .collect();
     let text = match kind {
         Kind::Tail => {
-            "As SIGCOMM'18, figure 10. Solid lines are the 99th percentile, dashed ones \
-             the median; diamonds are the published ones of Homa, filled and hollow. The axis is \
-             linear in messages."
+            "As SIGCOMM'18, figure 10. Solid lines are the 99th percentile, dashed ones the \
+             median; diamonds are the published ones of Homa, filled and hollow, and thin lines \
+             whole published curves. The axis is linear in messages."
         }
         Kind::Mean => "The same with the mean of each size.",
     };
@@ -65,7 +72,7 @@ fn section(runs: &[Outcome], title: &'static str, kind: Kind) -> Option<Section>
     })
 }
 
-fn panel(caption: String, runs: &[&Outcome], kind: Kind) -> Panel {
+fn panel(caption: String, runs: &[&Outcome], curves: &[KnownCurve<'_>], kind: Kind) -> Panel {
     let published = published(runs);
     let ends = ends(runs, published.as_deref());
     let mut labels = names(runs);
@@ -86,6 +93,23 @@ fn panel(caption: String, runs: &[&Outcome], kind: Kind) -> Panel {
             Kind::Mean => {
                 series.push((Some(label.clone()), look, Shape::Line(line(|b| b.mean))));
             }
+        }
+    }
+    for curve in known(runs, curves) {
+        let name = curve.source.split(';').next().unwrap_or_default();
+        let line = |slowdown: fn(&PublishedBucket) -> Option<f64>| {
+            let buckets = curve.buckets.iter();
+            let share = |bucket: &PublishedBucket| bucket.cumulative_percent / 100.0;
+            let points = buckets.filter_map(|bucket| Some((share(bucket), slowdown(bucket)?)));
+            from_the_start(points.collect())
+        };
+        let label = Some(name.to_owned());
+        match kind {
+            Kind::Tail => {
+                series.push((label, Look::Limit, Shape::Line(line(|b| b.p99))));
+                series.push((None, Look::Limit, Shape::Dashed(line(|b| b.p50))));
+            }
+            Kind::Mean => series.push((label, Look::Limit, Shape::Line(line(|b| b.mean)))),
         }
     }
     if let (Kind::Tail, Some(published)) = (kind, &published) {
@@ -122,6 +146,27 @@ fn panel(caption: String, runs: &[&Outcome], kind: Kind) -> Panel {
         plot: Some(plot),
         table: table(runs, &labels, &ends, published.as_deref(), kind),
     }
+}
+
+/// The curves that are about the runs of a panel, each once.
+fn known<'a>(runs: &[&Outcome], curves: &[KnownCurve<'a>]) -> Vec<&'a Curve> {
+    let mut known: Vec<&Curve> = Vec::new();
+    for KnownCurve {
+        workload,
+        load,
+        curve,
+    } in curves
+    {
+        let setups = runs
+            .iter()
+            .filter(|run| run.published_sizes)
+            .map(|run| &run.setup);
+        let mut setups = setups.filter(|setup| setup.workload == *workload);
+        if setups.any(|setup| setup.load == *load) && !known.contains(curve) {
+            known.push(curve);
+        }
+    }
+    known
 }
 
 /// Homa's published slowdowns: up to which size, which share of the messages that is, and they.
@@ -184,11 +229,14 @@ type Value = fn(&Bucket) -> f64;
 /// The line through the ends of the buckets that have messages.
 fn points(buckets: &[Bucket], figure: Value) -> Vec<(f64, f64)> {
     let ends = rows::shares(buckets).zip(buckets);
-    let mut points: Vec<(f64, f64)> = ends
+    let points = ends
         .filter(|(_, bucket)| bucket.count > 0 && figure(bucket).is_finite())
-        .map(|((_, share), bucket)| (share, figure(bucket)))
-        .collect();
-    // The first bucket is about the messages from the start on.
+        .map(|((_, share), bucket)| (share, figure(bucket)));
+    from_the_start(points.collect())
+}
+
+/// The first bucket is about all messages from the shortest on.
+fn from_the_start(mut points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     if let Some(first) = points.first() {
         points.insert(0, (0.0, first.1));
     }
@@ -241,20 +289,18 @@ fn table(
 mod tests {
     use super::super::super::sample;
     use super::*;
-    use crate::sim::setup::TransportName;
+    use crate::sim::setup::WorkloadName;
 
     #[test]
     fn transports_share_a_panel_and_homa_is_beside_its_published_values() {
-        let dctcp = sample::with(&["transport = dctcp"], |run| {
-            run.setup.transport = TransportName::Dctcp;
-            run.verdict = Verdict::Overload {
-                at_us: 1.0,
-                backlog_bytes: 1,
-                backlog_messages: 1,
-            };
-        });
-        let runs = [sample::outcome("homa"), dctcp, sample::at_load(0.5, 0)];
-        let section = tail(&runs).expect("there are messages");
+        let mut dctcp = sample::outcome("DCTCP load=0.8");
+        dctcp.verdict = sample::at_load(0.8, 1).verdict;
+        let runs = [
+            sample::outcome("Homa load=0.8"),
+            dctcp,
+            sample::at_load(0.5, 0),
+        ];
+        let section = tail(&runs, &[]).expect("there are messages");
         let captions: Vec<_> = section
             .panels
             .iter()
@@ -303,11 +349,10 @@ bucket up to  Homa P50  Homa P99  DCTCP (overload) P50  DCTCP (overload) P99  pu
 
     #[test]
     fn own_sizes_have_their_own_axis_and_nothing_published() {
-        let own = sample::with(&["cdf = mine.txt"], |run| {
-            run.setup.cdf = Some("mine.txt".into());
-            run.comparison = crate::sim::outcome::Comparison::None;
-        });
-        let section = mean(std::slice::from_ref(&own)).expect("there are messages");
+        let mut own = sample::outcome("Homa");
+        own.setup.cdf = Some("mine.txt".into());
+        own.published_sizes = false;
+        let section = mean(std::slice::from_ref(&own), &[]).expect("there are messages");
         assert_eq!(section.panels[0].caption, "mine at 80 % load");
         assert_eq!(published(&[&own]), None);
         // Two twentieths of its messages are a little less than a tenth, the first ones being fewer.
@@ -316,7 +361,50 @@ bucket up to  Homa P50  Homa P99  DCTCP (overload) P50  DCTCP (overload) P99  pu
 
     #[test]
     fn a_run_without_messages_is_not_drawn() {
-        let empty = sample::with(&[], |run| run.slowdown.clear());
-        assert_eq!(tail(&[empty]), None);
+        let mut empty = sample::outcome("any");
+        empty.slowdown.clear();
+        assert_eq!(tail(&[empty], &[]), None);
+    }
+
+    #[test]
+    fn a_whole_curve_is_drawn_once_beside_the_runs_that_it_is_about() {
+        let bucket = |cumulative_percent, p99| PublishedBucket {
+            upper_bytes: 10,
+            percent: 50.0,
+            cumulative_percent,
+            mean: None,
+            p50: Some(1.0),
+            p99,
+        };
+        let curve = Curve {
+            source: "pFabric W3; from somewhere".to_owned(),
+            buckets: vec![
+                bucket(50.0, Some(2.0)),
+                bucket(75.0, None),
+                bucket(100.0, Some(3.0)),
+            ],
+        };
+        let at = |load| KnownCurve {
+            workload: WorkloadName::W3,
+            load,
+            curve: &curve,
+        };
+        let runs = [sample::outcome("any")];
+        let drawn = |curves: &[KnownCurve<'_>]| -> Vec<Series> {
+            let section = tail(&runs, curves).expect("there are messages");
+            let plot = section
+                .panels
+                .into_iter()
+                .next()
+                .and_then(|panel| panel.plot);
+            let series = plot.expect("drawn").series.into_iter();
+            series.filter(|series| series.look == Look::Limit).collect()
+        };
+        let twice = drawn(&[at(0.8), at(0.8)]);
+        assert_eq!(twice.len(), 2);
+        assert_eq!(twice[0].label.as_deref(), Some("pFabric W3"));
+        let p99 = Shape::Line(vec![(0.0, 2.0), (0.5, 2.0), (1.0, 3.0)]);
+        assert_eq!(twice[0].shape, p99);
+        assert_eq!(drawn(&[at(0.5)]), []);
     }
 }

@@ -103,17 +103,13 @@ fn panel(sizes: String, sweeps: &[Vec<&Outcome>]) -> Panel {
 mod tests {
     use super::super::super::sample;
     use super::*;
-    use crate::sim::outcome::Comparison;
 
     #[test]
     fn every_degree_of_overcommitment_has_a_line() {
-        let at = |load: f64, degree: usize, wasted: f64| {
-            let setting = format!("engine.max_overcommit = {degree}");
-            sample::with(&[&format!("load = {load}"), &setting], |run| {
-                run.setup.load = load;
-                run.setup.engine.max_overcommit = Some(degree);
-                run.wasted = wasted;
-            })
+        let at = |load, degree, wasted| {
+            let mut run = sample::overcommit(degree, load);
+            run.wasted = wasted;
+            run
         };
         let runs = [
             at(0.6, 1, 0.2),
@@ -127,10 +123,10 @@ mod tests {
         let section = figure(&runs).expect("two sweeps");
         let panel = &section.panels[0];
         let expected = "\
-load  max_overcommit = 1  max_overcommit = 7
-50 %                10 %                 1 %
-60 %                20 %                 2 %
-90 %                   -                 3 %
+load  degree 1  degree 7
+50 %      10 %       1 %
+60 %      20 %       2 %
+90 %         -       3 %
 ";
         assert_eq!(panel.table.text(), expected);
         let plot = panel.plot.as_ref().expect("drawn");
@@ -144,7 +140,6 @@ load  max_overcommit = 1  max_overcommit = 7
     fn one_load_is_no_line() {
         let mut again = sample::outcome("again");
         again.setup.seed = 2;
-        again.comparison = Comparison::None;
         assert_eq!(figure(&[sample::outcome("once"), again]), None);
     }
 }
