@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use super::node::{HostId, MessageId};
 use super::time::{Instant, Span};
 
+/// The share of the measured messages that has to finish.
+const ENOUGH: f64 = 0.999;
+
 /// Bits of a [`MessageId`] below those of the host that sends the message.
 const ORDINAL_BITS: u32 = 40;
 
@@ -123,6 +126,11 @@ impl Ledger {
         if self.close(message).is_some() {
             self.failed += 1;
         }
+    }
+
+    /// Whether as many of the measured messages have finished as a run waits for.
+    pub(crate) fn has_enough(&self) -> bool {
+        self.measured_finished as f64 >= ENOUGH * self.measured_started as f64
     }
 
     /// The measured messages that are open, at their age.

@@ -52,6 +52,11 @@ pub(crate) fn occupied_by_message(bytes: u32) -> u64 {
     data + scheduled + grants * u64::from(SHORTEST)
 }
 
+/// What a message occupies on links if all its packets are unscheduled.
+pub(crate) fn occupied_by_unscheduled(bytes: u32) -> u64 {
+    packets(bytes, UNSCHEDULED_HEADER).0
+}
+
 /// What so many bytes of a message occupy in packets with this header, and how many packets.
 fn packets(bytes: u32, header: u32) -> (u64, u64) {
     let full_payload = MTU - IP_UDP - header;

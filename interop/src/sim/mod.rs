@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "being built")]
 
 mod args;
+mod baseline;
 mod check;
 mod compare;
 mod curve;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant as Clock};
 use homa_client::ConfigError;
 use homa_client::engine::Settings;
 
+use super::baseline::oracle;
 use super::compare::Reference;
 use super::curve::CurveError;
 use super::fabric::Fabric;
@@ -132,7 +133,19 @@ impl Prepared {
                 let nodes = HomaHost::all(setup, &self.settings)?;
                 Ok(self.simulate_nodes(nodes, record, tick))
             }
-            TransportName::Dctcp | TransportName::SrptOracle => unimplemented!(),
+            TransportName::SrptOracle => {
+                let Setup { topology, mode, .. } = setup;
+                let schedule = self.schedule;
+                Ok(oracle::run::run(
+                    topology,
+                    *mode,
+                    self.traffic(),
+                    schedule,
+                    record,
+                    tick,
+                ))
+            }
+            TransportName::Dctcp => unimplemented!(),
         }
     }
 

@@ -11,9 +11,6 @@ use super::traffic::Traffic;
 /// How often it is looked whether receivers waste their links.
 const LOOK_EVERY: Span = Span::from_micros(10);
 
-/// The share of the measured messages that has to finish.
-const ENOUGH: f64 = 0.999;
-
 /// The phases of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule {
@@ -170,7 +167,7 @@ impl<N: Node, D: Fn(f64) -> u32> World<N, D> {
                     Report::Failed(message) => self.ledger.fail(message),
                 }
             }
-            if at >= end && self.is_enough() {
+            if at >= end && self.ledger.has_enough() {
                 break;
             }
             if at >= self.schedule.deadline {
@@ -193,15 +190,6 @@ impl<N: Node, D: Fn(f64) -> u32> World<N, D> {
             packets: self.packets,
             resends: self.hosts.iter().map(|host| host.node.resends()).sum(),
         }
-    }
-
-    fn is_enough(&self) -> bool {
-        let Ledger {
-            measured_started,
-            measured_finished,
-            ..
-        } = self.ledger;
-        measured_finished as f64 >= ENOUGH * measured_started as f64
     }
 
     fn handle(&mut self, event: Event) -> Result<(), String> {
