@@ -89,9 +89,9 @@ mod tests {
         let expected = "\
 Two loads
 
-run            load  mean slowdown  P99 short  P99 last  delivered Gbit/s  TOR-to-host mean/max  wasted   verdict  published
-w3             80 %           1.93       2.25      15.9              7.09        12.6 KB/117 KB   3.1 %  finished       PASS
-Homa load=0.5  50 %           1.93       2.25      15.9              4.43        12.6 KB/117 KB   3.1 %  finished       PASS
+run            load  mean slowdown  P99 first tenth  P99 last bucket  Gbit/s  TOR-to-host mean/max  wasted   verdict  published
+w3             80 %           1.93             2.25             15.9    7.09        12.6 KB/117 KB   3.1 %  finished       PASS
+Homa load=0.5  50 %           1.93             2.25             15.9    4.43        12.6 KB/117 KB   3.1 %  finished       PASS
 
 Wasted bandwidth
 As SIGCOMM'18, figure 13: the share of their time that receivers' links idle while their host withholds grants. Above the line nothing is left for more load.

@@ -55,9 +55,9 @@ pub(super) fn overview(outcomes: &[Outcome]) -> Table {
         "run",
         "load",
         "mean slowdown",
-        "P99 short",
-        "P99 last",
-        "delivered Gbit/s",
+        "P99 first tenth",
+        "P99 last bucket",
+        "Gbit/s",
         "TOR-to-host mean/max",
         "wasted",
         "verdict",
@@ -253,9 +253,9 @@ Published   PASS: P99 against Homa, W3 at 80 %: worst decile 1.020 of at most 1.
         overloaded.comparison = Comparison::None;
         overloaded.slowdown.clear();
         let expected = "\
-run         load  mean slowdown  P99 short  P99 last  delivered Gbit/s  TOR-to-host mean/max  wasted                   verdict  published
-w3          80 %           1.93       2.25      15.9              7.09        12.6 KB/117 KB   3.1 %                  finished       PASS
-w3 at 95 %  95 %              -          -         -              7.09        12.6 KB/117 KB   3.1 %  overload, 12.3 MB behind          -
+run         load  mean slowdown  P99 first tenth  P99 last bucket  Gbit/s  TOR-to-host mean/max  wasted                   verdict  published
+w3          80 %           1.93             2.25             15.9    7.09        12.6 KB/117 KB   3.1 %                  finished       PASS
+w3 at 95 %  95 %              -                -                -    7.09        12.6 KB/117 KB   3.1 %  overload, 12.3 MB behind          -
 ";
         let text = overview(&[sample::outcome("w3"), overloaded]).text();
         assert_eq!(text, expected, "\n{text}");

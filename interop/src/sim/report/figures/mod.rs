@@ -160,9 +160,13 @@ fn drawable<'a>(runs: &[&'a Outcome]) -> Vec<&'a Outcome> {
 }
 
 /// A name for each run, or sweep by one of its runs: the plan's, without what a plan adds for the
-/// values that a plot is about or runs over, where that is enough to tell them apart.
+/// values that a plot is about or runs over, where that is enough to tell them apart. One alone is
+/// its transport.
 fn names(runs: &[&Outcome]) -> Vec<String> {
     const ADDED: [&str; 3] = ["workload=", "cdf=", "load="];
+    if let [run] = runs {
+        return vec![words::transport(run.setup.transport).to_owned()];
+    }
     let is_own = |word: &&str| !ADDED.iter().any(|added| word.starts_with(added));
     let shorten = |run: &&Outcome| {
         let words: Vec<&str> = run.name.split(' ').filter(is_own).collect();
@@ -254,6 +258,7 @@ mod tests {
         let runs = ["Homa workload=w4", "Homa workload=w4 boost_tail=false"].map(sample::outcome);
         let [default, other] = &runs;
         assert_eq!(names(&[default, other]), ["Homa", "Homa boost_tail=false"]);
+        assert_eq!(names(&[other]), ["Homa"]);
         let runs = ["a load=0.5", "a load=0.8", "b load=0.5"].map(sample::outcome);
         let runs: Vec<&Outcome> = runs.iter().collect();
         assert_eq!(names(&runs), ["a load=0.5", "a load=0.8", "b"]);
