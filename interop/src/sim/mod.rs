@@ -1,7 +1,7 @@
 //! `homa-interop sim`: a data-center network, packet by packet, whose hosts run the engine.
 //!
-//! A [`Setup`] says what a run is, a [`Prepared`] one has been checked, and its [`Outcome`] is what
-//! it found. In between, a [`World`](world::World) of [`Node`](node::Node)s and the
+//! A [`Setup`](setup::Setup) says what a run is, a [`Prepared`] one has been checked, and its
+//! [`Outcome`] is what it found. In between, a [`World`](world::World) of [`Node`](node::Node)s and the
 //! [`Fabric`](fabric::Fabric) between them live through simulated time. No rule of the protocol is
 //! in here: Homa's nodes are engines of `homa-client`.
 #![allow(dead_code, reason = "being built")]

@@ -91,8 +91,8 @@ impl Sizes {
     /// not occur. Empty lines, and what follows a `#`, are passed over.
     ///
     /// The mean from which rates follow is that of the points, unless there is another one: a
-    /// number alone on the first line, as in the files of HomaSimulation, or "file's own mean
-    /// <number>" after a `#`.
+    /// number alone on the first line, as in the files of HomaSimulation, or `file's own mean
+    /// <number>` after a `#`.
     pub(crate) fn read(path: &Path) -> Result<Self, CdfError> {
         let text = read(path)?;
         let at_line = |line| {
