@@ -28,7 +28,9 @@ impl<D: Fn(f64) -> u32> Traffic<D> {
     /// Time until the next message of this host, at least a picosecond.
     pub(crate) fn gap(&mut self, host: HostId) -> Span {
         let uniform = self.random[host as usize].f64();
-        let gap = -(1.0 - uniform).ln() * self.mean_gap.as_picos() as f64;
+        // Not the system's logarithm: the last bit of that differs between systems, and with it
+        // all that follows.
+        let gap = -libm::log(1.0 - uniform) * self.mean_gap.as_picos() as f64;
         Span::from_picos((gap as u64).max(1))
     }
 
