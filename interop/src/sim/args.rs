@@ -103,10 +103,10 @@ pub(crate) struct Arguments {
     /// Runs at the same time; [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) jobs: Option<u32>,
-    /// Fails if the table of slowdowns differs from the one in this file
+    /// Fails if the report differs from the one in this file
     #[arg(long, value_name = "FILE")]
     pub(crate) snapshot: Option<PathBuf>,
-    /// Puts the table into the file of --snapshot instead
+    /// Puts the report into the file of --snapshot instead
     #[arg(long, requires = "snapshot")]
     pub(crate) accept: bool,
     /// Writes the results as JSON

@@ -25,6 +25,7 @@ mod report;
 mod run;
 mod setup;
 mod slowdown;
+mod snapshot;
 mod time;
 mod traffic;
 mod workload;
@@ -63,9 +64,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         curves: &curves,
         figures: &[],
     };
-    io::stdout().write_all(report.text().as_bytes())?;
+    let text = report.text();
+    io::stdout().write_all(text.as_bytes())?;
     if let Some(path) = &arguments.json {
         report.write_json(path)?;
+    }
+    if let Some(path) = &arguments.html {
+        report.write_html(path)?;
+    }
+    match &arguments.snapshot {
+        Some(path) if arguments.accept => snapshot::accept(path, &text)?,
+        Some(path) => snapshot::check(path, &text)?,
+        None => {}
     }
     Ok(status(&outcomes))
 }
