@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
-use super::incoming::InMessage;
+use super::granter::Held;
+use super::incoming::{InMessage, Stall};
 use super::peer::{Bulk, PeerKey};
 use super::pool::Need;
 use super::priority::LevelRule;
@@ -223,7 +224,7 @@ impl Engine {
             Packet::RpcUnknown(unknown) => self.receive_rpc_unknown(now, key, common, unknown),
             Packet::Busy if arrival.socket == Socket::Main => {
                 // Who says that it will not send now needs no window until it does.
-                self.stall(key);
+                self.stall(key, Stall::Busy);
                 Ok(())
             }
             Packet::Busy => {
@@ -442,7 +443,7 @@ impl Engine {
             return Err(DropReason::UnknownRpc);
         };
         rpc.state = state;
-        let before = rpc.incoming.as_ref().map_or(0, InMessage::outstanding);
+        let before = rpc.incoming.as_ref().map_or(Held::default(), Held::by);
         if rpc.incoming.is_none() {
             // It is asked for when its turn comes.
             if rpc.starved.is_some() {
@@ -483,7 +484,9 @@ impl Engine {
         let fresh = message.insert(data.offset(), payload);
         // What was sent twice and arrives only now was lost on its first way.
         let lost_bulk = data.retransmit && fresh > 0 && message.is_scheduled(data.offset());
-        message.stalled &= fresh == 0;
+        if fresh > 0 {
+            message.stall = None;
+        }
         let complete = message.complete();
         self.granter.update(key, rpc, before);
         self.arm(key);

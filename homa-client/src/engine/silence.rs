@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::incoming::Stall;
 use super::receive::MAX_RESENDS;
 use super::rpc::{RpcKey, RpcState};
 use super::wire::{Packet, Resend};
@@ -74,7 +75,7 @@ impl Engine {
                     return;
                 } else if due {
                     rpc.silence.next = clock + timers.resend;
-                    self.stall(key);
+                    self.stall(key, Stall::Silent);
                     self.request_missing(key);
                 }
             }
