@@ -89,6 +89,9 @@ fn plan(arguments: &Arguments) -> Result<Plan, Box<dyn Error>> {
     for run in &mut plan.runs {
         run.setup = arguments.apply(&run.setup)?;
         run.setup.check()?;
+        if run.name.is_empty() {
+            run.name = run.setup.workload.published().name.to_owned();
+        }
     }
     if let Some(data) = &arguments.data {
         plan.take_sizes_from(data);
