@@ -53,6 +53,7 @@ mod cutoffs;
 mod deadlines;
 mod diagnosis;
 mod finished;
+mod front;
 mod granter;
 mod incast;
 mod incoming;

@@ -274,7 +274,10 @@ impl Engine {
     }
 
     fn send_grants(&mut self, now: Time) {
-        for decision in self.granter.decide(&mut self.rpcs, &mut self.pool) {
+        if !self.granter.is_due() {
+            return;
+        }
+        for decision in &self.granter.decide(&mut self.rpcs, &mut self.pool) {
             let priority = match decision.share {
                 Share::Active { rank, active } => self.priorities.scheduled(rank, active),
                 Share::Oldest => self.priorities.max_scheduled(),
