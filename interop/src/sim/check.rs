@@ -25,6 +25,9 @@ const MAX_SPINES: u32 = 1024;
 /// Longest span of simulated time, in microseconds. A minute of the usual network is a day's work.
 const MAX_SPAN_US: u64 = 60_000_000;
 
+/// Most connections from one host to another.
+const MAX_CONNECTIONS: u32 = 64;
+
 /// More than all headers of a packet of any transport.
 const HEADERS: usize = 200;
 
@@ -42,6 +45,13 @@ impl Setup {
         check_topology(&self.topology)?;
         check_buffer(&self.topology, &self.engine)?;
         check_levels(&self.engine)?;
+        within(
+            "dctcp.connections",
+            self.dctcp.connections,
+            (1..=MAX_CONNECTIONS).contains(&self.dctcp.connections),
+            "1 to 64",
+            "a message needs one, and every host may have as many to every other",
+        )?;
         for (key, span, least) in [
             ("warm_up_us", self.warm_up_us, 0),
             ("window_us", self.window_us, 1),
@@ -274,6 +284,10 @@ mod tests {
         for scheduled in [0, 8] {
             let error = error_of(|setup| setup.engine.scheduled_levels = Some(scheduled));
             assert_eq!(error.key, "engine.scheduled_levels");
+        }
+        for connections in [0, 65] {
+            let error = error_of(|setup| setup.dctcp.connections = connections);
+            assert_eq!(error.key, "dctcp.connections");
         }
         assert_eq!(
             error_of(|setup| setup.load = 80.0).to_string(),

@@ -18,7 +18,7 @@ pub(crate) struct Packet<B> {
     pub(crate) wire_bytes: u32,
     /// Priority level, 0 to 7; the highest goes first.
     pub(crate) level: u8,
-    /// A switch whose queue is longer than [`Node::MARK_ABOVE`] has set this.
+    /// A switch has set this, whose queue was longer than it was told to let pass unmarked.
     pub(crate) marked: bool,
     pub(crate) body: B,
 }
@@ -36,9 +36,6 @@ pub(crate) enum Report {
 /// call of `start`, `receive` or `wake` it calls `pull` for as long as the host's link is free.
 pub(crate) trait Node {
     type Body;
-
-    /// Queues of more bytes than this mark the packets that join them.
-    const MARK_ABOVE: Option<u64> = None;
 
     /// The application sends a message. `Err`: there is no room; the run is an overload.
     fn start(

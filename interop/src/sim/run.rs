@@ -6,6 +6,7 @@ use std::time::{Duration, Instant as Clock};
 use homa_client::ConfigError;
 use homa_client::engine::Settings;
 
+use super::baseline::dctcp::Dctcp;
 use super::baseline::oracle;
 use super::compare::Reference;
 use super::curve::CurveError;
@@ -131,7 +132,7 @@ impl Prepared {
         match setup.transport {
             TransportName::Homa => {
                 let nodes = HomaHost::all(setup, &self.settings)?;
-                Ok(self.simulate_nodes(nodes, record, tick))
+                Ok(self.simulate_nodes(nodes, None, record, tick))
             }
             TransportName::SrptOracle => {
                 let Setup { topology, mode, .. } = setup;
@@ -145,18 +146,23 @@ impl Prepared {
                     tick,
                 ))
             }
-            TransportName::Dctcp => unimplemented!(),
+            TransportName::Dctcp => {
+                let nodes = Dctcp::all(setup);
+                let mark_above = Some(setup.dctcp.mark_above_bytes);
+                Ok(self.simulate_nodes(nodes, mark_above, record, tick))
+            }
         }
     }
 
     fn simulate_nodes<N: Node>(
         &self,
         nodes: Vec<N>,
+        mark_above: Option<u64>,
         record: &mut impl FnMut(Sample),
         tick: impl FnMut(Instant),
     ) -> Ended {
         let topology = &self.setup.topology;
-        let fabric = Fabric::new(topology, N::MARK_ABOVE, self.setup.seed);
+        let fabric = Fabric::new(topology, mark_above, self.setup.seed);
         let gbps = topology.host_gbps;
         World::new(nodes, fabric, self.traffic(), self.schedule, gbps).run(record, tick)
     }
