@@ -3,7 +3,8 @@
 //! What is counted is the whole way of a packet: `poll_transmit`, the copy of header and payload
 //! into a buffer as a network would make it, `handle_datagram` of slices of that buffer as GRO
 //! would deliver them, timers, events, and the comparison of every byte that arrives. Times are of
-//! the processor, so that whatever else runs on the machine takes nothing away.
+//! the processor, so that whatever else runs on the machine takes nothing away. The second group is
+//! the way of a packet in a simulator, which copies and compares nothing.
 //!
 //! ```console
 //! $ cargo bench -p homa-client --bench engine
@@ -156,6 +157,162 @@ fn pattern(len: u32) -> Bytes {
         .collect()
 }
 
+/// Hosts as a simulator drives them: one packet at a time, handed from engine to engine as it is,
+/// and every engine asked again after each packet.
+struct Rack {
+    now: Time,
+    engines: Vec<Engine>,
+    responses: usize,
+}
+
+impl Rack {
+    /// With the settings of SIGCOMM'18's simulation.
+    fn new(hosts: usize) -> Self {
+        let mut settings = Settings::default();
+        settings.packet_payload = 1442;
+        settings.scheduled_payload = Some(1456);
+        settings.unsched_bytes = Some(9328);
+        settings.max_incoming = 1 << 20;
+        settings.max_overcommit = 7;
+        settings.grant_window = Some(10_000);
+        settings.min_grant = Some(1);
+        settings.fifo_fraction = 0;
+        settings.pacing = false;
+        let engine = |host: usize| Engine::new(settings.clone(), host as u64).unwrap();
+        let mut engines: Vec<Engine> = (0..hosts).map(engine).collect();
+        for engine in &mut engines {
+            engine.open_port(CLIENT_PORT, false);
+            engine.open_port(SERVER_PORT, true);
+        }
+        Self {
+            now: Time::ZERO,
+            engines,
+            responses: 0,
+        }
+    }
+
+    fn addr(host: usize) -> SocketAddr {
+        ([10, 0, 0, host as u8], SERVER_PORT).into()
+    }
+
+    fn call(&mut self, from: usize, to: usize, message: &Bytes) {
+        let (to, message) = (Self::addr(to), message.clone().into());
+        self.engines[from]
+            .send_request(self.now, CLIENT_PORT, to, SERVER_PORT, message, 0)
+            .unwrap();
+    }
+
+    /// The next packet of `from`, if it has one, is sent and arrives. Returns where.
+    fn carry(&mut self, from: usize) -> Option<usize> {
+        let mut transmit = self.engines[from].poll_transmit(self.now, 1)?;
+        let SocketAddr::V4(to) = transmit.to else {
+            unreachable!("all have IPv4 addresses")
+        };
+        let datagram = Datagram {
+            from: Self::addr(from),
+            local: None,
+            tos: transmit.tos,
+            socket: Socket::Main,
+            data: transmit.segments.pop()?,
+        };
+        let to = usize::from(to.ip().octets()[3]);
+        self.engines[to].handle_segment(self.now, datagram);
+        self.take_events(to);
+        Some(to)
+    }
+
+    fn take_events(&mut self, host: usize) {
+        let engine = &mut self.engines[host];
+        while let Some(event) = engine.poll_event(self.now) {
+            match event {
+                Event::Request { rpc, charged, .. } => {
+                    engine.release(charged);
+                    let reply = Bytes::from_static(b"!");
+                    engine.send_reply(self.now, rpc, reply.into()).unwrap();
+                }
+                Event::Response { charged, .. } => {
+                    engine.release(charged);
+                    self.responses += 1;
+                }
+                event => unreachable!("{event:?}"),
+            }
+        }
+    }
+
+    /// Lets the hosts send one packet each in turns until so many calls have their responses.
+    /// `drain`: whoever got one sends all that it has at once, as a receiver of nothing but DATA.
+    fn run(&mut self, calls: usize, drain: bool) {
+        self.responses = 0;
+        while self.responses < calls {
+            // About a packet's time on a link of 10 Gbit/s.
+            self.now += Duration::from_nanos(1230);
+            for host in 0..self.engines.len() {
+                if let Some(to) = self.carry(host).filter(|_| drain) {
+                    while self.carry(to).is_some() {}
+                }
+                let engine = &mut self.engines[host];
+                if engine.poll_timeout().is_some_and(|(at, _)| at <= self.now) {
+                    engine.handle_timeout(self.now);
+                }
+            }
+        }
+    }
+}
+
+/// Unscheduled and scheduled DATA packets of 1,000,000 bytes; each of the latter has its GRANT.
+const PACKETS: u64 = 7 + 681;
+
+fn simulator(criterion: &mut Criterion<ProcessorTime>) {
+    let mut group = criterion.benchmark_group("simulator");
+    let long: &'static [u8] = vec![7; 1_000_000].leak();
+    let long = Bytes::from_static(long);
+    for senders in [2, 8] {
+        group.throughput(Throughput::Elements(senders as u64 * PACKETS));
+        let mut rack = Rack::new(1 + senders);
+        let name = format!("DATA from {senders} senders to one (goal 1.43 Melem/s)");
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                for sender in 1..=senders {
+                    rack.call(sender, 0, &long);
+                }
+                rack.run(senders, true);
+            });
+        });
+    }
+
+    const HOSTS: usize = 144;
+    const EACH: usize = 4;
+    let sparse = long.slice(..100_000);
+    group.throughput(Throughput::Elements((HOSTS * EACH) as u64 * (7 + 63)));
+    let mut rack = Rack::new(HOSTS);
+    group.bench_function(
+        format!("DATA from {HOSTS} hosts to {EACH} others each"),
+        |bencher| {
+            bencher.iter(|| {
+                for from in 0..HOSTS {
+                    for other in 1..=EACH {
+                        rack.call(from, (from + 31 * other) % HOSTS, &sparse);
+                    }
+                }
+                rack.run(HOSTS * EACH, false);
+            });
+        },
+    );
+
+    let short = long.slice(..100);
+    group.throughput(Throughput::Elements(8));
+    let mut rack = Rack::new(9);
+    group.bench_function("calls of 100 B with 1 B back", |bencher| {
+        bencher.iter(|| {
+            for sender in 1..=8 {
+                rack.call(sender, 0, &short);
+            }
+            rack.run(8, true);
+        });
+    });
+    group.finish();
+}
+
 fn engine(criterion: &mut Criterion<ProcessorTime>) {
     let mut group = criterion.benchmark_group("engine");
 
@@ -229,6 +386,6 @@ impl Measurement for ProcessorTime {
 criterion_group! {
     name = benches;
     config = Criterion::default().with_measurement(ProcessorTime);
-    targets = engine
+    targets = engine, simulator
 }
 criterion_main!(benches);

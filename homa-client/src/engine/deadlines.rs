@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::rpc::RpcKey;
 use super::time::Time;
 
+/// A longer list is not kept.
+const MAX_SPARE: usize = 64;
+
 /// Deadlines of RPCs on the silence clock.
 ///
 /// Entries are not removed from the middle: an RPC that ended, or whose deadline has moved, is
@@ -15,6 +18,10 @@ use super::time::Time;
 pub(super) struct Deadlines {
     /// By time. As times are rounded, there are few of them, and many RPCs at each.
     entries: BTreeMap<Time, Vec<RpcKey>>,
+    /// The first of these times, which is asked for with every packet.
+    first: Option<Time>,
+    /// A list that was used up, for the next time: one RPC after the other needs no more.
+    spare: Vec<RpcKey>,
     /// Deadlines are rounded up to multiples of this, so that one wake-up serves many.
     step: Duration,
 }
@@ -23,6 +30,8 @@ impl Deadlines {
     pub(super) fn new(step: Duration) -> Self {
         Self {
             entries: BTreeMap::new(),
+            first: None,
+            spare: Vec::new(),
             step,
         }
     }
@@ -30,12 +39,16 @@ impl Deadlines {
     /// Asks to look at `key` at `at`; returns the time at which that will be.
     pub(super) fn insert(&mut self, at: Time, key: RpcKey) -> Time {
         let at = at.round_up(self.step);
-        self.entries.entry(at).or_default().push(key);
+        self.entries
+            .entry(at)
+            .or_insert_with(|| std::mem::take(&mut self.spare))
+            .push(key);
+        self.first = Some(self.first.map_or(at, |first| first.min(at)));
         at
     }
 
     pub(super) fn first(&self) -> Option<Time> {
-        self.entries.first_key_value().map(|(at, _)| *at)
+        self.first
     }
 
     /// Drops the entries in front for which `is_live` is false, so that nobody wakes for them.
@@ -45,23 +58,64 @@ impl Deadlines {
             let keys = entry.get_mut();
             while keys.pop_if(|key| !is_live(at, *key)).is_some() {}
             if !keys.is_empty() {
-                break;
+                return;
             }
-            entry.remove();
+            self.drop_first();
         }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some((_, keys)) = self.entries.pop_first()
+            && keys.capacity() <= MAX_SPARE
+        {
+            self.spare = keys;
+        }
+        self.first = self.entries.first_key_value().map(|(at, _)| *at);
     }
 
     /// The next RPC that is due at `now`, with the time at which it was.
     pub(super) fn pop_due(&mut self, now: Time) -> Option<(Time, RpcKey)> {
-        let mut entry = self.entries.first_entry()?;
-        let at = *entry.key();
-        if at > now {
-            return None;
+        let at = self.first.filter(|at| *at <= now)?;
+        let keys = self.entries.get_mut(&at)?;
+        let key = keys.pop()?;
+        if keys.is_empty() {
+            self.drop_first();
         }
-        let key = entry.get_mut().pop();
-        if entry.get().is_empty() {
-            entry.remove();
+        Some((at, key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::Random;
+
+    #[test]
+    fn the_first_is_always_known() {
+        let mut random = Random::new(1);
+        let mut deadlines = Deadlines::new(Duration::from_millis(1));
+        let mut model: BTreeMap<Time, usize> = BTreeMap::new();
+        let mut due = 0;
+        for share in [80, 50, 10] {
+            for _ in 0..1000 {
+                let millis = random.below(50);
+                let at = Time::ZERO + Duration::from_millis(millis);
+                if random.percent(share) {
+                    *model.entry(deadlines.insert(at, 7)).or_default() += 1;
+                } else if random.percent(90) {
+                    if let Some((first, _)) = deadlines.pop_due(at) {
+                        due += 1;
+                        assert!(first <= at);
+                        *model.get_mut(&first).unwrap() -= 1;
+                    }
+                } else {
+                    deadlines.prune(|first, _| first > at);
+                    model.retain(|first, _| *first > at);
+                }
+                model.retain(|_, keys| *keys > 0);
+                assert_eq!(deadlines.first(), model.keys().next().copied());
+            }
         }
-        key.map(|key| (at, key))
+        assert!(due > 300, "{due}");
     }
 }

@@ -6,11 +6,12 @@ use arrayvec::ArrayVec;
 use rustc_hash::FxHashMap;
 
 use super::Settings;
+use super::front::Front;
 use super::incoming::{InMessage, Stall};
 use super::peer::PeerKey;
 use super::pool::{Need, Pool};
 use super::rpc::{Rpc, RpcKey, RpcTable};
-use super::srpt::{Rank, SrptQueue};
+use super::srpt::Rank;
 
 /// Most that `max_overcommit` may be.
 const MAX_ACTIVE: usize = 8;
@@ -83,6 +84,9 @@ pub(super) struct Decision {
     pub(super) offset: u32,
     pub(super) share: Share,
 }
+
+/// The grants of one round: to the active messages, and to the oldest.
+pub(super) type Decisions = ArrayVec<Decision, { MAX_ACTIVE + 1 }>;
 
 /// Why a message is granted more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,19 +207,23 @@ impl Granter {
         }
     }
 
-    /// One round of grants, if anything has changed since the last.
-    pub(super) fn decide(&mut self, rpcs: &mut RpcTable, pool: &mut Pool) -> Vec<Decision> {
-        if !std::mem::take(&mut self.changed) {
-            return Vec::new();
-        }
+    /// Whether anything has changed since the last round.
+    pub(super) fn is_due(&self) -> bool {
+        self.changed
+    }
+
+    /// One round of grants.
+    pub(super) fn decide(&mut self, rpcs: &mut RpcTable, pool: &mut Pool) -> Decisions {
+        let mut decisions = Decisions::new();
+        self.changed = false;
         while let Some(key) = self.touched.pop() {
             if let Some(rpc) = rpcs.get_mut(key).filter(|rpc| rpc.rank_stale) {
                 self.rank(key, rpc);
             }
         }
         self.short = false;
-        if self.waiting.peers.is_empty() {
-            return Vec::new();
+        if self.waiting.by_age.is_empty() {
+            return decisions;
         }
         let limits = self.limits;
         let active = self.waiting.active(limits.max_overcommit);
@@ -223,7 +231,6 @@ impl Granter {
             .window
             .unwrap_or(limits.max_incoming / (active.len() + 1));
         let least = limits.min_grant.unwrap_or(window / GRANT_STEPS).min(window);
-        let mut decisions = Vec::new();
         for (rank, entry) in active.iter().enumerate() {
             let Some(message) = rpcs.get(entry.key).and_then(|rpc| rpc.incoming.as_ref()) else {
                 continue;
@@ -329,9 +336,9 @@ impl Granter {
 /// messages of one peer cost no more than one when the active ones are chosen.
 #[derive(Debug, Default)]
 struct Waiting {
-    peers: FxHashMap<PeerKey, SrptQueue>,
+    peers: FxHashMap<PeerKey, Front<Rank, 2>>,
     /// The first of each peer's queue.
-    heads: BTreeSet<(Rank, PeerKey)>,
+    heads: Front<(Rank, PeerKey), MAX_ACTIVE>,
     by_age: BTreeSet<(u64, RpcKey)>,
 }
 
@@ -341,7 +348,7 @@ impl Waiting {
         let queue = self.peers.entry(peer).or_default();
         let head_before = queue.first();
         if let Some(old) = old {
-            queue.remove(old);
+            queue.remove(&old);
         }
         if let Some(new) = new {
             queue.insert(new);
@@ -378,27 +385,25 @@ impl Waiting {
     /// lead to: a message competes with those of peers that have as many active ones.
     fn active(&self, most: usize) -> ArrayVec<Rank, MAX_ACTIVE> {
         let most = most.min(MAX_ACTIVE);
-        let mut active: ArrayVec<Rank, MAX_ACTIVE> = self
+        let mut active: ArrayVec<Rank, MAX_ACTIVE> =
+            self.heads.iter().take(most).map(|(rank, _)| rank).collect();
+        // Heads are in order already.
+        if active.len() == most || active.len() == self.by_age.len() {
+            return active;
+        }
+        let mut others: ArrayVec<_, MAX_ACTIVE> = self
             .heads
             .iter()
-            .take(most)
-            .map(|(rank, _)| *rank)
+            .filter_map(|(_, peer)| Some(self.peers.get(&peer)?.iter().skip(1)))
             .collect();
-        if active.len() < most {
-            let mut others: ArrayVec<_, MAX_ACTIVE> = self
-                .heads
-                .iter()
-                .filter_map(|(_, peer)| Some(self.peers.get(peer)?.iter().skip(1)))
-                .collect();
-            while active.len() < most {
-                let mut next: ArrayVec<Rank, MAX_ACTIVE> =
-                    others.iter_mut().filter_map(Iterator::next).collect();
-                if next.is_empty() {
-                    break;
-                }
-                next.sort_unstable();
-                active.extend(next.into_iter().take(most - active.len()));
+        while active.len() < most {
+            let mut next: ArrayVec<Rank, MAX_ACTIVE> =
+                others.iter_mut().filter_map(Iterator::next).collect();
+            if next.is_empty() {
+                break;
             }
+            next.sort_unstable();
+            active.extend(next.into_iter().take(most - active.len()));
         }
         active.sort_unstable();
         active

@@ -48,10 +48,12 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod api;
+mod arrival;
 mod cutoffs;
 mod deadlines;
 mod diagnosis;
 mod finished;
+mod front;
 mod granter;
 mod incast;
 mod incoming;
@@ -449,21 +451,31 @@ impl Engine {
 
     /// When to call [`Engine::handle_timeout`], and why. The time may have passed already.
     pub fn poll_timeout(&self) -> Option<(Time, Wake)> {
-        self.wakes().min_by_key(|(at, _)| *at)
+        let [silence, reap, pace] = self.wake_times();
+        let mut next = silence.map(|at| (at, Wake::Silence));
+        for (at, wake) in [(reap, Wake::Reap), (pace, Wake::Pace)] {
+            if let Some(at) = at
+                && next.is_none_or(|(first, _)| at < first)
+            {
+                next = Some((at, wake));
+            }
+        }
+        next
     }
 
     /// The next time of each kind, for a driver that cannot do all that there is to do.
     pub fn wakes(&self) -> impl Iterator<Item = (Time, Wake)> {
-        let silence = self.deadlines.first().map(|at| at + self.lateness);
-        let reap = self.finished.next_expiry();
-        let pace = self.pacer.resumes_at();
+        let kinds = [Wake::Silence, Wake::Reap, Wake::Pace];
+        let times = self.wake_times().into_iter().zip(kinds);
+        times.filter_map(|(at, wake)| Some((at?, wake)))
+    }
+
+    fn wake_times(&self) -> [Option<Time>; 3] {
         [
-            (silence, Wake::Silence),
-            (reap, Wake::Reap),
-            (pace, Wake::Pace),
+            self.deadlines.first().map(|at| at + self.lateness),
+            self.finished.next_expiry(),
+            self.pacer.resumes_at(),
         ]
-        .into_iter()
-        .filter_map(|(at, wake)| Some((at?, wake)))
     }
 
     /// What tells peers apart: on IP protocol 146, the address alone.
@@ -612,15 +624,18 @@ impl Engine {
         if matches!(failure, Failure::TimedOut(_)) {
             self.counters.timeouts += 1;
         }
-        let Some(rpc) = self.end(now, key, Remember::No) else {
+        let Some(rpc) = self.rpcs.get(key) else {
             return;
         };
-        tracing::debug!(id = rpc.id, peer = %self.name_of(&rpc), ?failure, "RPC failed");
-        if rpc.is_client() {
+        let (id, cookie, peer) = (rpc.id, rpc.cookie, self.name_of(rpc));
+        let is_client = rpc.is_client();
+        self.end(now, key, Remember::No);
+        tracing::debug!(id, %peer, ?failure, "RPC failed");
+        if is_client {
             let event = Event::Failed {
-                rpc: RpcId { key, id: rpc.id },
-                cookie: rpc.cookie,
-                peer: self.name_of(&rpc),
+                rpc: RpcId { key, id },
+                cookie,
+                peer,
                 failure,
             };
             self.events.push_back(Pending { event, ack: None });
@@ -628,8 +643,10 @@ impl Engine {
     }
 
     /// Takes an RPC out of every table.
-    fn end(&mut self, now: Time, key: RpcKey, remember: Remember) -> Option<Rpc> {
-        let mut rpc = self.rpcs.remove(key)?;
+    fn end(&mut self, now: Time, key: RpcKey, remember: Remember) {
+        let Some(mut rpc) = self.rpcs.remove(key) else {
+            return;
+        };
         let Self {
             rpcs, deadlines, ..
         } = self;
@@ -667,7 +684,6 @@ impl Engine {
         if !rpc.is_client() && (ran || remember == Remember::Yes) {
             self.finished.insert(rpc.peer, rpc.peer_port, rpc.id, now);
         }
-        Some(rpc)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Peers: what is known of each remote endpoint.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use arrayvec::ArrayVec;
 use slab::Slab;
 
 use super::priority::UNKNOWN_CUTOFFS;
+use super::rpc::RpcKey;
 use super::time::Time;
 use super::wire::{MAX_ACKS, PendingAck};
 
@@ -51,6 +53,8 @@ pub(super) struct Peer {
     pub(super) served: bool,
     /// RPCs with it, on either side.
     pub(super) rpcs: u32,
+    /// The RPC that was last looked for by its packets; it may have ended since.
+    pub(super) recent: RpcKey,
     pub(super) used: Time,
     /// Our bulk socket as this peer reaches it.
     pub(super) bulk: Bulk,
@@ -88,6 +92,7 @@ impl Peer {
             unscheduled: 0,
             served: false,
             rpcs: 0,
+            recent: 0,
             used: now,
             bulk: Bulk::Unproven,
             bulk_losses: 0,
@@ -146,12 +151,30 @@ impl Peer {
 #[derive(Debug)]
 pub(super) struct PeerTable {
     peers: Slab<Peer>,
-    by_addr: HashMap<SocketAddr, PeerKey>,
+    by_addr: HashMap<AddrKey, PeerKey>,
     /// The peer found last: packets come in runs.
     last: Option<(SocketAddr, PeerKey)>,
     limit: usize,
     /// Where the search for an idle peer goes on.
     hand: usize,
+}
+
+/// An address that is hashed as one word, or three for IPv6: it is looked up with every packet, and
+/// the standard library's way takes seven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct AddrKey(SocketAddr);
+
+impl Hash for AddrKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let port = u64::from(self.0.port());
+        match self.0 {
+            SocketAddr::V4(addr) => state.write_u64(u64::from(addr.ip().to_bits()) << 16 | port),
+            SocketAddr::V6(addr) => {
+                state.write_u128(addr.ip().to_bits());
+                state.write_u64(u64::from(addr.scope_id()) << 16 | port);
+            }
+        }
+    }
 }
 
 impl PeerTable {
@@ -175,7 +198,7 @@ impl PeerTable {
         {
             return Some(key);
         }
-        let key = self.by_addr.get(&addr).copied()?;
+        let key = self.by_addr.get(&AddrKey(addr)).copied()?;
         self.last = Some((addr, key));
         Some(key)
     }
@@ -215,7 +238,7 @@ impl PeerTable {
 
     fn insert(&mut self, addr: SocketAddr, proven: bool, now: Time) -> PeerKey {
         let key = self.peers.insert(Peer::new(addr, proven, now)) as PeerKey;
-        self.by_addr.insert(addr, key);
+        self.by_addr.insert(AddrKey(addr), key);
         key
     }
 
@@ -229,7 +252,7 @@ impl PeerTable {
                 && (!peer.served || now.since(peer.used) >= min_idle)
             {
                 let peer = self.peers.remove(self.hand);
-                self.by_addr.remove(&peer.addr);
+                self.by_addr.remove(&AddrKey(peer.addr));
                 self.last = None;
                 return true;
             }

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use siphasher::sip::SipHasher13;
 
+use super::arrival::Arrival;
 use super::outgoing::OutMessage;
 use super::peer::PeerKey;
-use super::receive::Arrival;
 use super::rpc::RpcKey;
 use super::transmit::route;
 use super::wire::{Carrier, Cookie, DATA_HEADER_LEN, Packet, Route};
@@ -213,9 +213,9 @@ impl Engine {
         }
     }
 
-    /// How many packets of at most `packet` payload bytes may leave for this RPC, at most `most`.
+    /// How many packets of a run that starts at `offset` may leave for this RPC, at most `most`.
     /// `None`: not even one, and the RPC waits.
-    pub(super) fn admit(&mut self, key: RpcKey, packet: usize, most: usize) -> Option<usize> {
+    pub(super) fn admit(&mut self, key: RpcKey, offset: u32, most: usize) -> Option<usize> {
         let rpc = self.rpcs.get(key)?;
         let peer = self.peers.get(rpc.peer);
         if peer.proven || rpc.is_client() {
@@ -224,6 +224,7 @@ impl Engine {
         let account = self.unproven.accounts.get(&peer.addr);
         let left = account.map_or(0, Account::left) as usize;
         // The packets of a run are no longer than its first.
+        let packet = rpc.outgoing.as_ref()?.packet_at(offset).len();
         let packets = left / (packet + DATA_HEADER_LEN);
         if packets == 0 {
             self.block(key);

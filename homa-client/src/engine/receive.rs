@@ -1,23 +1,21 @@
 //! What happens when a packet arrives (`homa-protocol` C.2 to C.8).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-
+use super::arrival::Arrival;
 use super::granter::Held;
 use super::incoming::{InMessage, Stall};
 use super::peer::{Bulk, PeerKey};
 use super::pool::Need;
 use super::priority::LevelRule;
-use super::rpc::{Input, RpcKey, RpcState};
+use super::rpc::{Input, Rpc, RpcKey, RpcState};
 use super::wire::{
-    Ack, Carrier, Common, Cutoffs, DATA_HEADER_LEN, Data, Grant, Kind, Packet, PendingAck, Resend,
-    Route, Unknown,
+    Ack, Carrier, Common, Cutoffs, Data, Grant, Kind, Packet, PendingAck, Resend, Route, Unknown,
 };
 use super::{
-    Datagram, DropReason, Engine, Event, Failure, NewRpc, Owed, Pending, Remember, RpcId, Segment,
-    Socket, Time, Unreachable,
+    DropReason, Engine, Event, Failure, NewRpc, Owed, Pending, Remember, RpcId, Socket, Time,
+    Unreachable,
 };
 
 /// CUTOFFS to one peer, and proofs of its bulk port, are sent at most this often.
@@ -29,99 +27,20 @@ const BORN_SLACK: Duration = Duration::from_millis(50);
 /// RESENDs sent at once for the gaps of one message.
 pub(super) const MAX_RESENDS: usize = 32;
 
-/// What is left of a packet once its header was read.
-#[derive(Debug)]
-pub(super) struct Arrival {
-    /// The endpoint that it came from.
-    pub(super) from: SocketAddr,
-    pub(super) local: Option<IpAddr>,
-    pub(super) socket: Socket,
-    /// Bytes of the whole packet.
-    pub(super) len: usize,
-    /// What follows the header, if it is DATA. To be taken: a message is held as its packets.
-    pub(super) payload: Bytes,
-}
-
 impl Engine {
-    /// Takes one datagram. Whatever is wrong with it ends in [`Counters`](super::Counters);
-    /// returned is why it was dropped, if it was.
-    pub fn handle_datagram(&mut self, now: Time, mut datagram: Datagram) -> Option<DropReason> {
-        let parsed = Packet::parse(self.settings.carrier, &datagram.data);
-        let len = datagram.data.len();
-        // Cut, not shared: no count of references has to be made for it.
-        datagram.data.advance(len.min(DATA_HEADER_LEN));
-        let Datagram {
-            from,
-            local,
-            socket,
-            data: payload,
-            ..
-        } = datagram;
-        let arrival = Arrival {
-            from,
-            local,
-            socket,
-            len,
-            payload,
-        };
-        self.handle(now, parsed, arrival)
-    }
-
-    /// Takes one packet as [`Engine::poll_transmit`] of another engine gave it, without copying
-    /// its payload: a network in memory, such as a simulator's, need not join it with its header.
-    /// All else is as with [`Engine::handle_datagram`].
-    pub fn handle_segment(&mut self, now: Time, datagram: Datagram<Segment>) -> Option<DropReason> {
-        let Datagram {
-            from,
-            local,
-            socket,
-            data: segment,
-            ..
-        } = datagram;
-        let parsed = Packet::parse(self.settings.carrier, &segment.header);
-        let arrival = Arrival {
-            from,
-            local,
-            socket,
-            len: segment.len(),
-            payload: segment.payload,
-        };
-        self.handle(now, parsed, arrival)
-    }
-
-    fn handle(
+    /// Takes a packet that is well-formed.
+    pub(super) fn receive(
         &mut self,
         now: Time,
-        parsed: Result<(Common, Packet), DropReason>,
-        mut arrival: Arrival,
-    ) -> Option<DropReason> {
-        arrival.from = self.endpoint_of(arrival.from);
-        let from = arrival.from;
-        let received =
-            parsed.and_then(|(common, packet)| self.receive(now, arrival, common, packet));
-        let reason = received.err()?;
-        tracing::trace!(%from, reason = reason.name(), "packet dropped");
-        self.counters.count_drop(reason);
-        Some(reason)
-    }
-
-    /// Counts a datagram that the driver could not hand over, being cut or unreadable.
-    pub fn count_truncated(&mut self) {
-        self.counters.count_drop(DropReason::Truncated);
-    }
-
-    fn receive(
-        &mut self,
-        now: Time,
-        mut arrival: Arrival,
-        common: Common,
-        packet: Packet,
+        arrival: &mut Arrival,
+        common: &Common,
+        packet: &Packet,
     ) -> Result<(), DropReason> {
         self.counters.count_received(common.kind);
         let peer = self.peers.find(arrival.from);
-        self.credit(now, peer, &arrival);
+        self.credit(now, peer, arrival);
         if let Packet::CookieEcho(cookie) = packet {
-            return self.receive_echo(now, peer, arrival.from, cookie);
+            return self.receive_echo(now, peer, arrival.from, *cookie);
         }
         if common.kind == Kind::Freeze {
             return Err(DropReason::Freeze);
@@ -130,7 +49,7 @@ impl Engine {
             return Err(DropReason::Id);
         }
         if !self.ports.contains_key(&common.dest_port) {
-            return Err(self.refuse_port(&arrival, &common));
+            return Err(self.refuse_port(arrival, common));
         }
         if let Some(peer) = peer {
             let peer = self.peers.get_mut(peer);
@@ -140,14 +59,26 @@ impl Engine {
             }
         }
         let key = if common.from_client() {
-            peer.and_then(|peer| self.rpcs.find_server(peer, common.local_id()))
+            peer.and_then(|peer| self.find_server(peer, common.local_id()))
         } else {
             self.rpcs.find_client(common.local_id())
         };
         match key {
-            Some(key) => self.receive_known(now, peer, key, &mut arrival, &common, packet),
-            None => self.receive_unknown(now, peer, &mut arrival, &common, packet),
+            Some(key) => self.receive_known(now, peer, key, arrival, common, packet),
+            None => self.receive_unknown(now, peer, arrival, common, packet),
         }
+    }
+
+    /// Packets of one peer come in runs: mostly it is the same RPC as before.
+    fn find_server(&mut self, peer: PeerKey, id: u64) -> Option<RpcKey> {
+        let known = self.peers.get_mut(peer);
+        let is_it = |rpc: &Rpc| rpc.id == id && rpc.peer == peer;
+        if self.rpcs.get(known.recent).is_some_and(is_it) {
+            return Some(known.recent);
+        }
+        let key = self.rpcs.find_server(peer, id)?;
+        known.recent = key;
+        Some(key)
     }
 
     /// A packet of an RPC that we have.
@@ -158,7 +89,7 @@ impl Engine {
         key: RpcKey,
         arrival: &mut Arrival,
         common: &Common,
-        packet: Packet,
+        packet: &Packet,
     ) -> Result<(), DropReason> {
         let clock = self.silence_clock(now);
         let timers = self.settings.timers;
@@ -215,13 +146,13 @@ impl Engine {
         match packet {
             Packet::Data(data) => {
                 // Its piggybacked ack counts whether or not its payload is of use.
-                let received = self.receive_data(now, peer, key, arrival, &data);
-                self.process_piggyback(now, peer, &data);
+                let received = self.receive_data(now, peer, key, arrival, data);
+                self.process_piggyback(now, peer, data);
                 received
             }
-            Packet::Grant(grant) => self.receive_grant(now, peer, key, grant),
-            Packet::Resend(resend) => self.receive_resend(now, key, resend),
-            Packet::RpcUnknown(unknown) => self.receive_rpc_unknown(now, key, common, unknown),
+            Packet::Grant(grant) => self.receive_grant(now, peer, key, *grant),
+            Packet::Resend(resend) => self.receive_resend(now, key, *resend),
+            Packet::RpcUnknown(unknown) => self.receive_rpc_unknown(now, key, common, *unknown),
             Packet::Busy if arrival.socket == Socket::Main => {
                 // Who says that it will not send now needs no window until it does.
                 self.stall(key, Stall::Busy);
@@ -236,7 +167,7 @@ impl Engine {
                 Ok(())
             }
             Packet::Cutoffs(cutoffs) => {
-                self.apply_cutoffs(peer, &cutoffs);
+                self.apply_cutoffs(peer, cutoffs);
                 Ok(())
             }
             Packet::NeedAck => self.receive_need_ack(now, key),
@@ -245,7 +176,7 @@ impl Engine {
                     return Err(DropReason::State);
                 }
                 self.forget_server_rpc(now, key);
-                self.process_ack(now, peer, &ack);
+                self.process_ack(now, peer, ack);
                 Ok(())
             }
             Packet::NoSuchPort => {
@@ -262,7 +193,7 @@ impl Engine {
             }
             // Only an endpoint that we really talk to gets its cookie back.
             Packet::Cookie(cookie) => {
-                self.send_control(key, &Packet::CookieEcho(cookie), None);
+                self.send_control(key, &Packet::CookieEcho(*cookie), None);
                 Ok(())
             }
             Packet::CookieEcho(_) => Err(DropReason::State),
@@ -277,17 +208,17 @@ impl Engine {
         peer: Option<PeerKey>,
         arrival: &mut Arrival,
         common: &Common,
-        packet: Packet,
+        packet: &Packet,
     ) -> Result<(), DropReason> {
         match packet {
             Packet::Data(data) => {
                 let created = if common.from_client() {
-                    self.receive_new_request(now, arrival, common, &data)
+                    self.receive_new_request(now, arrival, common, data)
                 } else {
                     Err(DropReason::UnknownRpc)
                 };
                 if let Some(peer) = peer {
-                    self.process_piggyback(now, peer, &data);
+                    self.process_piggyback(now, peer, data);
                 }
                 created
             }
@@ -314,11 +245,11 @@ impl Engine {
             }
             Packet::Ack(ack) if common.from_client() => {
                 let peer = peer.ok_or(DropReason::UnknownRpc)?;
-                self.process_ack(now, peer, &ack);
+                self.process_ack(now, peer, ack);
                 Ok(())
             }
             Packet::Cutoffs(cutoffs) => {
-                self.apply_cutoffs(peer.ok_or(DropReason::UnknownRpc)?, &cutoffs);
+                self.apply_cutoffs(peer.ok_or(DropReason::UnknownRpc)?, cutoffs);
                 Ok(())
             }
             _ => Err(DropReason::UnknownRpc),

@@ -211,6 +211,7 @@ impl RpcTable {
         key
     }
 
+    #[inline]
     pub(super) fn remove(&mut self, key: RpcKey) -> Option<Rpc> {
         let rpc = self.rpcs.try_remove(key as usize)?;
         if rpc.is_client() {

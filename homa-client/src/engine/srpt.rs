@@ -1,19 +1,10 @@
-//! [`SrptQueue`]: messages by the bytes they still need, fewest first. [`SendQueue`]: the same for
-//! sending, with a share for the oldest.
+//! [`Rank`]: the order of messages by the bytes they still need, fewest first. [`SendQueue`]: those
+//! that send in this order, with a share for the oldest.
 
-use std::collections::BTreeSet;
-
+use super::front::Front;
 use super::rpc::RpcKey;
 
-/// Messages in the order of shortest remaining processing time; the older first on ties.
-///
-/// A heap can neither list its first k entries nor delete in the middle, so this is a tree.
-#[derive(Debug, Default)]
-pub(super) struct SrptQueue {
-    entries: BTreeSet<Rank>,
-}
-
-/// Where a message stands. Whoever inserts it keeps it, to be able to remove it.
+/// Where a message stands: fewest bytes first, and the older first on ties. Whoever inserts it keeps it, to be able to remove it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
     /// Bytes that remain.
@@ -22,28 +13,6 @@ pub(super) struct Rank {
     pub(super) age: u64,
     /// The RPC.
     pub(super) key: RpcKey,
-}
-
-impl SrptQueue {
-    pub(super) fn insert(&mut self, rank: Rank) {
-        self.entries.insert(rank);
-    }
-
-    pub(super) fn remove(&mut self, rank: Rank) {
-        self.entries.remove(&rank);
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    pub(super) fn first(&self) -> Option<Rank> {
-        self.entries.first().copied()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = Rank> {
-        self.entries.iter().copied()
-    }
 }
 
 /// Messages of fewer bytes are never held back by the pacer (the kernel's `defer_min_bytes`).
@@ -64,10 +33,10 @@ const MOST_EARNED: u32 = 8;
 /// messages is 8 % worse.
 #[derive(Debug)]
 pub(super) struct SendQueue {
-    by_remaining: SrptQueue,
+    by_remaining: Front<Rank, 8>,
     /// Those that the pacer may hold back, by age. Shorter ones do not starve, and leaving them out
     /// keeps short RPCs cheap.
-    by_age: BTreeSet<(u64, RpcKey)>,
+    by_age: Front<(u64, RpcKey), 8>,
     fifo_fraction: u32,
     credits: u32,
 }
@@ -83,8 +52,8 @@ pub(super) struct Turn {
 impl SendQueue {
     pub(super) fn new(fifo_fraction: u16) -> Self {
         Self {
-            by_remaining: SrptQueue::default(),
-            by_age: BTreeSet::new(),
+            by_remaining: Front::default(),
+            by_age: Front::default(),
             fifo_fraction: fifo_fraction.into(),
             credits: 0,
         }
@@ -93,12 +62,12 @@ impl SendQueue {
     /// A message of `length` bytes has moved from `old` to `new`; `None`: not in the queue.
     pub(super) fn update(&mut self, length: u32, old: Option<Rank>, new: Option<Rank>) {
         if let Some(old) = old {
-            self.by_remaining.remove(old);
+            self.by_remaining.remove(&old);
         }
         if let Some(new) = new {
             self.by_remaining.insert(new);
         }
-        if length < DEFER_MIN {
+        if length < DEFER_MIN || self.fifo_fraction == 0 {
             return;
         }
         match (old, new) {
@@ -117,7 +86,7 @@ impl SendQueue {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.by_remaining.first().is_none()
+        self.by_remaining.is_empty()
     }
 
     /// Messages with so few bytes left that they may be too short to be held back.
@@ -133,12 +102,12 @@ impl SendQueue {
         if earned > 0
             && let Some((_, oldest)) = self.by_age.first()
         {
-            if *oldest == first.key {
+            if oldest == first.key {
                 // A turn that falls to whoever would be next anyway is over with it.
                 self.credits %= PACKET_CREDITS;
             } else if first.remaining >= DEFER_MIN || earned >= MOST_EARNED {
                 return Some(Turn {
-                    key: *oldest,
+                    key: oldest,
                     fifo: Some(earned as usize),
                 });
             }

@@ -134,8 +134,8 @@ impl Engine {
 
     fn resend_run(&mut self, now: Time, key: RpcKey, most: usize) -> Option<Transmit> {
         let message = self.rpcs.get(key)?.outgoing.as_ref()?;
-        let next = message.packet_at(message.resend_start()?);
-        let most = self.admit(key, next.len(), most)?;
+        let start = message.resend_start()?;
+        let most = self.admit(key, start, most)?;
         let rpc = self.rpcs.get_mut(key)?;
         let route = route(rpc, self.incarnation);
         let peer = self.peers.get(rpc.peer);
@@ -147,7 +147,7 @@ impl Engine {
             tos,
             segments: Vec::new(),
         };
-        let limit = message.packet_limit(next.start);
+        let limit = message.packet_limit(start);
         let full = limit as usize;
         let most = most_packets(most, full);
         let most = self.pacer.burst(now, full + DATA_HEADER_LEN, most);
@@ -190,9 +190,8 @@ impl Engine {
     fn next_data(&mut self, now: Time, most: usize, open: bool) -> Option<Transmit> {
         let (turn, most) = loop {
             let turn = self.next_turn(open)?;
-            let message = self.rpcs.get(turn.key)?.outgoing.as_ref()?;
-            let next = message.packet_at(message.sent()).len();
-            if let Some(most) = self.admit(turn.key, next, most) {
+            let sent = self.rpcs.get(turn.key)?.outgoing.as_ref()?.sent();
+            if let Some(most) = self.admit(turn.key, sent, most) {
                 break (turn, most);
             }
         };
@@ -275,7 +274,10 @@ impl Engine {
     }
 
     fn send_grants(&mut self, now: Time) {
-        for decision in self.granter.decide(&mut self.rpcs, &mut self.pool) {
+        if !self.granter.is_due() {
+            return;
+        }
+        for decision in &self.granter.decide(&mut self.rpcs, &mut self.pool) {
             let priority = match decision.share {
                 Share::Active { rank, active } => self.priorities.scheduled(rank, active),
                 Share::Oldest => self.priorities.max_scheduled(),

@@ -62,6 +62,7 @@ impl Data {
     }
 
     pub(super) fn parse(carrier: Carrier, packet: &[u8]) -> Result<Self, DropReason> {
+        let packet: &[u8; DATA_HEADER_LEN] = packet.first_chunk().ok_or(DropReason::Short)?;
         let message_length = u32_at(packet, 28);
         if message_length == 0 {
             return Err(DropReason::Length);

@@ -63,7 +63,12 @@ impl Kind {
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
+        let index = match byte {
+            0x20.. => byte - 0x20 + 9,
+            _ => byte.wrapping_sub(0x10),
+        };
+        let kind = *Self::ALL.get(usize::from(index))?;
+        (kind as u8 == byte).then_some(kind)
     }
 
     /// Its name in the protocol's papers and sources.
@@ -137,9 +142,7 @@ impl Common {
     /// Checks and parses what all packets of this carrier have in common. On IP protocol 146,
     /// everything that the kernel ignores is ignored here too (statement 7).
     pub fn parse(carrier: Carrier, packet: &[u8]) -> Result<Self, DropReason> {
-        if packet.len() < HEADER_LEN {
-            return Err(DropReason::Short);
-        }
+        let packet: &[u8; HEADER_LEN] = packet.first_chunk().ok_or(DropReason::Short)?;
         let kind = Kind::from_byte(packet[11]).ok_or(DropReason::Kind)?;
         let mut incarnation = 0;
         match carrier {
@@ -189,5 +192,21 @@ impl Common {
         put(out, 14, &WIRE_VERSION.to_be_bytes());
         put(out, 18, &URGENT.to_be_bytes());
         put(out, 20, &self.sender_id.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_known_by_its_byte() {
+        for byte in 0..=u8::MAX {
+            let listed = Kind::ALL.into_iter().find(|kind| *kind as u8 == byte);
+            assert_eq!(Kind::from_byte(byte), listed, "{byte}");
+        }
+        for (index, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(kind.index(), index);
+        }
     }
 }
