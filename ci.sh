@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that CI checks, and what to run before pushing.
 #
-#   ./ci.sh           format, lints, tests, docs, engine alone, demo, short benchmark and soak
+#   ./ci.sh           format, lints, tests, docs, engine alone, demo, short benchmark, simulation and soak
 #   ./ci.sh --full    also the feature powerset, the minimum Rust version and cargo-deny,
 #                     each skipped with a reason where its tool is not installed
 #
@@ -60,6 +60,8 @@ step "engine benchmarks, smoke" cargo test -p homa-client --bench engine --bench
 step "demo" cargo run --release -p homa-examples --bin greeter --locked
 step "benchmark" cargo run --release -p homa-interop --locked -- \
     bench compare --quick --json "$target/bench-compare.json"
+step "simulator" cargo run --release -p homa-interop --locked -- \
+    sim --quick --snapshot interop/snapshots/sim-quick.txt --json "$target/sim.json"
 step "soak" cargo run --release -p homa-interop --locked -- \
     soak --seconds 5 --loss 5 --json "$target/soak.json"
 

@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     /// Runs the experiments of this file; the options below change the settings of all its runs
     #[arg(long, value_name = "FILE", conflicts_with = "quick")]
     pub(crate) plan: Option<PathBuf>,
-    /// One rack of 16 hosts for 20 ms
+    /// One rack of 16 hosts for 100 ms, some seconds of work
     #[arg(long)]
     pub(crate) quick: bool,
     /// Message sizes; [default: w3]
@@ -134,7 +134,7 @@ impl Arguments {
         if self.quick {
             setup.topology.racks = 1;
             setup.warm_up_us = Some(5000);
-            setup.window_us = Some(20_000);
+            setup.window_us = Some(100_000);
         }
         setup
     }
