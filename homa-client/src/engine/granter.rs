@@ -7,7 +7,6 @@ use rustc_hash::FxHashMap;
 
 use super::Settings;
 use super::front::Front;
-use super::incoming::{InMessage, Stall};
 use super::peer::PeerKey;
 use super::pool::{Need, Pool};
 use super::rpc::{Rpc, RpcKey, RpcTable};
@@ -33,8 +32,6 @@ pub(super) struct Granter {
     waiting: Waiting,
     /// Bytes granted and not received, over all scheduled messages.
     outstanding: usize,
-    /// Those of them whose senders are busy with other messages.
-    busy: usize,
     /// What the oldest message has earned: a thousandth of a byte each.
     fifo_credits: u64,
     /// Messages of which more has arrived since they were ranked. Packets come in runs, ranks
@@ -56,25 +53,6 @@ struct Limits {
     /// In per mille.
     fifo_fraction: u64,
     fifo_increment: usize,
-}
-
-/// What an incoming message has outstanding, in bytes.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Held {
-    outstanding: usize,
-    /// `outstanding` if its sender is busy.
-    busy: usize,
-}
-
-impl Held {
-    pub(super) fn by(message: &InMessage) -> Self {
-        let outstanding = message.outstanding();
-        let is_busy = message.stall == Some(Stall::Busy);
-        Self {
-            outstanding,
-            busy: if is_busy { outstanding } else { 0 },
-        }
-    }
 }
 
 /// A grant to be sent: its message and the new limit.
@@ -114,7 +92,6 @@ impl Granter {
             },
             waiting: Waiting::default(),
             outstanding: 0,
-            busy: 0,
             fifo_credits: 0,
             touched: Vec::new(),
             changed: false,
@@ -143,14 +120,14 @@ impl Granter {
         self.changed = true;
     }
 
-    /// The incoming message of `rpc` is new, or more of it has arrived; `before` is what it held
-    /// until then.
-    pub(super) fn update(&mut self, key: RpcKey, rpc: &mut Rpc, before: Held) {
+    /// The incoming message of `rpc` is new, or more of it has arrived; `before` is what it had
+    /// outstanding until then.
+    pub(super) fn update(&mut self, key: RpcKey, rpc: &mut Rpc, before: usize) {
         let Some(message) = &rpc.incoming else { return };
         if !message.needs_grants() {
             return;
         }
-        self.change(before, Held::by(message));
+        self.outstanding = (self.outstanding + message.outstanding()).saturating_sub(before);
         self.changed = true;
         if !rpc.rank_stale {
             rpc.rank_stale = true;
@@ -164,7 +141,7 @@ impl Granter {
         let rank = rpc
             .incoming
             .as_ref()
-            .filter(|message| message.granted() < message.length() && message.stall.is_none())
+            .filter(|message| message.granted() < message.length() && !message.stalled)
             .map(|message| Rank {
                 remaining: message.remaining(),
                 age: rpc.age,
@@ -176,30 +153,21 @@ impl Granter {
         }
     }
 
-    /// The sender of this message does not send: others are granted to in its place, until it does.
-    pub(super) fn stall(&mut self, key: RpcKey, rpc: &mut Rpc, stall: Stall) {
+    /// The sender of this message does not answer: others get what it was granted, until it does.
+    pub(super) fn stall(&mut self, key: RpcKey, rpc: &mut Rpc) {
         let Some(message) = &mut rpc.incoming else {
             return;
         };
-        let before = Held::by(message);
-        message.stall = Some(stall);
-        let after = Held::by(message);
-        self.change(before, after);
+        self.outstanding = self.outstanding.saturating_sub(message.outstanding());
+        message.stalled = true;
         self.changed = true;
         self.rank(key, rpc);
-    }
-
-    /// A message has changed what it has outstanding.
-    fn change(&mut self, before: Held, after: Held) {
-        self.outstanding =
-            (self.outstanding + after.outstanding).saturating_sub(before.outstanding);
-        self.busy = (self.busy + after.busy).saturating_sub(before.busy);
     }
 
     /// The RPC has ended.
     pub(super) fn remove(&mut self, rpc: &mut Rpc) {
         if let Some(message) = &rpc.incoming {
-            self.change(Held::by(message), Held::default());
+            self.outstanding = self.outstanding.saturating_sub(message.outstanding());
             self.changed = true;
         }
         if let Some(rank) = rpc.grant_rank.take() {
@@ -235,9 +203,7 @@ impl Granter {
             let Some(message) = rpcs.get(entry.key).and_then(|rpc| rpc.incoming.as_ref()) else {
                 continue;
             };
-            // Busy senders must not hold up the shortest message that can come.
-            let others = if rank == 0 { self.busy } else { 0 };
-            let headroom = (limits.max_incoming + others).saturating_sub(self.outstanding);
+            let headroom = limits.max_incoming.saturating_sub(self.outstanding);
             let rest = (message.length() - message.granted()) as usize;
             let wanted = (message.received() as usize + window)
                 .saturating_sub(message.granted() as usize)
@@ -319,13 +285,13 @@ impl Granter {
             return None;
         }
         message.charged += missing;
-        let before = Held::by(message);
+        let before = message.outstanding();
         message.grant(message.granted() + more as u32);
-        let (after, offset) = (Held::by(message), message.granted());
+        self.outstanding = (self.outstanding + message.outstanding()).saturating_sub(before);
+        let offset = message.granted();
         // Its place among the active ones is free for another.
         self.changed |= offset == message.length();
         self.rank(key, rpc);
-        self.change(before, after);
         Some(Decision { key, offset, share })
     }
 }

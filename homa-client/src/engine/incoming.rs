@@ -34,21 +34,11 @@ pub(super) struct InMessage {
     cost: usize,
     /// What the pool has been charged for this message.
     pub(super) charged: usize,
-    /// Its sender owes bytes and will not send them now, until more arrives.
-    pub(super) stall: Option<Stall>,
+    /// Its sender owes bytes and has not answered a RESEND for them. What was granted to it counts
+    /// as lost until more arrives, or a few silent senders would hold up all others.
+    pub(super) stalled: bool,
     /// Where the unscheduled part ends.
     unscheduled: u32,
-}
-
-/// Why bytes that were granted do not come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stall {
-    /// A RESEND for them is not answered. They count as lost, or a few silent senders would hold up
-    /// all others.
-    Silent,
-    /// The sender is busy with shorter messages. They will come, perhaps with those of others at
-    /// the same moment, so that they go on to take room.
-    Busy,
 }
 
 impl InMessage {
@@ -66,7 +56,7 @@ impl InMessage {
             received: 0,
             cost: 0,
             charged: 0,
-            stall: None,
+            stalled: false,
             unscheduled: granted,
         }
     }
@@ -98,7 +88,7 @@ impl InMessage {
 
     /// Bytes that were granted and are still to come.
     pub(super) fn outstanding(&self) -> usize {
-        if self.needs_grants() && self.stall != Some(Stall::Silent) {
+        if self.needs_grants() && !self.stalled {
             self.granted.saturating_sub(self.received) as usize
         } else {
             0

@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::arrival::Arrival;
-use super::granter::Held;
-use super::incoming::{InMessage, Stall};
+use super::incoming::InMessage;
 use super::peer::{Bulk, PeerKey};
 use super::pool::Need;
 use super::priority::LevelRule;
@@ -155,7 +154,7 @@ impl Engine {
             Packet::RpcUnknown(unknown) => self.receive_rpc_unknown(now, key, common, *unknown),
             Packet::Busy if arrival.socket == Socket::Main => {
                 // Who says that it will not send now needs no window until it does.
-                self.stall(key, Stall::Busy);
+                self.stall(key);
                 Ok(())
             }
             Packet::Busy => {
@@ -374,7 +373,7 @@ impl Engine {
             return Err(DropReason::UnknownRpc);
         };
         rpc.state = state;
-        let before = rpc.incoming.as_ref().map_or(Held::default(), Held::by);
+        let before = rpc.incoming.as_ref().map_or(0, InMessage::outstanding);
         if rpc.incoming.is_none() {
             // It is asked for when its turn comes.
             if rpc.starved.is_some() {
@@ -415,9 +414,7 @@ impl Engine {
         let fresh = message.insert(data.offset(), payload);
         // What was sent twice and arrives only now was lost on its first way.
         let lost_bulk = data.retransmit && fresh > 0 && message.is_scheduled(data.offset());
-        if fresh > 0 {
-            message.stall = None;
-        }
+        message.stalled &= fresh == 0;
         let complete = message.complete();
         self.granter.update(key, rpc, before);
         self.arm(key);

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use super::incoming::Stall;
 use super::receive::MAX_RESENDS;
 use super::rpc::{RpcKey, RpcState};
 use super::wire::{Packet, Resend};
@@ -75,7 +74,7 @@ impl Engine {
                     return;
                 } else if due {
                     rpc.silence.next = clock + timers.resend;
-                    self.stall(key, Stall::Silent);
+                    self.stall(key);
                     self.request_missing(key);
                 }
             }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::incoming::{InMessage, Stall};
+use super::incoming::InMessage;
 use super::pool::Need;
 use super::rpc::RpcKey;
 use super::wire::{Packet, Resend};
@@ -33,14 +33,14 @@ impl Engine {
 
     /// The sender of this RPC's incoming message, if it owes bytes, is silent or says that it will
     /// not send.
-    pub(super) fn stall(&mut self, key: RpcKey, stall: Stall) {
+    pub(super) fn stall(&mut self, key: RpcKey) {
         let Some(rpc) = self.rpcs.get_mut(key) else {
             return;
         };
         if !rpc.incoming.as_ref().is_some_and(InMessage::expecting) {
             return;
         }
-        self.granter.stall(key, rpc, stall);
+        self.granter.stall(key, rpc);
         if !rpc.stall_listed {
             rpc.stall_listed = true;
             self.stalled.push_back(key);
@@ -66,7 +66,7 @@ impl Engine {
                 continue;
             };
             rpc.stall_listed = false;
-            if let Some(message) = rpc.incoming.take_if(|message| message.stall.is_some()) {
+            if let Some(message) = rpc.incoming.take_if(|message| message.stalled) {
                 self.pool.release(message.charged);
                 let charge = message.first_charge();
                 self.starve(key, message.length(), charge);

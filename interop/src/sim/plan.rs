@@ -200,7 +200,7 @@ impl Plan {
     /// One run, named after its workload.
     pub(crate) fn of_one(setup: Setup) -> Self {
         let run = Run {
-            name: String::new(),
+            name: setup.workload.published().name.to_owned(),
             kind: Kind::Slowdown {},
             setup,
         };
