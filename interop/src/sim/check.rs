@@ -44,7 +44,7 @@ impl Setup {
         )?;
         check_topology(&self.topology)?;
         check_buffer(&self.topology, &self.engine)?;
-        check_levels(&self.engine)?;
+        check_engine(&self.engine)?;
         within(
             "dctcp.connections",
             self.dctcp.connections,
@@ -160,7 +160,7 @@ fn check_buffer(topology: &Topology, engine: &EngineSetup) -> Result<(), SetupEr
     )
 }
 
-fn check_levels(engine: &EngineSetup) -> Result<(), SetupError> {
+fn check_engine(engine: &EngineSetup) -> Result<(), SetupError> {
     let levels = engine.num_priorities.unwrap_or(8);
     within(
         "engine.num_priorities",
@@ -169,6 +169,15 @@ fn check_levels(engine: &EngineSetup) -> Result<(), SetupError> {
         "1 to 8",
         "switches have eight queues for each port",
     )?;
+    if let Some(resend) = engine.resend_us {
+        within(
+            "engine.resend_us",
+            resend,
+            (1000..=MAX_SPAN_US).contains(&resend),
+            "1,000 to 60,000,000 microseconds",
+            "engines count silence in milliseconds",
+        )?;
+    }
     let Some(scheduled) = engine.scheduled_levels else {
         return Ok(());
     };

@@ -1,5 +1,7 @@
 //! Settings of the engines in a simulated set-up.
 
+use std::time::Duration;
+
 use homa_client::ConfigError;
 use homa_client::engine::{Settings, UnschedCutoffs};
 
@@ -16,6 +18,9 @@ const SCHEDULED_PAYLOAD: usize = 1456;
 
 /// Granted bytes of one message under way in that simulation (`maxOutstandingRecvBytes`).
 const GRANT_WINDOW: usize = 10_000;
+
+/// Longer than any run.
+const NEVER: Duration = Duration::from_secs(1000);
 
 /// Levels of that simulation.
 const LEVELS: u8 = 8;
@@ -43,6 +48,7 @@ pub(crate) fn settings(setup: &Setup, workload: &Workload) -> Result<Settings, C
         pacing,
         packet_payload,
         scheduled_payload,
+        resend_us,
     } = setup.engine;
     let mut settings = Settings::default();
     let levels = num_priorities.unwrap_or(LEVELS);
@@ -62,6 +68,13 @@ pub(crate) fn settings(setup: &Setup, workload: &Workload) -> Result<Settings, C
     // One message for each scheduled level, as in that simulation.
     let overcommit = scheduled.map_or(settings.max_overcommit, usize::from);
     settings.max_overcommit = max_overcommit.unwrap_or(overcommit.min(MAX_OVERCOMMIT));
+    // That simulation loses nothing, and has no timers.
+    let is_lossless = setup.topology.loss == 0.0 && setup.topology.buffer_bytes.is_none();
+    let resend = resend_us.map(Duration::from_micros);
+    if let Some(resend) = resend.or(is_lossless.then_some(NEVER)) {
+        settings.timers.resend = resend;
+        settings.timers.timeout = settings.timers.timeout.max(3 * resend);
+    }
     // A host that pulls packets when its link is free needs no pacer.
     settings.pacing = pacing.unwrap_or(false);
     let own = Settings::default();

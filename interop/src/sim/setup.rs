@@ -169,6 +169,8 @@ pub(crate) struct EngineSetup {
     pub(crate) pacing: Option<bool>,
     pub(crate) packet_payload: Option<usize>,
     pub(crate) scheduled_payload: Option<usize>,
+    /// Silence before the first RESEND, and between unanswered ones.
+    pub(crate) resend_us: Option<u64>,
 }
 
 /// How unscheduled levels are found.

@@ -61,7 +61,7 @@ fn known_cutoffs_share_the_bytes_that_are_sent_equally() {
         settings.unsched_cutoffs = UnschedCutoffs::for_lengths(&settings, weighted).unwrap();
         let bytes = bytes_by_level(settings, lengths());
         println!("{unsched_by_remaining}, {boost_tail}: {bytes:?}");
-        assert_eq!(bytes.iter().sum::<usize>(), lengths().sum());
+        assert_eq!(bytes.iter().sum::<usize>(), lengths().sum::<usize>());
         let mean = bytes[3..].iter().sum::<usize>() / 5;
         for level in &bytes[3..] {
             // One length of 300 has up to 2 % of a level.
