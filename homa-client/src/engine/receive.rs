@@ -412,6 +412,7 @@ impl Engine {
         }
         let empty = payload.is_empty();
         let fresh = message.insert(data.offset(), payload);
+        self.counters.bytes_received += u64::from(fresh);
         // What was sent twice and arrives only now was lost on its first way.
         let lost_bulk = data.retransmit && fresh > 0 && message.is_scheduled(data.offset());
         message.stalled &= fresh == 0;

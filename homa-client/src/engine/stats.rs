@@ -111,6 +111,8 @@ pub struct Counters {
     dropped: [u64; DropReason::ALL.len()],
     /// Payload bytes sent at each priority level, first and repeated transmissions.
     pub bytes_sent: [u64; 8],
+    /// Payload bytes received, each once however often it was sent.
+    pub bytes_received: u64,
     /// DATA packets sent again because of a RESEND or RPC_UNKNOWN.
     pub retransmitted: u64,
     /// RPCs that ended because the peer was silent for too long.
@@ -156,6 +158,7 @@ impl AddAssign<&Self> for Counters {
             responses_delivered,
             finished_forgotten,
             bytes_sent,
+            bytes_received,
             pool_used,
             send_used,
             queued_control,
@@ -174,6 +177,7 @@ impl AddAssign<&Self> for Counters {
         pairs(&mut self.received, received);
         pairs(&mut self.dropped, dropped);
         pairs(&mut self.bytes_sent, bytes_sent);
+        self.bytes_received += bytes_received;
         self.retransmitted += retransmitted;
         self.timeouts += timeouts;
         self.replies_forgotten += replies_forgotten;
@@ -223,6 +227,7 @@ impl Counters {
             rows.push((format!("bytes_sent.{level}"), *bytes));
         }
         let others = [
+            ("bytes_received", self.bytes_received),
             ("retransmitted", self.retransmitted),
             ("timeouts", self.timeouts),
             ("replies_forgotten", self.replies_forgotten),

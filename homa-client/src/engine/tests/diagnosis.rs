@@ -77,6 +77,10 @@ fn bytes_are_counted_by_level_and_queues_are_empty_in_the_end() {
         .map(|level| server[&format!("bytes_sent.{level}")])
         .sum();
     assert_eq!(scheduled, 120_000);
+    assert_eq!(
+        (server["bytes_received"], client["bytes_received"]),
+        (200, 200_000)
+    );
     assert_eq!(server["sent.GRANT"], 0);
     assert_eq!(client["sent.GRANT"], server["received.GRANT"]);
     for rows in [client, server] {
