@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::plan::{self, Kind};
 use super::setup::{Mode, Routing, Setup, TransportName, Wire, WorkloadName};
 
 /// Simulates a data center, packet by packet, whose hosts run the engine.
@@ -94,8 +95,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "US")]
     window_us: Option<u64>,
     /// Searches the highest load that the network carries
-    #[arg(long, conflicts_with_all = ["plan", "load"])]
-    pub(crate) max_load: bool,
+    #[arg(long, conflicts_with_all = ["plan", "load", "reference"])]
+    max_load: bool,
     /// Compares with the published slowdowns in this file; [default: those of Homa in ../slowdown
     /// beside the file of --cdf]
     #[arg(long, value_name = "FILE")]
@@ -128,11 +129,22 @@ pub(crate) struct AssignmentError {
 }
 
 impl Arguments {
+    /// What is to be found out if there is no plan.
+    pub(crate) fn kind(&self) -> Kind {
+        if self.max_load {
+            Kind::MaxLoad(plan::MaxLoad::default())
+        } else {
+            Kind::Slowdown {}
+        }
+    }
+
     /// The set-up that is meant if there is no plan.
     pub(crate) fn base(&self) -> Setup {
         let mut setup = Setup::default();
         if self.quick {
             setup.topology.racks = 1;
+        }
+        if self.quick && !self.max_load {
             setup.warm_up_us = Some(5000);
             setup.window_us = Some(100_000);
         }

@@ -219,6 +219,16 @@ impl Node for HomaHost {
         self.engine.withholds_grants()
     }
 
+    fn arrived_bytes(&self) -> u64 {
+        let counters = self.engine.counters();
+        // The response to a one-way message is no part of it, but one byte.
+        let responses = match self.mode {
+            Mode::OneWay => counters.responses_delivered,
+            Mode::Echo => 0,
+        };
+        counters.bytes_received - responses
+    }
+
     fn resends(&self) -> u64 {
         self.engine.counters().retransmitted
     }

@@ -12,6 +12,7 @@ mod check;
 mod compare;
 mod curve;
 mod events;
+mod experiment;
 mod fabric;
 mod homa;
 mod ideal;
@@ -39,10 +40,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 pub(crate) use self::args::Arguments;
-use self::outcome::{Comparison, Outcome, Verdict};
+use self::experiment::{Experiment, Finding};
+use self::outcome::{Comparison, MaxLoadOutcome, Outcome, Verdict};
 use self::plan::Plan;
 use self::report::{KnownCurve, Report};
-use self::run::{Prepared, Speed};
+use self::run::Speed;
 use crate::progress::Progress;
 
 /// A comparison that should have been made was not.
@@ -51,16 +53,19 @@ const SKIPPED: u8 = 3;
 /// Runs what the command line asks for.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let Plan { title, runs } = plan(arguments)?;
-    let mut prepared = Vec::new();
+    let mut experiments = Vec::new();
     for run in runs {
-        let reference = arguments.reference.as_deref();
-        prepared.push(Prepared::new(run.name, run.setup, reference)?);
+        experiments.push(Experiment::new(run, arguments.reference.as_deref())?);
     }
-    let outcomes = run_all(&prepared, arguments.jobs)?;
-    let curves: Vec<KnownCurve<'_>> = prepared.iter().filter_map(Prepared::known_curve).collect();
+    let findings = run_all(&experiments, arguments.jobs)?;
+    let curves: Vec<KnownCurve<'_>> = experiments
+        .iter()
+        .filter_map(Experiment::known_curve)
+        .collect();
     let report = Report {
         title: &title,
-        runs: &outcomes,
+        runs: &findings.runs,
+        max_loads: &findings.max_loads,
         curves: &curves,
         figures: &[],
     };
@@ -77,14 +82,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         Some(path) => snapshot::check(path, &text)?,
         None => {}
     }
-    Ok(status(&outcomes))
+    Ok(findings.status())
+}
+
+/// What all experiments have found, each kind in the order of the plan.
+#[derive(Debug, Default)]
+struct Findings {
+    runs: Vec<Outcome>,
+    max_loads: Vec<MaxLoadOutcome>,
 }
 
 /// The runs that are asked for, with the command line's changes.
 fn plan(arguments: &Arguments) -> Result<Plan, Box<dyn Error>> {
     let mut plan = match &arguments.plan {
         Some(path) => Plan::read(path)?,
-        None => Plan::of_one(arguments.base()),
+        None => Plan::of_one(arguments.kind(), arguments.base()),
     };
     for run in &mut plan.runs {
         run.setup = arguments.apply(&run.setup)?;
@@ -100,12 +112,12 @@ fn plan(arguments: &Arguments) -> Result<Plan, Box<dyn Error>> {
 }
 
 /// Runs all, some at a time, and tells on standard error how fast.
-fn run_all(runs: &[Prepared], jobs: Option<u32>) -> Result<Vec<Outcome>, Box<dyn Error>> {
+fn run_all(runs: &[Experiment], jobs: Option<u32>) -> Result<Findings, Box<dyn Error>> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = jobs
         .map_or(processors, |jobs| jobs as usize)
         .min(runs.len());
-    let steps = runs.iter().map(Prepared::length_us).sum();
+    let steps = runs.iter().map(Experiment::length_us).sum();
     let progress = Progress::new(steps, Duration::from_secs(steps / 1000));
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
@@ -116,13 +128,15 @@ fn run_all(runs: &[Prepared], jobs: Option<u32>) -> Result<Vec<Outcome>, Box<dyn
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(run) = runs.get(index) else { break };
                     let mut told = 0;
+                    let length = run.length_us();
                     let result = run.run(|now| {
-                        let now = (now.as_nanos() / 1000).min(run.length_us());
+                        let now = now.min(length);
                         progress.bar.inc(now - told);
                         told = now;
                     });
+                    progress.bar.inc(length - told);
                     if let Ok((_, speed)) = &result {
-                        tell_speed(&run.name, speed);
+                        tell_speed(run.name(), speed);
                     }
                     let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                     done.push((index, result));
@@ -133,11 +147,14 @@ fn run_all(runs: &[Prepared], jobs: Option<u32>) -> Result<Vec<Outcome>, Box<dyn
     progress.bar.finish_and_clear();
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(index, _)| *index);
-    let mut outcomes = Vec::new();
+    let mut findings = Findings::default();
     for (_, result) in done {
-        outcomes.push(result?.0);
+        match result?.0 {
+            Finding::Slowdown(outcome) => findings.runs.push(*outcome),
+            Finding::MaxLoad(outcome) => findings.max_loads.push(*outcome),
+        }
     }
-    Ok(outcomes)
+    Ok(findings)
 }
 
 fn tell_speed(name: &str, speed: &Speed) {
@@ -149,15 +166,22 @@ fn tell_speed(name: &str, speed: &Speed) {
     );
 }
 
-fn status(outcomes: &[Outcome]) -> ExitCode {
-    let is_overload = |run: &Outcome| matches!(run.verdict, Verdict::Overload { .. });
-    let fails = |run: &Outcome| matches!(run.comparison, Comparison::Done { holds: false, .. });
-    let is_skipped = |run: &Outcome| matches!(run.comparison, Comparison::Skipped { .. });
-    if outcomes.iter().any(|run| is_overload(run) || fails(run)) {
-        ExitCode::FAILURE
-    } else if outcomes.iter().any(is_skipped) {
-        ExitCode::from(SKIPPED)
-    } else {
-        ExitCode::SUCCESS
+impl Findings {
+    /// Whether all is carried, and as good as what is published.
+    fn status(&self) -> ExitCode {
+        let is_overload = |run: &Outcome| matches!(run.verdict, Verdict::Overload { .. });
+        let fails = |run: &Outcome| matches!(run.comparison, Comparison::Done { holds: false, .. });
+        let is_skipped = |run: &Outcome| matches!(run.comparison, Comparison::Skipped { .. });
+        let is_too_little =
+            |found: &MaxLoadOutcome| found.carried.is_none() || found.holds() == Some(false);
+        if self.runs.iter().any(|run| is_overload(run) || fails(run))
+            || self.max_loads.iter().any(is_too_little)
+        {
+            ExitCode::FAILURE
+        } else if self.runs.iter().any(is_skipped) {
+            ExitCode::from(SKIPPED)
+        } else {
+            ExitCode::SUCCESS
+        }
     }
 }

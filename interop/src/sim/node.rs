@@ -61,6 +61,9 @@ pub(crate) trait Node {
     /// Whether it could let somebody send to it and does not.
     fn withholds(&self) -> bool;
 
+    /// Bytes of messages that have arrived at it so far, each once however often it was sent.
+    fn arrived_bytes(&self) -> u64;
+
     /// Packets that it has sent again so far.
     fn resends(&self) -> u64;
 }

@@ -63,7 +63,8 @@ pub(crate) struct Bucket {
 pub(crate) struct Throughput {
     /// Payload of the messages that started.
     pub(crate) offered_gbps: f64,
-    /// Payload of the messages that finished.
+    /// Payload that arrived, of messages that have finished or not; the oracle's, which has no
+    /// packets, of messages that finished.
     pub(crate) delivered_gbps: f64,
     /// What the hosts' downlinks were busy with, headers and gaps included.
     pub(crate) downlink_gbps: f64,
@@ -99,6 +100,67 @@ pub(crate) struct Counts {
     /// Packets dropped by full buffers, and lost by chance.
     pub(crate) dropped: u64,
     pub(crate) resends: u64,
+}
+
+/// The highest load that a network carries.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct MaxLoadOutcome {
+    pub(crate) name: String,
+    /// Its load is the highest that is carried, or else the lowest tried.
+    pub(crate) setup: Setup,
+    pub(crate) differs: Vec<String>,
+    pub(crate) published_sizes: bool,
+    /// Simulated time before it is looked how much arrives, and while it is.
+    pub(crate) settle_us: f64,
+    pub(crate) window_us: f64,
+    /// The highest load that is carried; `None`: the lowest tried is an overload.
+    pub(crate) carried: Option<f64>,
+    /// The lowest that is an overload; `None`: the highest tried is carried.
+    pub(crate) overload: Option<f64>,
+    /// By load.
+    pub(crate) probes: Vec<Probe>,
+    /// The published one for such a set-up.
+    pub(crate) published: Option<f64>,
+}
+
+impl MaxLoadOutcome {
+    /// What was found at the highest load that is carried.
+    pub(crate) fn best(&self) -> Option<&Probe> {
+        self.probes.iter().rfind(|probe| probe.is_carried)
+    }
+
+    /// What was found at the lowest load that is an overload.
+    pub(crate) fn overload(&self) -> Option<&Probe> {
+        self.probes.iter().find(|probe| !probe.is_carried)
+    }
+
+    /// Whether as much is carried as is published; `None`: nothing is.
+    pub(crate) fn holds(&self) -> Option<bool> {
+        let published = self.published?;
+        // The sums of steps have rounding errors.
+        Some(self.carried.is_some_and(|load| load > published - 1e-9))
+    }
+}
+
+/// What a network with a backlog does at some load.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Probe {
+    pub(crate) load: f64,
+    /// At least as much arrives as is offered.
+    #[serde(rename = "carried")]
+    pub(crate) is_carried: bool,
+    /// Payload that the load brings to each host on average.
+    pub(crate) offered_gbps: f64,
+    /// Payload that arrives at each host on average.
+    pub(crate) arrived_gbps: f64,
+    /// Standard error of that.
+    pub(crate) error_gbps: f64,
+    /// What the hosts' downlinks are busy with, headers and gaps included.
+    pub(crate) downlink_gbps: f64,
+    /// Share of the time that receivers' links idle while grants are withheld.
+    pub(crate) wasted: f64,
+    /// In messages that have not finished, at the end.
+    pub(crate) backlog_bytes: u64,
 }
 
 /// How the slowdown compares with the published one.

@@ -197,11 +197,11 @@ type Table<'a> = DeTable<'a>;
 type Item<'a> = Spanned<DeValue<'a>>;
 
 impl Plan {
-    /// One run, named after its workload.
-    pub(crate) fn of_one(setup: Setup) -> Self {
+    /// One run, without a name.
+    pub(crate) fn of_one(kind: Kind, setup: Setup) -> Self {
         let run = Run {
-            name: setup.workload.published().name.to_owned(),
-            kind: Kind::Slowdown {},
+            name: String::new(),
+            kind,
             setup,
         };
         Self {

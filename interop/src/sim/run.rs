@@ -18,12 +18,12 @@ use super::node::Node;
 use super::outcome::{Counts, Outcome, Throughput, Verdict};
 use super::policy;
 use super::report::KnownCurve;
-use super::setup::{Setup, TransportName};
+use super::setup::{Mode, Setup, TransportName};
 use super::slowdown::{self, Slowdowns};
 use super::time::{Instant, Span};
-use super::traffic::Traffic;
+use super::traffic::{Source, Traffic};
 use super::workload::{CdfError, Workload};
-use super::world::{Ended, Schedule, World};
+use super::world::{AtWindow, Ended, First, Schedule, World};
 
 /// Time after the window in which the measured messages have to finish, in windows and beyond.
 const PATIENCE_WINDOWS: u64 = 2;
@@ -38,6 +38,13 @@ pub(crate) enum RunError {
     Curve(#[from] CurveError),
     #[error("the engine does not take these settings")]
     Engine(#[from] ConfigError),
+    /// The kind of experiment and the transports that it is made with.
+    #[error("the run \"{name}\": {kind} is found out with transport = {with} only")]
+    Transport {
+        name: String,
+        kind: &'static str,
+        with: &'static str,
+    },
 }
 
 /// A run that has been checked.
@@ -45,10 +52,12 @@ pub(crate) enum RunError {
 pub(crate) struct Prepared {
     pub(crate) name: String,
     pub(crate) setup: Setup,
-    workload: Workload,
+    pub(crate) workload: Workload,
     reference: Reference,
-    settings: Settings,
+    pub(crate) settings: Settings,
     schedule: Schedule,
+    /// What waits in the network from the start.
+    first: Vec<First>,
 }
 
 /// How fast it went on this machine.
@@ -81,9 +90,26 @@ impl Prepared {
             settings,
             schedule: Schedule {
                 window: (start, end),
-                deadline: end + patience,
+                deadline: Some(end + patience),
             },
+            first: Vec::new(),
         })
+    }
+
+    /// The same at another time, and with messages that wait from the start.
+    pub(crate) fn with(self, schedule: Schedule, first: Vec<First>) -> Self {
+        Self {
+            schedule,
+            first,
+            ..self
+        }
+    }
+
+    /// The same at another load.
+    pub(crate) fn at_load(&self, load: f64) -> Self {
+        let mut run = self.clone();
+        run.setup.load = load;
+        run
     }
 
     /// When its window ends, in microseconds of simulated time: most of its work.
@@ -123,7 +149,8 @@ impl Prepared {
         Ok((self.outcome(&ended, slowdowns), speed))
     }
 
-    fn simulate(
+    /// Runs it; `record` gets every measured message that finishes.
+    pub(crate) fn simulate(
         &self,
         record: &mut impl FnMut(Sample),
         tick: impl FnMut(Instant),
@@ -132,7 +159,7 @@ impl Prepared {
         match setup.transport {
             TransportName::Homa => {
                 let nodes = HomaHost::all(setup, &self.settings)?;
-                Ok(self.simulate_nodes(nodes, None, record, tick))
+                Ok(self.simulate_nodes(nodes, None, self.traffic(), record, tick))
             }
             TransportName::SrptOracle => {
                 let Setup { topology, mode, .. } = setup;
@@ -149,22 +176,24 @@ impl Prepared {
             TransportName::Dctcp => {
                 let nodes = Dctcp::all(setup);
                 let mark_above = Some(setup.dctcp.mark_above_bytes);
-                Ok(self.simulate_nodes(nodes, mark_above, record, tick))
+                Ok(self.simulate_nodes(nodes, mark_above, self.traffic(), record, tick))
             }
         }
     }
 
-    fn simulate_nodes<N: Node>(
+    /// Runs these hosts, with messages from `source`.
+    pub(crate) fn simulate_nodes<N: Node>(
         &self,
         nodes: Vec<N>,
         mark_above: Option<u64>,
+        source: impl Source,
         record: &mut impl FnMut(Sample),
         tick: impl FnMut(Instant),
     ) -> Ended {
         let topology = &self.setup.topology;
         let fabric = Fabric::new(topology, mark_above, self.setup.seed);
         let gbps = topology.host_gbps;
-        World::new(nodes, fabric, self.traffic(), self.schedule, gbps).run(record, tick)
+        World::new(nodes, fabric, source, self.schedule, gbps).run(&self.first, record, tick)
     }
 
     fn traffic(&self) -> Traffic<impl Fn(f64) -> u32> {
@@ -180,15 +209,33 @@ impl Prepared {
         Traffic::new(draw, gap, topology.hosts(), seed)
     }
 
+    /// Payload that the load brings to each host on average, in Gbit/s.
+    pub(crate) fn payload_gbps(&self) -> f64 {
+        let Setup { load, mode, .. } = self.setup;
+        let gap = self
+            .workload
+            .mean_gap(load, self.setup.topology.host_gbps, mode);
+        let ways = match mode {
+            Mode::OneWay => 1.0,
+            Mode::Echo => 2.0,
+        };
+        ways * self.workload.sizes.step_mean() * 8.0 / gap.as_secs_f64() / 1e9
+    }
+
+    /// Gbit/s for each host, of so many bytes in the window.
+    pub(crate) fn host_gbps(&self, window: &AtWindow, bytes: u64) -> f64 {
+        let host_seconds = window.time.as_secs_f64() * f64::from(self.setup.topology.hosts());
+        match host_seconds {
+            0.0 => 0.0,
+            time => bytes as f64 * 8.0 / time / 1e9,
+        }
+    }
+
     fn outcome(&self, ended: &Ended, slowdowns: Slowdowns) -> Outcome {
         let slowdown = slowdowns.into_buckets();
         let at_us = ended.at.as_micros_f64();
         let window = &ended.at_window;
-        let host_seconds = window.time.as_secs_f64() * f64::from(self.setup.topology.hosts());
-        let gbps = |bytes: u64| match host_seconds {
-            0.0 => 0.0,
-            time => bytes as f64 * 8.0 / time / 1e9,
-        };
+        let gbps = |bytes| self.host_gbps(window, bytes);
         Outcome {
             name: self.name.clone(),
             setup: self.setup.clone(),
@@ -206,7 +253,7 @@ impl Prepared {
             slowdown,
             throughput: Throughput {
                 offered_gbps: gbps(window.started_bytes),
-                delivered_gbps: gbps(window.finished_bytes),
+                delivered_gbps: gbps(window.arrived()),
                 downlink_gbps: gbps(window.bytes_to_hosts),
             },
             queues: window.queues,

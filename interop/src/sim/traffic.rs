@@ -1,7 +1,19 @@
-//! [`Traffic`]: when which host sends how much to whom (`evaluation` B.3).
+//! [`Source`]: when which host sends how much to whom; [`Traffic`] does it as `evaluation` B.3 says.
 
 use super::node::HostId;
 use super::time::Span;
+
+/// What starts messages.
+pub(crate) trait Source {
+    /// Whether a host starts another message as soon as one of its own has finished or failed.
+    const IS_CLOSED: bool = false;
+
+    /// Time until this host starts its next message by itself; `None`: it never does again.
+    fn gap(&mut self, host: HostId) -> Option<Span>;
+
+    /// Receiver and length of the next message of this host.
+    fn next(&mut self, host: HostId) -> (HostId, u32);
+}
 
 /// Open-loop Poisson arrivals at every host, to uniformly random others.
 #[derive(Debug)]
@@ -41,6 +53,16 @@ impl<D: Fn(f64) -> u32> Traffic<D> {
         let other = random.u32(..hosts - 1);
         let to = other + u32::from(other >= host);
         (to, (self.draw)(random.f64()))
+    }
+}
+
+impl<D: Fn(f64) -> u32> Source for Traffic<D> {
+    fn gap(&mut self, host: HostId) -> Option<Span> {
+        Some(Traffic::gap(self, host))
+    }
+
+    fn next(&mut self, host: HostId) -> (HostId, u32) {
+        Traffic::next(self, host)
     }
 }
 

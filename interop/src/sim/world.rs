@@ -2,11 +2,11 @@
 
 use super::events::Events;
 use super::fabric::{Fabric, Step};
-use super::ledger::{Ledger, Sample, Total};
+use super::ledger::{self, Ledger, Sample, Total};
 use super::node::{HostId, Node, Packet, Report};
 use super::outcome::Queues;
 use super::time::{Instant, Span};
-use super::traffic::Traffic;
+use super::traffic::Source;
 
 /// How often it is looked whether receivers waste their links.
 const LOOK_EVERY: Span = Span::from_micros(10);
@@ -16,8 +16,32 @@ const LOOK_EVERY: Span = Span::from_micros(10);
 pub(crate) struct Schedule {
     /// When messages are measured that start.
     pub(crate) window: (Instant, Instant),
-    /// When those of them that have not finished are an overload.
-    pub(crate) deadline: Instant,
+    /// When those of them that have not finished are an overload; `None`: the run ends with its
+    /// window, whatever has finished.
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl Schedule {
+    /// Whether a run is over; `Err`: why it is an overload then.
+    pub(crate) fn is_over(&self, now: Instant, ledger: &Ledger) -> Result<bool, String> {
+        let has_ended = now >= self.window.1;
+        match self.deadline {
+            _ if has_ended && ledger.has_enough() => Ok(true),
+            Some(deadline) if now >= deadline => {
+                Err("the measured messages do not finish".to_owned())
+            }
+            Some(_) => Ok(false),
+            None => Ok(has_ended),
+        }
+    }
+}
+
+/// A message that starts with the run, before all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct First {
+    pub(crate) from: HostId,
+    pub(crate) to: HostId,
+    pub(crate) bytes: u32,
 }
 
 /// How a run ended, and what was counted in its window.
@@ -41,12 +65,16 @@ pub(crate) struct Ended {
     pub(crate) resends: u64,
 }
 
+/// Parts of a window that are also counted one by one, to tell how much a sum is by chance.
+pub(crate) const PARTS: usize = 10;
+
 /// What is counted from the window's start to its end.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AtWindow {
     pub(crate) time: Span,
     pub(crate) started_bytes: u64,
-    pub(crate) finished_bytes: u64,
+    /// Payload that has arrived, by parts of the window that are equally long.
+    pub(crate) arrived_bytes: [u64; PARTS],
     pub(crate) bytes_to_hosts: u64,
     pub(crate) queues: Queues,
     /// Share of looks at a receiver that found its link idle and grants withheld.
@@ -54,18 +82,27 @@ pub(crate) struct AtWindow {
     pub(crate) bytes_by_priority: [u64; 8],
 }
 
+impl AtWindow {
+    /// Payload that has arrived in all of it.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.arrived_bytes.iter().sum()
+    }
+}
+
 /// One run.
 #[derive(Debug)]
-pub(crate) struct World<N: Node, D> {
+pub(crate) struct World<N: Node, S> {
     now: Instant,
     events: Events<Event>,
     fabric: Fabric<N::Body>,
     hosts: Vec<Host<N>>,
-    traffic: Traffic<D>,
+    source: S,
     ledger: Ledger,
     schedule: Schedule,
     picos_per_byte: f64,
     counted: AtWindow,
+    /// Payload that had arrived before the present part of the window.
+    arrived_before: u64,
     looks: u64,
     packets: u64,
     /// Bytes that the hosts have sent, by level.
@@ -89,18 +126,21 @@ enum Event {
     Fabric(Step),
     /// The next message of a host starts.
     Message(HostId),
+    /// One starts that follows another.
+    Follow(HostId),
     LinkFree(HostId),
     Wake(HostId),
     Look,
     WindowStarts,
+    PartEnds(usize),
     WindowEnds,
 }
 
-impl<N: Node, D: Fn(f64) -> u32> World<N, D> {
+impl<N: Node, S: Source> World<N, S> {
     pub(crate) fn new(
         nodes: Vec<N>,
         fabric: Fabric<N::Body>,
-        traffic: Traffic<D>,
+        source: S,
         schedule: Schedule,
         host_gbps: f64,
     ) -> Self {
@@ -119,11 +159,12 @@ impl<N: Node, D: Fn(f64) -> u32> World<N, D> {
             events: Events::new(),
             fabric,
             hosts,
-            traffic,
+            source,
             ledger,
             schedule,
             picos_per_byte: 8000.0 / host_gbps,
             counted: AtWindow::default(),
+            arrived_before: 0,
             looks: 0,
             packets: 0,
             sent: [0; 8],
@@ -131,48 +172,61 @@ impl<N: Node, D: Fn(f64) -> u32> World<N, D> {
         }
     }
 
-    /// Runs until enough of the measured messages have finished; `sample` gets each that does.
-    /// `tick` is told the time every [`LOOK_EVERY`].
+    /// Runs until its schedule says that it is over; `sample` gets each measured message that
+    /// finishes. `tick` is told the time every [`LOOK_EVERY`].
     pub(crate) fn run(
         mut self,
+        first: &[First],
         mut sample: impl FnMut(Sample),
         mut tick: impl FnMut(Instant),
     ) -> Ended {
         for host in 0..self.hosts.len() as HostId {
-            let at = self.now + self.traffic.gap(host);
-            self.events.push(at, Event::Message(host));
+            self.await_message(host);
             self.arm(host);
         }
         let (start, end) = self.schedule.window;
         self.events.push(start, Event::WindowStarts);
         self.events.push(self.now, Event::Look);
+        let part = end.since(start).as_picos() / PARTS as u64;
+        for number in 0..PARTS - 1 {
+            let after = Span::from_picos(part * (number as u64 + 1));
+            self.events.push(start + after, Event::PartEnds(number));
+        }
         self.events.push(end, Event::WindowEnds);
-        let mut overload = None;
-        while let Some((at, event)) = self.events.pop() {
+        let mut overload = self.start_all(first).err();
+        while overload.is_none()
+            && let Some((at, event)) = self.events.pop()
+        {
             self.now = at;
             if matches!(event, Event::Look) {
                 tick(at);
             }
-            if let Err(why) = self.handle(event) {
-                overload = Some(why);
-                break;
-            }
+            overload = self.handle(event).err();
             for report in self.reports.drain(..) {
-                match report {
+                let message = match report {
                     Report::Finished(message) => {
                         if let Some(measured) = self.ledger.finish(at, message) {
                             sample(measured);
                         }
+                        message
                     }
-                    Report::Failed(message) => self.ledger.fail(message),
+                    Report::Failed(message) => {
+                        self.ledger.fail(message);
+                        message
+                    }
+                };
+                if S::IS_CLOSED {
+                    let (host, _) = ledger::parts_of(message);
+                    self.events.push(at, Event::Follow(host));
                 }
             }
-            if at >= end && self.ledger.has_enough() {
-                break;
+            if at < end {
+                continue;
             }
-            if at >= self.schedule.deadline {
-                overload = Some("the measured messages do not finish".to_owned());
-                break;
+            match self.schedule.is_over(at, &self.ledger) {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(why) => overload = Some(why),
             }
         }
         self.counted.wasted /= self.looks.max(1) as f64;
@@ -192,19 +246,54 @@ impl<N: Node, D: Fn(f64) -> u32> World<N, D> {
         }
     }
 
+    fn start_all(&mut self, first: &[First]) -> Result<(), String> {
+        for First { from, to, bytes } in first {
+            self.start(*from, *to, *bytes)?;
+        }
+        Ok(())
+    }
+
+    /// A message starts now. `Err`: there is no room for it.
+    fn start(&mut self, from: HostId, to: HostId, bytes: u32) -> Result<(), String> {
+        let message = self.ledger.start(self.now, from, to, bytes);
+        let node = &mut self.hosts[from as usize].node;
+        node.start(self.now, message, to, bytes.into())
+            .map_err(|what| format!("{what} of host {from} is full"))?;
+        self.serve(from);
+        Ok(())
+    }
+
+    /// Sees to it that the host's next message starts when it is time.
+    fn await_message(&mut self, host: HostId) {
+        if let Some(gap) = self.source.gap(host) {
+            self.events.push(self.now + gap, Event::Message(host));
+        }
+    }
+
+    /// Payload that has arrived so far.
+    fn arrived(&self) -> u64 {
+        let hosts = self.hosts.iter();
+        hosts.map(|host| host.node.arrived_bytes()).sum()
+    }
+
+    fn end_part(&mut self, number: usize) {
+        let arrived = self.arrived();
+        self.counted.arrived_bytes[number] = arrived - self.arrived_before;
+        self.arrived_before = arrived;
+    }
+
     fn handle(&mut self, event: Event) -> Result<(), String> {
         let now = self.now;
         match event {
             Event::Fabric(step) => self.handle_step(step),
             Event::Message(host) => {
-                let next = now + self.traffic.gap(host);
-                self.events.push(next, Event::Message(host));
-                let (to, bytes) = self.traffic.next(host);
-                let message = self.ledger.start(now, host, to, bytes);
-                let node = &mut self.hosts[host as usize].node;
-                node.start(now, message, to, bytes.into())
-                    .map_err(|what| format!("{what} of host {host} is full"))?;
-                self.serve(host);
+                self.await_message(host);
+                let (to, bytes) = self.source.next(host);
+                self.start(host, to, bytes)?;
+            }
+            Event::Follow(host) => {
+                let (to, bytes) = self.source.next(host);
+                self.start(host, to, bytes)?;
             }
             Event::LinkFree(host) => {
                 self.hosts[host as usize].waits_for_link = false;
@@ -230,16 +319,17 @@ impl<N: Node, D: Fn(f64) -> u32> World<N, D> {
                 self.fabric.start_measuring(now);
                 self.counted = AtWindow {
                     started_bytes: self.ledger.started.bytes,
-                    finished_bytes: self.ledger.finished.bytes,
                     bytes_by_priority: self.sent,
                     ..AtWindow::default()
                 };
+                self.arrived_before = self.arrived();
             }
+            Event::PartEnds(number) => self.end_part(number),
             Event::WindowEnds => {
+                self.end_part(PARTS - 1);
                 let counted = &mut self.counted;
                 counted.time = now.since(self.schedule.window.0);
                 counted.started_bytes = self.ledger.started.bytes - counted.started_bytes;
-                counted.finished_bytes = self.ledger.finished.bytes - counted.finished_bytes;
                 counted.bytes_to_hosts = self.fabric.bytes_to_hosts();
                 counted.queues = self.fabric.queues(now);
                 for (counted, sent) in counted.bytes_by_priority.iter_mut().zip(self.sent) {

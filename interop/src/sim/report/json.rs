@@ -1,43 +1,50 @@
-//! The report as JSON: of one run its [`Outcome`], of many `{ "title": ..., "runs": [...] }`.
+//! The report as JSON: of one experiment its outcome, of many
+//! `{ "title": ..., "runs": [...], "max_loads": [...] }`, without the kinds that there are none of.
 
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
-use crate::sim::outcome::Outcome;
+use super::Report;
 
 /// Digits that a measured figure is told with: more than another seed leaves alike, and few
 /// enough that the last bits of a mean show nowhere.
 const DIGITS: i32 = 6;
 
 /// What to write. Figures are rounded; the set-up is exact, so that it can be run again.
-pub(super) struct Json<'a> {
-    pub(super) title: &'a str,
-    pub(super) runs: &'a [Outcome],
-}
+pub(super) struct Json<'a>(pub(super) &'a Report<'a>);
 
 impl Serialize for Json<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let runs: Result<Vec<_>, _> = self.runs.iter().map(run).collect();
-        let runs = runs.map_err(S::Error::custom)?;
-        match <[Value; 1]>::try_from(runs) {
-            Ok([outcome]) => outcome.serialize(serializer),
-            Err(runs) => Many {
-                title: self.title,
-                runs,
+        let Report {
+            title,
+            runs,
+            max_loads,
+            ..
+        } = self.0;
+        let kinds = [("runs", outcomes(runs)), ("max_loads", outcomes(max_loads))];
+        let mut whole = Map::new();
+        whole.insert("title".to_owned(), Value::from(*title));
+        for (kind, found) in kinds {
+            let mut found = found.map_err(S::Error::custom)?;
+            if self.0.count() == 1
+                && let Some(alone) = found.pop()
+            {
+                return alone.serialize(serializer);
             }
-            .serialize(serializer),
+            if !found.is_empty() {
+                whole.insert(kind.to_owned(), Value::Array(found));
+            }
         }
+        whole.serialize(serializer)
     }
 }
 
-#[derive(Serialize)]
-struct Many<'a> {
-    title: &'a str,
-    runs: Vec<Value>,
+fn outcomes<T: Serialize>(outcomes: &[T]) -> Result<Vec<Value>, serde_json::Error> {
+    outcomes.iter().map(outcome).collect()
 }
 
-fn run(outcome: &Outcome) -> Result<Value, serde_json::Error> {
+fn outcome(outcome: &impl Serialize) -> Result<Value, serde_json::Error> {
     let mut value = serde_json::to_value(outcome)?;
     if let Value::Object(fields) = &mut value {
         for (name, field) in fields {
@@ -81,10 +88,15 @@ fn significant(value: f64) -> Option<Number> {
 mod tests {
     use super::super::sample;
     use super::*;
+    use crate::sim::outcome::Outcome;
 
     fn report(runs: &[Outcome]) -> Value {
-        let title = "title";
-        serde_json::to_value(Json { title, runs }).expect("plain data")
+        let report = Report {
+            title: "title",
+            runs,
+            ..Report::default()
+        };
+        serde_json::to_value(Json(&report)).expect("plain data")
     }
 
     #[test]
@@ -98,6 +110,26 @@ mod tests {
         let many = report(&[outcome.clone(), outcome]);
         assert_eq!(many["title"], "title");
         assert_eq!(many["runs"][1], one);
+        assert_eq!(many.get("max_loads"), None);
+    }
+
+    #[test]
+    fn each_kind_of_experiment_has_its_list() {
+        let report = Report {
+            title: "title",
+            runs: &[sample::outcome("one")],
+            max_loads: &[sample::max_load("w4")],
+            ..Report::default()
+        };
+        let json = serde_json::to_value(Json(&report)).expect("plain data");
+        assert_eq!(json["runs"][0]["name"], "one");
+        assert_eq!(json["max_loads"][0]["probes"][1]["carried"], true);
+        let report = Report {
+            runs: &[],
+            ..report
+        };
+        let json = serde_json::to_value(Json(&report)).expect("plain data");
+        assert_eq!(json["carried"], 0.92);
     }
 
     #[test]

@@ -18,18 +18,19 @@ use std::path::Path;
 pub(crate) use figures::Figure;
 
 use super::curve::Curve;
-use super::outcome::Outcome;
+use super::outcome::{MaxLoadOutcome, Outcome};
 use super::setup::WorkloadName;
 use crate::report::{self, WriteError};
 
 use std::io;
 
-/// One run, or the runs of a plan.
-#[derive(Clone, Copy, Debug)]
+/// One experiment, or those of a plan.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Report<'a> {
     /// Of the plan; one run on its own needs none.
     pub(crate) title: &'a str,
     pub(crate) runs: &'a [Outcome],
+    pub(crate) max_loads: &'a [MaxLoadOutcome],
     /// Drawn beside the runs of the same workload and load.
     pub(crate) curves: &'a [KnownCurve<'a>],
     /// What to show; nothing: all that the runs allow.
@@ -45,12 +46,14 @@ pub(crate) struct KnownCurve<'a> {
 }
 
 impl Report<'_> {
-    /// For a terminal: of one run everything; of many a line each, the figures as tables, and how
-    /// they compare with what is published.
+    /// For a terminal: of one experiment everything; of many a line each, the figures as tables,
+    /// and how they compare with what is published.
     pub(crate) fn text(&self) -> String {
-        let mut text = match self.runs {
-            [outcome] => text::run(outcome),
-            runs => text::many(self.title, runs, &figures::sections(self)),
+        let is_alone = self.count() == 1;
+        let mut text = match (self.runs, self.max_loads) {
+            ([outcome], _) if is_alone => text::run(outcome),
+            (_, [outcome]) if is_alone => text::max_load(outcome),
+            _ => text::many(self, &figures::sections(self)),
         };
         text += "\n";
         text += words::SOURCE;
@@ -58,11 +61,15 @@ impl Report<'_> {
         text
     }
 
-    /// Writes it as JSON, in place of what the file held: of one run the [`Outcome`], of many
-    /// `{ "title": ..., "runs": [...] }`.
+    /// Experiments of all kinds.
+    fn count(&self) -> usize {
+        self.runs.len() + self.max_loads.len()
+    }
+
+    /// Writes it as JSON, in place of what the file held: of one experiment its outcome, of many
+    /// `{ "title": ..., "runs": [...], "max_loads": [...] }`.
     pub(crate) fn write_json(&self, path: &Path) -> Result<(), WriteError> {
-        let (title, runs) = (self.title, self.runs);
-        report::write_json(path, &json::Json { title, runs })
+        report::write_json(path, &json::Json(self))
     }
 
     /// Writes it as a page with plots, in place of what the file held.
@@ -83,8 +90,8 @@ mod tests {
         let report = Report {
             title: "Two loads",
             runs: &runs,
-            curves: &[],
             figures: &[Figure::Waste],
+            ..Report::default()
         };
         let expected = "\
 Two loads
@@ -117,8 +124,7 @@ Published values of Homa are from the simulations of SIGCOMM'18, section 5.2. Si
         let report = Report {
             title: "One run",
             runs: &[sample::outcome("one")],
-            curves: &[],
-            figures: &[],
+            ..Report::default()
         };
         let [json, html] = ["out.json", "out.html"].map(|name| folder.path().join(name));
         report.write_json(&json).expect("writable");

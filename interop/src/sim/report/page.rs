@@ -3,12 +3,13 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::figures::{self, Panel, Section};
+use super::format::percent;
 use super::look;
 use super::plot::DrawError;
 use super::table::Table;
 use super::words::{self, Mark};
 use super::{Report, text};
-use crate::sim::outcome::{Outcome, Verdict};
+use crate::sim::outcome::{MaxLoadOutcome, Outcome, Verdict};
 
 /// Size of a plot where nothing scales it, in pixels.
 const WIDTH: u32 = 560;
@@ -50,6 +51,12 @@ pub(super) fn page(report: &Report<'_>) -> Result<String, DrawError> {
                     }
                     // A single run is told before its figures, many after theirs.
                     @if let [outcome] = report.runs { section { (run(outcome, true)) } }
+                    @if !report.max_loads.is_empty() {
+                        section {
+                            h2 { "Searches for the highest load" }
+                            @for outcome in report.max_loads { (max_load(outcome)) }
+                        }
+                    }
                     @for section in sections { (section) }
                     @if report.runs.len() > 1 {
                         section {
@@ -106,13 +113,32 @@ fn run(outcome: &Outcome, is_open: bool) -> Markup {
                 (verdict(&outcome.verdict)) " " (mark(Mark::of(&outcome.comparison)))
             }
             p { (words::run(&outcome.setup)) ": " (words::network(&outcome.setup.topology)) "." }
-            p { (words::differs(outcome)) "." }
+            p { (words::differs(&outcome.differs)) "." }
             (table(&text::slowdown(outcome)))
             dl {
                 @for (name, value) in text::facts(outcome) {
                     dt { (name) } dd { (value) }
                 }
             }
+        }
+    }
+}
+
+/// All that there is to say of a search.
+fn max_load(outcome: &MaxLoadOutcome) -> Markup {
+    html! {
+        details.run open {
+            summary {
+                (outcome.name) ": "
+                @match outcome.carried {
+                    Some(load) => { span.good { (percent(load)) } },
+                    None => { span.bad { "overload" } },
+                }
+            }
+            p { (words::run(&outcome.setup)) ": " (words::network(&outcome.setup.topology)) "." }
+            p { (words::differs(&outcome.differs)) "." }
+            p { (words::max_load(outcome)) ". " (words::published_max_load(outcome)) "." }
+            (table(&text::probes(outcome)))
         }
     }
 }
@@ -164,8 +190,7 @@ mod tests {
         let report = Report {
             title,
             runs,
-            curves: &[],
-            figures: &[],
+            ..Report::default()
         };
         super::page(&report).expect("drawn in memory")
     }

@@ -1,7 +1,8 @@
 //! Made-up outcomes for tests.
 
 use crate::sim::outcome::{
-    Bucket, Comparison, Counts, Decile, Outcome, Queue, Queues, Throughput, Verdict,
+    Bucket, Comparison, Counts, Decile, MaxLoadOutcome, Outcome, Probe, Queue, Queues, Throughput,
+    Verdict,
 };
 use crate::sim::setup::{Setup, WorkloadName};
 
@@ -119,5 +120,45 @@ pub(super) fn overcommit(degree: usize, load: f64) -> Outcome {
     let mut outcome = at_load(load, 0);
     outcome.name = format!("degree {degree} load={load}");
     outcome.setup.engine.max_overcommit = Some(degree);
+    outcome
+}
+
+/// A search for the highest load of W4, which is 92 %.
+pub(super) fn max_load(name: &str) -> MaxLoadOutcome {
+    let setup = Setup {
+        workload: WorkloadName::W4,
+        load: 0.92,
+        ..Setup::default()
+    };
+    let probe = |load: f64| Probe {
+        load,
+        is_carried: load < 0.925,
+        offered_gbps: 8.98 * load,
+        arrived_gbps: 8.98 * 0.924,
+        error_gbps: 0.012,
+        downlink_gbps: 9.271,
+        wasted: 0.073,
+        backlog_bytes: 55_123_456_789,
+    };
+    MaxLoadOutcome {
+        name: name.to_owned(),
+        differs: vec!["load = 0.92".to_owned(), "workload = \"w4\"".to_owned()],
+        setup,
+        published_sizes: true,
+        settle_us: 24_000.0,
+        window_us: 48_000.0,
+        carried: Some(0.92),
+        overload: Some(0.93),
+        probes: [0.89, 0.92, 0.93].map(probe).to_vec(),
+        published: Some(0.89),
+    }
+}
+
+/// The same, of which the lowest load is an overload.
+pub(super) fn nothing_carried(name: &str) -> MaxLoadOutcome {
+    let mut outcome = max_load(name);
+    outcome.probes.drain(..2);
+    outcome.carried = None;
+    outcome.setup.load = 0.93;
     outcome
 }

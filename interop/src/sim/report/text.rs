@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
+use super::Report;
 use super::figures::Section;
-use super::format::{count, figure, percent, size};
+use super::format::{count, figure, percent, size, time};
 use super::rows::{self, Row};
 use super::table::Table;
 use super::words::{self, Mark};
-use crate::sim::outcome::{Outcome, Queue, Verdict};
+use crate::sim::outcome::{MaxLoadOutcome, Outcome, Queue, Verdict};
 
 /// Everything that one run has found.
 pub(super) fn run(outcome: &Outcome) -> String {
@@ -17,7 +18,7 @@ pub(super) fn run(outcome: &Outcome) -> String {
         outcome.name,
         words::run(&outcome.setup),
         words::network(&outcome.setup.topology),
-        words::differs(outcome),
+        words::differs(&outcome.differs),
         slowdown(outcome).text(),
     );
     for (name, value) in facts(outcome) {
@@ -27,9 +28,67 @@ pub(super) fn run(outcome: &Outcome) -> String {
     text
 }
 
-/// All runs: a line each, and what they show together.
-pub(super) fn many(title: &str, runs: &[Outcome], sections: &[Section]) -> String {
-    let mut text = format!("{title}\n\n{}", overview(runs).text());
+/// Everything that a search for the highest load has found.
+pub(super) fn max_load(outcome: &MaxLoadOutcome) -> String {
+    format!(
+        "{}: {}\n{}\n{}\n\nWhat arrives in {} at hosts that have a backlog\n{}\n\
+         Maximum     {}\nPublished   {}\n",
+        outcome.name,
+        words::run(&outcome.setup),
+        words::network(&outcome.setup.topology),
+        words::differs(&outcome.differs),
+        time(outcome.window_us),
+        probes(outcome).text(),
+        words::max_load(outcome),
+        words::published_max_load(outcome),
+    )
+}
+
+/// What a search has tried.
+pub(super) fn probes(outcome: &MaxLoadOutcome) -> Table {
+    let mut table = Table::new([
+        "load",
+        "offered Gbit/s",
+        "arrived Gbit/s",
+        "standard error",
+        "downlinks busy",
+        "wasted",
+        "backlog",
+        "verdict",
+    ]);
+    for probe in &outcome.probes {
+        let verdict = if probe.is_carried {
+            "carried"
+        } else {
+            "overload"
+        };
+        table.row([
+            percent(probe.load),
+            format!("{:.3}", probe.offered_gbps),
+            format!("{:.3}", probe.arrived_gbps),
+            format!("{:.3}", probe.error_gbps),
+            percent(probe.downlink_gbps / outcome.setup.topology.host_gbps),
+            percent(probe.wasted),
+            size(probe.backlog_bytes as f64),
+            verdict.to_owned(),
+        ]);
+    }
+    table
+}
+
+/// All experiments: a line each, and what they show together.
+pub(super) fn many(report: &Report<'_>, sections: &[Section]) -> String {
+    let Report {
+        title,
+        runs,
+        max_loads,
+        ..
+    } = *report;
+    let mut text = format!("{title}\n");
+    if !runs.is_empty() {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n{}", overview(runs).text());
+    }
     for Section {
         title,
         text: about,
@@ -42,9 +101,22 @@ pub(super) fn many(title: &str, runs: &[Outcome], sections: &[Section]) -> Strin
             let _ = write!(text, "\n{}\n{}", panel.caption, panel.table.text());
         }
     }
+    for outcome in max_loads {
+        let found = words::max_load(outcome);
+        let _ = write!(
+            text,
+            "\n{}: {found}\n{}",
+            outcome.name,
+            probes(outcome).text()
+        );
+    }
     text += "\nPublished\n";
     for run in runs {
         let _ = writeln!(text, "{}: {}", run.name, words::comparison(&run.comparison));
+    }
+    for outcome in max_loads {
+        let published = words::published_max_load(outcome);
+        let _ = writeln!(text, "{}: {published}", outcome.name);
     }
     text
 }

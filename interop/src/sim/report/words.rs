@@ -1,7 +1,7 @@
 //! What is said of a run in sentences, in text and page alike.
 
-use super::format::{count, percent, size, time};
-use crate::sim::outcome::{Comparison, Decile, Outcome, Verdict};
+use super::format::{count, figure, percent, size, time};
+use crate::sim::outcome::{Comparison, Decile, MaxLoadOutcome, Verdict};
 use crate::sim::setup::{Mode, Routing, Setup, Topology, TransportName, Wire, WorkloadName};
 
 /// Where Homa's published values come from.
@@ -85,12 +85,44 @@ pub(super) fn network(topology: &Topology) -> String {
 }
 
 /// The settings that are not the defaults: one line, whatever their number.
-pub(super) fn differs(outcome: &Outcome) -> String {
-    if outcome.differs.is_empty() {
+pub(super) fn differs(differs: &[String]) -> String {
+    if differs.is_empty() {
         "All settings are the defaults".to_owned()
     } else {
-        format!("Not the defaults: {}", outcome.differs.join(", "))
+        format!("Not the defaults: {}", differs.join(", "))
     }
+}
+
+/// Where the highest load is.
+pub(super) fn max_load(outcome: &MaxLoadOutcome) -> String {
+    let carried = outcome
+        .carried
+        .map(|load| format!("{} load is carried", percent(load)));
+    let Some(overload) = outcome.overload() else {
+        let carried = carried.unwrap_or_default();
+        return format!("{carried}, the highest tried");
+    };
+    let (load, backlog) = (percent(overload.load), size(overload.backlog_bytes as f64));
+    let growth = figure((overload.offered_gbps - overload.arrived_gbps).max(0.0));
+    match carried {
+        Some(carried) => format!(
+            "{carried}; {load} is an overload: the backlog of {backlog} grows by {growth} Gbit/s \
+             for each host"
+        ),
+        None => format!(
+            "overload: at {load}, the lowest load tried, the backlog of {backlog} grows by \
+             {growth} Gbit/s for each host"
+        ),
+    }
+}
+
+/// How the highest load compares with the published one.
+pub(super) fn published_max_load(outcome: &MaxLoadOutcome) -> String {
+    let Some((published, holds)) = outcome.published.zip(outcome.holds()) else {
+        return "no published value for such a set-up".to_owned();
+    };
+    let mark = if holds { Mark::Pass } else { Mark::Fail };
+    format!("{}: published is {}", mark.text(), percent(published))
 }
 
 pub(super) fn verdict(verdict: &Verdict) -> String {
@@ -236,6 +268,29 @@ mod tests {
         let text = comparison(&outcome.comparison);
         assert!(text.starts_with("FAIL"), "{text}");
         assert!(text.ends_with("; 2 over their limits"), "{text}");
+    }
+
+    #[test]
+    fn the_highest_load_is_told_with_the_overload_above_it() {
+        let mut outcome = sample::max_load("w4");
+        let above =
+            "93 % is an overload: the backlog of 55.1 GB grows by 0.05 Gbit/s for each host";
+        assert_eq!(max_load(&outcome), format!("92 % load is carried; {above}"));
+        assert_eq!(published_max_load(&outcome), "PASS: published is 89 %");
+        outcome.carried = Some(0.88);
+        assert_eq!(published_max_load(&outcome), "FAIL: published is 89 %");
+        outcome.probes.pop();
+        assert_eq!(
+            max_load(&outcome),
+            "88 % load is carried, the highest tried"
+        );
+        let nothing = sample::nothing_carried("w4");
+        assert_eq!(
+            max_load(&nothing),
+            "overload: at 93 %, the lowest load tried, the backlog of 55.1 GB grows by 0.05 \
+             Gbit/s for each host"
+        );
+        assert_eq!(published_max_load(&nothing), "FAIL: published is 89 %");
     }
 
     #[test]

@@ -75,6 +75,12 @@ impl Inbound {
         answer
     }
 
+    /// Bytes that have arrived, in order or not.
+    pub(super) fn arrived_bytes(&self) -> u64 {
+        let beyond = self.beyond.iter().map(|(first, end)| end - first);
+        self.next + beyond.sum::<u64>()
+    }
+
     /// When segments that wait are to be acknowledged.
     pub(super) fn deadline(&self) -> Option<Instant> {
         (self.waiting > 0).then_some(self.acknowledge_at)
@@ -180,5 +186,14 @@ mod tests {
         assert_eq!(receive(5000, 6000), says(7000, (0, 0), false));
         // Everything is in order again.
         assert_eq!(receive(7000, 8000), None);
+    }
+
+    #[test]
+    fn what_has_arrived_counts_once_in_order_or_not() {
+        let mut inbound = Inbound::new(0, 0);
+        for (first, end) in [(0, 1000), (3000, 4000), (2000, 3000), (3000, 4000)] {
+            inbound.receive(at(0), first, end, false);
+        }
+        assert_eq!(inbound.arrived_bytes(), 3000);
     }
 }

@@ -294,6 +294,10 @@ impl Node for Dctcp {
         false
     }
 
+    fn arrived_bytes(&self) -> u64 {
+        self.inbound.iter().map(Inbound::arrived_bytes).sum()
+    }
+
     fn resends(&self) -> u64 {
         self.resends
     }

@@ -55,12 +55,13 @@ pub(crate) fn run<D: Fn(f64) -> u32>(
             }
         }
         window.pass(now, &ledger, oracle.served());
-        if now >= schedule.window.1 && ledger.has_enough() {
-            break;
-        }
-        if now >= schedule.deadline {
-            overload = Some("the measured messages do not finish".to_owned());
-            break;
+        match schedule.is_over(now, &ledger) {
+            Ok(true) => break,
+            Ok(false) => {}
+            Err(why) => {
+                overload = Some(why);
+                break;
+            }
         }
         arrivals.push(now + traffic.gap(from), from);
         let (to, bytes) = traffic.next(from);
@@ -100,7 +101,9 @@ pub(crate) fn run<D: Fn(f64) -> u32>(
 struct Window {
     schedule: Schedule,
     phase: Phase,
+    /// All of a message arrives when it is finished, as there are no packets.
     counted: AtWindow,
+    finished_bytes: u64,
     /// Time in which links were busy, over all hosts.
     served: Span,
 }
@@ -118,6 +121,7 @@ impl Window {
             schedule,
             phase: Phase::Before,
             counted: AtWindow::default(),
+            finished_bytes: 0,
             served: Span::ZERO,
         }
     }
@@ -129,14 +133,14 @@ impl Window {
         if self.phase == Phase::Before && now >= start {
             self.phase = Phase::Within;
             counted.started_bytes = ledger.started.bytes;
-            counted.finished_bytes = ledger.finished.bytes;
+            self.finished_bytes = ledger.finished.bytes;
             self.served = served;
         }
         if self.phase == Phase::Within && now >= end {
             self.phase = Phase::After;
             counted.time = end.since(start);
             counted.started_bytes = ledger.started.bytes - counted.started_bytes;
-            counted.finished_bytes = ledger.finished.bytes - counted.finished_bytes;
+            counted.arrived_bytes[0] = ledger.finished.bytes - self.finished_bytes;
             self.served = served - self.served;
         }
     }
@@ -161,7 +165,7 @@ mod tests {
         let millis = |millis: u64| Instant::from_nanos(millis * 1_000_000);
         let schedule = Schedule {
             window: (millis(1), millis(11)),
-            deadline: millis(20),
+            deadline: Some(millis(20)),
         };
         let mut samples = Vec::new();
         let record = |sample| samples.push(sample);
@@ -193,7 +197,7 @@ mod tests {
                 "{started} of {expected}"
             );
             let busy = ended.at_window.bytes_to_hosts as f64;
-            let occupied = ended.at_window.finished_bytes as f64 * 1538.0 / f64::from(BYTES);
+            let occupied = ended.at_window.arrived() as f64 * 1538.0 / f64::from(BYTES);
             assert!((busy / occupied - 1.0).abs() < 1e-6, "{busy} of {occupied}");
             samples.iter().filter(alone).count() as f64 / samples.len() as f64
         });

@@ -4,34 +4,37 @@ use super::super::format::percent;
 use super::super::look::Look;
 use super::super::plot::{Axis, Bar, Plot, Series, Shape};
 use super::super::table::Table;
-use super::{Panel, Section, groups, is_published, names, sizes, sweeps};
-use crate::sim::outcome::{Outcome, Verdict};
+use super::{About, Panel, Section, groups, is_published, names, sizes, sweeps};
+use crate::sim::outcome::{MaxLoadOutcome, Outcome, Verdict};
 
-/// What one sweep has found, in per cent of the hosts' links.
+/// What one sweep or search has found, in per cent of the hosts' links.
 struct Limit<'a> {
-    /// The run at the highest load below all that are too much.
-    carried: &'a Outcome,
-    /// The lowest load that was too much.
-    refused: f64,
+    /// The search, or the run at the highest load below all that are too much.
+    about: &'a dyn About,
+    /// The lowest load that was too much; `None`: the highest tried is carried.
+    overload: Option<f64>,
     /// Payload.
     application: f64,
     /// With headers, gaps and control packets.
     total: f64,
 }
 
-/// Bars for every sweep that has found both a load that is carried and one that is not.
-pub(super) fn figure(runs: &[Outcome]) -> Option<Section> {
-    let limits: Vec<Limit> = sweeps(runs)
-        .iter()
-        .filter_map(|sweep| limit(sweep))
-        .collect();
-    let carried = limits.iter().map(|limit| limit.carried);
-    let rows = groups(carried, sizes);
+/// Bars for every search and every sweep that has found a load that is carried, and for a sweep
+/// also one that is not.
+pub(super) fn figure(runs: &[Outcome], searches: &[MaxLoadOutcome]) -> Option<Section> {
+    let sweeps = sweeps(runs);
+    let swept = sweeps.iter().filter_map(|sweep| limit(sweep));
+    let limits: Vec<Limit> = swept.chain(searches.iter().filter_map(searched)).collect();
+    let rows = groups(&limits, |limit| sizes(limit.about));
     if rows.is_empty() {
         return None;
     }
     // The same transport has one name and one colour in all workloads.
-    let labels: Vec<Vec<String>> = rows.iter().map(|(_, runs)| names(runs)).collect();
+    let names_of = |limits: &[&Limit]| {
+        let abouts: Vec<&dyn About> = limits.iter().map(|limit| limit.about).collect();
+        names(&abouts)
+    };
+    let labels: Vec<Vec<String>> = rows.iter().map(|(_, limits)| names_of(limits)).collect();
     let mut kinds: Vec<&String> = Vec::new();
     for label in labels.iter().flatten() {
         if !kinds.contains(&label) {
@@ -62,17 +65,16 @@ pub(super) fn figure(runs: &[Outcome]) -> Option<Section> {
         };
         (bar(application), bar(total))
     };
-    for (row, ((name, _), labels)) in rows.iter().zip(&labels).enumerate() {
-        let here = limits.iter().filter(|limit| sizes(limit.carried) == *name);
+    for (row, ((name, limits), labels)) in rows.iter().zip(&labels).enumerate() {
         let mut published = None;
-        for (limit, label) in here.zip(labels) {
-            published = published.or_else(|| published_limit(limit.carried));
+        for (limit, label) in limits.iter().zip(labels) {
+            published = published.or_else(|| published_limit(limit.about));
             if let Some(slot) = kinds.iter().position(|kind| *kind == label) {
                 let (application, total) = pair(place(row, slot), limit.application, limit.total);
                 bars[slot].0.push(application);
                 bars[slot].1.push(total);
             }
-            let (application, total) = match published_limit(limit.carried) {
+            let (application, total) = match published_limit(limit.about) {
                 Some((application, total)) => (format!("{application} %"), format!("{total} %")),
                 None => ("-".to_owned(), "-".to_owned()),
             };
@@ -81,7 +83,7 @@ pub(super) fn figure(runs: &[Outcome]) -> Option<Section> {
                 label.clone(),
                 percent(limit.application / 100.0),
                 percent(limit.total / 100.0),
-                percent(limit.refused),
+                limit.overload.map_or_else(|| "-".to_owned(), percent),
                 application,
                 total,
             ]);
@@ -133,20 +135,32 @@ pub(super) fn figure(runs: &[Outcome]) -> Option<Section> {
 
 fn limit<'a>(sweep: &[&'a Outcome]) -> Option<Limit<'a>> {
     let is_overload = |run: &&Outcome| matches!(run.verdict, Verdict::Overload { .. });
-    let refused = sweep.iter().position(is_overload)?;
-    let carried = sweep[..refused].last()?;
+    let overload = sweep.iter().position(is_overload)?;
+    let carried = *sweep[..overload].last()?;
     let host_gbps = carried.setup.topology.host_gbps;
     Some(Limit {
-        carried,
-        refused: sweep[refused].setup.load,
+        about: carried,
+        overload: Some(sweep[overload].setup.load),
         application: 100.0 * carried.throughput.delivered_gbps / host_gbps,
         total: 100.0 * carried.setup.load,
     })
 }
 
+/// More arrives during a search than the load brings, from the backlog. What counts is what could
+/// go on for ever.
+fn searched(search: &MaxLoadOutcome) -> Option<Limit<'_>> {
+    let best = search.best()?;
+    Some(Limit {
+        about: search,
+        overload: search.overload,
+        application: 100.0 * best.offered_gbps / search.setup.topology.host_gbps,
+        total: 100.0 * best.load,
+    })
+}
+
 /// Homa's, application and total.
-fn published_limit(run: &Outcome) -> Option<(u32, u32)> {
-    let limits = run.setup.workload.published().max_load;
+fn published_limit(run: &dyn About) -> Option<(u32, u32)> {
+    let limits = run.setup().workload.published().max_load;
     let homa = limits.iter().find(|limit| limit.transport == "Homa")?;
     is_published(run).then_some((homa.payload_percent, homa.percent))
 }
@@ -165,7 +179,7 @@ mod tests {
             // Beyond an overload nothing counts.
             sample::at_load(0.95, 0),
         ];
-        let section = figure(&runs).expect("a search");
+        let section = figure(&runs, &[]).expect("a search");
         let expected = "\
 workload   run  application  total  not carried  published application  published total
 W3        Homa       80.7 %   91 %         93 %                   80 %             90 %
@@ -174,10 +188,32 @@ W3        Homa       80.7 %   91 %         93 %                   80 %          
     }
 
     #[test]
+    fn a_search_has_its_bars_beside_those_of_sweeps() {
+        let sweep = [sample::at_load(0.9, 0), sample::at_load(0.91, 1_000)];
+        let mut at_least = sample::max_load("narrow workload=w4");
+        at_least.setup.engine.max_overcommit = Some(1);
+        at_least.overload = None;
+        let searches = [
+            sample::max_load("Homa workload=w4"),
+            at_least,
+            sample::nothing_carried("none"),
+        ];
+        let section = figure(&sweep, &searches).expect("searches");
+        let expected = "\
+workload     run  application  total  not carried  published application  published total
+W3          Homa       79.8 %   90 %         91 %                   80 %             90 %
+W4          Homa       82.6 %   92 %         93 %                   79 %             89 %
+W4        narrow       82.6 %   92 %            -                   79 %             89 %
+";
+        let text = section.panels[0].table.text();
+        assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
     fn without_a_load_that_is_too_much_or_one_that_is_carried_there_is_no_limit() {
         let carried = [0.8, 0.9].map(|load| sample::at_load(load, 0));
-        assert_eq!(figure(&carried), None);
+        assert_eq!(figure(&carried, &[]), None);
         let refused = [0.8, 0.9].map(|load| sample::at_load(load, 1));
-        assert_eq!(figure(&refused), None);
+        assert_eq!(figure(&refused, &[]), None);
     }
 }

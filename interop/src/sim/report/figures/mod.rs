@@ -14,7 +14,7 @@ use super::table::Table;
 use super::{Report, words};
 use serde::{Deserialize, Serialize};
 
-use crate::sim::outcome::{Outcome, Verdict};
+use crate::sim::outcome::{MaxLoadOutcome, Outcome, Verdict};
 use crate::sim::setup::{EngineSetup, Mode, Setup, Topology, Wire};
 
 /// A figure with its plots, or a table on its own.
@@ -42,7 +42,7 @@ pub(crate) enum Figure {
     Tail,
     /// Mean slowdown by size.
     Mean,
-    /// Highest load that is carried; of sweeps that have found one that is not.
+    /// Highest load that is carried; of searches, and of sweeps that have found one that is not.
     MaxLoad,
     /// Links that idle while grants are withheld, by load.
     Waste,
@@ -72,7 +72,7 @@ impl Figure {
         match self {
             Self::Tail => slowdown::tail(runs, report.curves),
             Self::Mean => slowdown::mean(runs, report.curves),
-            Self::MaxLoad => max_load::figure(runs),
+            Self::MaxLoad => max_load::figure(runs, report.max_loads),
             Self::Waste => waste::figure(runs),
             Self::Priorities => priorities::figure(runs),
             Self::Queues => queues::figure(runs),
@@ -91,12 +91,47 @@ pub(super) fn sections(report: &Report<'_>) -> Vec<Section> {
     sections.flatten().collect()
 }
 
+/// What every experiment tells of what it was.
+trait About {
+    fn name(&self) -> &str;
+    fn setup(&self) -> &Setup;
+    fn published_sizes(&self) -> bool;
+}
+
+impl About for Outcome {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    fn published_sizes(&self) -> bool {
+        self.published_sizes
+    }
+}
+
+impl About for MaxLoadOutcome {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    fn published_sizes(&self) -> bool {
+        self.published_sizes
+    }
+}
+
 /// Runs by what `key` says of them, in the order in which that first comes.
-fn groups<'a, K: PartialEq>(
-    runs: impl IntoIterator<Item = &'a Outcome>,
-    key: impl Fn(&'a Outcome) -> K,
-) -> Vec<(K, Vec<&'a Outcome>)> {
-    let mut groups: Vec<(K, Vec<&Outcome>)> = Vec::new();
+fn groups<'a, T: ?Sized, K: PartialEq>(
+    runs: impl IntoIterator<Item = &'a T>,
+    key: impl Fn(&'a T) -> K,
+) -> Vec<(K, Vec<&'a T>)> {
+    let mut groups: Vec<(K, Vec<&T>)> = Vec::new();
     for run in runs {
         let key = key(run);
         match groups.iter_mut().find(|(known, _)| *known == key) {
@@ -162,37 +197,37 @@ fn drawable<'a>(runs: &[&'a Outcome]) -> Vec<&'a Outcome> {
 /// A name for each run, or sweep by one of its runs: the plan's, without what a plan adds for the
 /// values that a plot is about or runs over, where that is enough to tell them apart. One alone is
 /// its transport.
-fn names(runs: &[&Outcome]) -> Vec<String> {
+fn names<T: About + ?Sized>(runs: &[&T]) -> Vec<String> {
     const ADDED: [&str; 3] = ["workload=", "cdf=", "load="];
     if let [run] = runs {
-        return vec![words::transport(run.setup.transport).to_owned()];
+        return vec![words::transport(run.setup().transport).to_owned()];
     }
     let is_own = |word: &&str| !ADDED.iter().any(|added| word.starts_with(added));
-    let shorten = |run: &&Outcome| {
-        let words: Vec<&str> = run.name.split(' ').filter(is_own).collect();
+    let shorten = |run: &&T| {
+        let words: Vec<&str> = run.name().split(' ').filter(is_own).collect();
         words.join(" ")
     };
     let names: Vec<String> = runs.iter().map(shorten).collect();
     let is_alone = |name| names.iter().filter(|other| *other == name).count() == 1;
     let own = runs.iter().zip(&names);
-    own.map(|(run, name)| if is_alone(name) { name } else { &run.name })
-        .cloned()
+    own.map(|(run, name)| if is_alone(name) { name } else { run.name() })
+        .map(str::to_owned)
         .collect()
 }
 
 /// What sizes a run sends: `W4`, or the name of a user's own file.
-fn sizes(run: &Outcome) -> String {
-    let file = run.setup.cdf.as_ref().and_then(|file| file.file_stem());
-    match file.filter(|_| !run.published_sizes) {
+fn sizes<T: About + ?Sized>(run: &T) -> String {
+    let file = run.setup().cdf.as_ref().and_then(|file| file.file_stem());
+    match file.filter(|_| !run.published_sizes()) {
         Some(name) => name.display().to_string(),
-        None => words::workload(run.setup.workload).to_owned(),
+        None => words::workload(run.setup().workload).to_owned(),
     }
 }
 
 /// Whether it is a run of which SIGCOMM'18 tells results, apart from load and transport.
-fn is_published(run: &Outcome) -> bool {
-    let setup = &run.setup;
-    run.published_sizes
+fn is_published<T: About + ?Sized>(run: &T) -> bool {
+    let setup = run.setup();
+    run.published_sizes()
         && setup.mode == Mode::OneWay
         && setup.wire == Wire::Paper
         && setup.topology == Topology::default()
@@ -296,8 +331,8 @@ mod tests {
             let report = Report {
                 title: "",
                 runs: &runs,
-                curves: &[],
                 figures: asked,
+                ..Report::default()
             };
             sections(&report)
                 .iter()

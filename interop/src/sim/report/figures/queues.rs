@@ -23,7 +23,7 @@ pub(super) fn figure(runs: &[Outcome]) -> Option<Section> {
         "TOR to host",
         "published",
     ]);
-    for run in &runs {
+    for run in runs.iter().copied() {
         let queues = &run.queues;
         let published = Some(&run.setup.workload.published().queues).filter(|_| {
             run.setup.load == PUBLISHED_LOAD

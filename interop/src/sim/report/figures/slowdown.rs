@@ -173,7 +173,7 @@ fn known<'a>(runs: &[&Outcome], curves: &[KnownCurve<'a>]) -> Vec<&'a Curve> {
 type PublishedAxis = Vec<(u64, f64, P50P99)>;
 
 fn published(runs: &[&Outcome]) -> Option<PublishedAxis> {
-    let run = runs.iter().find(|run| is_published(run))?;
+    let run = runs.iter().find(|run| is_published(**run))?;
     let published = run.setup.workload.published();
     let slowdown = published.slowdown_at(run.setup.load)?;
     let sizes = published.axis_bytes.iter().zip(published.axis_shares);
