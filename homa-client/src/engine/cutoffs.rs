@@ -240,6 +240,7 @@ fn last_of(range: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::priority::PACKET_OVERHEAD;
     use super::*;
 
     #[test]
@@ -268,14 +269,18 @@ mod tests {
         table
     }
 
-    /// Four sizes of equal bytes on four levels: the boundaries are the sizes.
+    /// Four sizes on four levels, which occupy the link for equal times: the boundaries are the
+    /// sizes.
     #[test]
     fn known_lengths_make_an_exact_table() {
         let settings = Settings {
             scheduled_levels: Some(4),
             ..Settings::default()
         };
-        let lengths = [(1001, 10.0), (77, 130.0), (10_010, 1.0), (1430, 7.0)];
+        let lengths = [(1001, 1), (77, 1), (10_010, 8), (1430, 2)].map(|(length, packets)| {
+            let occupied = length + packets * PACKET_OVERHEAD as usize;
+            (length, 1e6 / occupied as f64)
+        });
         let all = 1_000_000;
         let expected = [all, all, all, all, all, 1430, 1001, 77];
         assert_eq!(fixed(&settings, &lengths), expected);

@@ -7,7 +7,7 @@ use super::time::Time;
 
 /// Bytes that each packet occupies on an Ethernet link besides the Homa packet: IP and UDP
 /// headers, Ethernet header, CRC, preamble, gap and room for a VLAN tag.
-const OVERHEAD: u64 = 28 + 42;
+pub(super) const OVERHEAD: u64 = 28 + 42;
 
 /// The backlog of a sender that is never late: what the kernel's pacer allows.
 const MIN_BACKLOG: Duration = Duration::from_micros(5);

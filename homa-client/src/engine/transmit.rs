@@ -195,7 +195,7 @@ impl Engine {
                 break (turn, most);
             }
         };
-        let Turn { key, fifo } = turn;
+        let Turn { key, fifo, .. } = turn;
         let kib = self.response_limit();
         let levels = Levels {
             rule: LevelRule::new(&self.settings, self.rtt_bytes.bytes()),
@@ -270,7 +270,11 @@ impl Engine {
             .nearly_done()
             .take(8)
             .find_map(|rank| is_short(rank.key).then_some(rank.key))?;
-        Some(Turn { key, fifo: None })
+        Some(Turn {
+            key,
+            fifo: None,
+            short: true,
+        })
     }
 
     fn send_grants(&mut self, now: Time) {
