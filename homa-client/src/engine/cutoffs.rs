@@ -325,6 +325,7 @@ mod tests {
                 scheduled_levels,
                 num_priorities,
                 unsched_bytes: Some(10_000),
+                boost_tail: false,
                 ..Settings::default()
             };
             let table = fixed(&settings, &[(length, 1e-9)]);

@@ -222,7 +222,11 @@ mod tests {
     use crate::engine::tests::Random;
 
     fn by_length() -> LevelRule {
-        LevelRule::new(&Settings::default(), UNSCHEDULED as usize)
+        let settings = Settings {
+            boost_tail: false,
+            ..Settings::default()
+        };
+        LevelRule::new(&settings, UNSCHEDULED as usize)
     }
 
     fn with_levels(num_priorities: u8) -> Priorities {

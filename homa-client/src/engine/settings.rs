@@ -63,10 +63,13 @@ pub struct Settings {
     pub fifo_increment: Option<usize>,
     /// Whether the last RTTbytes of a long message leave at the unscheduled level that a message
     /// of that length would have, if that is higher than the granted one (SIGCOMM'18's
-    /// simulation). Default false, like HEAD.
+    /// simulation). Default true, unlike HEAD: in the simulator the longest tenth of W3's messages
+    /// have a 99th percentile 4 % lower, and the others are as fast.
     pub boost_tail: bool,
     /// Whether the level of unscheduled packets follows from what remains of their message when
-    /// they leave, as in SIGCOMM'18's simulation, instead of its length. Default false, like HEAD.
+    /// they leave, as in SIGCOMM'18's simulation, instead of its length. Default false, like HEAD:
+    /// in the simulator it makes no difference of 1 %, and packets of one message that differ in
+    /// level need a system call each.
     pub unsched_by_remaining: bool,
     /// Priority levels in use. Default 8; 1 to 8.
     pub num_priorities: u8,
@@ -137,7 +140,7 @@ impl Default for Settings {
             min_grant: None,
             fifo_fraction: 50,
             fifo_increment: None,
-            boost_tail: false,
+            boost_tail: true,
             unsched_by_remaining: false,
             num_priorities: 8,
             unsched_cutoffs: UnschedCutoffs::Learned,

@@ -181,7 +181,10 @@ fn every_packet_of_the_whole_captures_decodes_and_encodes_to_the_same_bytes() {
 
 /// A host with the kernel's limits, so that it grants as far.
 fn kernel_like() -> Host {
-    Host::with(Carrier::Ip, |settings| settings.max_incoming = 400_000)
+    Host::with(Carrier::Ip, |settings| {
+        settings.max_incoming = 400_000;
+        settings.boost_tail = false;
+    })
 }
 
 /// `sent` is what the kernel sent there, but for the true offset where a kernel leaves it out.

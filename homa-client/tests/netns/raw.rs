@@ -351,6 +351,8 @@ fn packets_are_marked_with_their_level() {
             two.run(move || homa_socket(ip)),
         ];
         let mut config = raw();
+        // Every granted packet at the level of its grant.
+        config.protocol.boost_tail = false;
         config.protocol.tos = [0, 8, 16, 24, 32, 40, 48, 56];
         let echo = one.serve(&format!("{ip}:4006"), &config);
         let to = echo.addr;

@@ -4,7 +4,6 @@
 //! [`Outcome`] is what it found. In between, a [`World`](world::World) of [`Node`](node::Node)s and the
 //! [`Fabric`](fabric::Fabric) between them live through simulated time. No rule of the protocol is
 //! in here: Homa's nodes are engines of `homa-client`.
-#![allow(dead_code, reason = "being built")]
 
 mod args;
 mod baseline;

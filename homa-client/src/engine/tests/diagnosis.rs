@@ -56,7 +56,11 @@ fn a_snapshot_shows_where_each_rpc_stands() {
 
 #[test]
 fn bytes_are_counted_by_level_and_queues_are_empty_in_the_end() {
-    let mut pair = Pair::new(2, Settings::default());
+    let settings = Settings {
+        boost_tail: false,
+        ..Settings::default()
+    };
+    let mut pair = Pair::new(2, settings);
     for round in 0..2 {
         pair.request(vec![1; 100].into(), round);
         let rpc = server_request(&mut pair);
