@@ -157,11 +157,13 @@ fn run_all(runs: &[Experiment], jobs: Option<u32>) -> Result<Findings, Box<dyn E
 }
 
 fn tell_speed(name: &str, speed: &Speed) {
-    let seconds = speed.took.as_secs_f64();
+    let seconds = speed.took.as_secs_f64().max(1e-9);
+    let millions = |number: u64| number as f64 / 1e6;
     eprintln!(
-        "{name}: {:.1} million packet-hops in {seconds:.1} s, {:.2} million/s",
-        speed.hops as f64 / 1e6,
-        speed.hops as f64 / 1e6 / seconds,
+        "{name}: {seconds:.1} s, {:.1} million packet-hops, {:.2} million/s; {:.2} million events/s",
+        millions(speed.hops),
+        millions(speed.hops) / seconds,
+        millions(speed.events) / seconds,
     );
 }
 

@@ -81,7 +81,8 @@ pub(crate) fn settings(setup: &Setup, workload: &Workload) -> Result<Settings, C
     settings.unsched_windows = unsched_windows.unwrap_or(own.unsched_windows);
     settings.max_incoming = max_incoming.unwrap_or(own.max_incoming);
     settings.fifo_fraction = fifo_fraction.unwrap_or(own.fifo_fraction);
-    settings.fifo_increment = fifo_increment.or(own.fifo_increment);
+    let packet = settings.packet_payload.max(SCHEDULED_PAYLOAD);
+    settings.fifo_increment = Some(fifo_increment.unwrap_or(packet));
     settings.boost_tail = boost_tail.unwrap_or(own.boost_tail);
     settings.unsched_by_remaining = unsched_by_remaining.unwrap_or(own.unsched_by_remaining);
     // Simulated applications drop what they get at once, and no memory is to be the limit.

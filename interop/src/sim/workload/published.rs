@@ -77,6 +77,7 @@ pub(crate) struct PublishedQueues {
 
 impl WorkloadName {
     /// All of them.
+    #[cfg(test)]
     pub(crate) const ALL: [Self; 5] = [Self::W1, Self::W2, Self::W3, Self::W4, Self::W5];
 
     /// What is known of it.
