@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::file;
+
 /// Columns of a published bucket.
 const COLUMNS: &str = "upper end in bytes, % of messages, cumulative %, % of bytes, mean, P50 and \
                        P99 of the slowdown";
@@ -80,7 +82,7 @@ impl Curve {
     /// without a 99th percentile gives way to another one of the same size, as there is in the
     /// published curve of the SRPT oracle for W5 at 50 % load.
     pub(crate) fn read(path: &Path) -> Result<Self, CurveError> {
-        let text = std::fs::read_to_string(path).map_err(|error| CurveError::Unreadable {
+        let text = file::read(path).map_err(|error| CurveError::Unreadable {
             path: path.to_owned(),
             error,
         })?;

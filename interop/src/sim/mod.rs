@@ -13,6 +13,7 @@ mod curve;
 mod events;
 mod experiment;
 mod fabric;
+mod file;
 mod homa;
 mod ideal;
 mod ledger;

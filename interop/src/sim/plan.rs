@@ -33,6 +33,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 
 use super::check::SetupError;
+use super::file;
 use super::setup::Setup;
 
 /// Most runs of a plan.
@@ -212,7 +213,7 @@ impl Plan {
 
     /// Reads a plan. A relative `cdf` in it starts at the plan's own directory.
     pub(crate) fn read(path: &Path) -> Result<Self, PlanError> {
-        let text = std::fs::read_to_string(path).map_err(|error| PlanError::Unreadable {
+        let text = file::read(path).map_err(|error| PlanError::Unreadable {
             path: path.to_owned(),
             error,
         })?;

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::file;
 use crate::report::{self, WriteError};
 
 /// Why a report is not what was reviewed.
@@ -27,7 +28,7 @@ pub(crate) enum SnapshotError {
 
 /// Compares a report with the one in a file.
 pub(crate) fn check(path: &Path, text: &str) -> Result<(), SnapshotError> {
-    let reviewed = std::fs::read_to_string(path).map_err(|error| SnapshotError::Unreadable {
+    let reviewed = file::read(path).map_err(|error| SnapshotError::Unreadable {
         path: path.to_owned(),
         error,
     })?;

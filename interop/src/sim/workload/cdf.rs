@@ -1,16 +1,13 @@
 //! [`CdfError`], and [`Sizes`] from files.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use super::super::file;
 use super::sizes::{MAX_BYTES, Point, Sizes};
 
 /// Most points of a distribution. The published ones have up to 1,244.
 const MAX_POINTS: usize = 100_000;
-
-/// Most bytes of a file: that many points of 80 bytes.
-const MAX_FILE_BYTES: u64 = 8_000_000;
 
 /// How far the last cumulative share may be from 1.
 const LAST_WITHIN: f64 = 1e-6;
@@ -34,11 +31,6 @@ pub(crate) enum CdfError {
         #[source]
         error: io::Error,
     },
-    #[error(
-        "{} is longer than {MAX_FILE_BYTES} bytes; merge points of similar size",
-        path.display()
-    )]
-    TooLong { path: PathBuf },
     #[error(
         "{} has no sizes; give a line \"<bytes> <share of messages that are not longer>\" for each",
         path.display()
@@ -94,7 +86,10 @@ impl Sizes {
     /// number alone on the first line, as in the files of HomaSimulation, or `file's own mean
     /// <number>` after a `#`.
     pub(crate) fn read(path: &Path) -> Result<Self, CdfError> {
-        let text = read(path)?;
+        let text = file::read(path).map_err(|error| CdfError::Unreadable {
+            path: path.to_owned(),
+            error,
+        })?;
         let at_line = |line| {
             move |wrong| CdfError::Line {
                 path: path.to_owned(),
@@ -150,22 +145,6 @@ impl Sizes {
         }
         Ok(sizes)
     }
-}
-
-fn read(path: &Path) -> Result<String, CdfError> {
-    let mut text = String::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
-        .map_err(|error| CdfError::Unreadable {
-            path: path.to_owned(),
-            error,
-        })?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(CdfError::TooLong {
-            path: path.to_owned(),
-        });
-    }
-    Ok(text)
 }
 
 fn parse_mean(text: &str) -> Result<f64, Wrong> {
@@ -293,8 +272,7 @@ mod tests {
             text.push_str(&format!("{size} 0.5\n"));
         }
         assert_eq!(wrong_of(&text), (MAX_POINTS + 1, Wrong::Points));
-        let long = " ".repeat(MAX_FILE_BYTES as usize + 1);
-        let error = sizes_of(&long).expect_err("too long");
-        assert!(matches!(error, CdfError::TooLong { .. }), "{error}");
+        let error = Sizes::read(Path::new("/dev/zero")).expect_err("there is no end");
+        assert!(matches!(error, CdfError::Unreadable { .. }), "{error}");
     }
 }
