@@ -29,6 +29,8 @@ pub(crate) struct HomaHost {
     me: HostId,
     mode: Mode,
     wire: Wire,
+    /// Length of the responses in echo mode; `None`: that of their requests.
+    response_bytes: Option<usize>,
     /// The engine's time when the simulation began.
     clock: Duration,
     /// By host: the RPC id of its first message. Ids grow by two from there, so that a receiver
@@ -57,12 +59,18 @@ impl HomaHost {
                 me,
                 mode: setup.mode,
                 wire: setup.wire,
+                response_bytes: None,
                 clock,
                 first_ids: first_ids.clone(),
             });
         }
         acquaint(&mut all);
         Ok(all)
+    }
+
+    /// Gives all responses in echo mode this length, of 1 byte or more.
+    pub(crate) fn respond_with(&mut self, bytes: u32) {
+        self.response_bytes = Some(bytes as usize);
     }
 
     fn time(&self, now: Instant) -> Time {
@@ -89,7 +97,7 @@ impl HomaHost {
                             reports.extend(self.message_of(from, rpc.id() ^ 1));
                             1
                         }
-                        Mode::Echo => bytes,
+                        Mode::Echo => self.response_bytes.unwrap_or(bytes),
                     };
                     // There is always room: `start` has refused what would not fit twice.
                     let _ = self.engine.send_reply(time, rpc, payload(response));

@@ -41,7 +41,7 @@ use std::time::Duration;
 
 pub(crate) use self::args::Arguments;
 use self::experiment::{Experiment, Finding};
-use self::outcome::{Comparison, MaxLoadOutcome, Outcome, Verdict};
+use self::outcome::{Comparison, IncastOutcome, MaxLoadOutcome, Outcome, Verdict};
 use self::plan::Plan;
 use self::report::{KnownCurve, Report};
 use self::run::Speed;
@@ -66,6 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         title: &title,
         runs: &findings.runs,
         max_loads: &findings.max_loads,
+        incasts: &findings.incasts,
         curves: &curves,
         figures: &[],
     };
@@ -90,6 +91,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 struct Findings {
     runs: Vec<Outcome>,
     max_loads: Vec<MaxLoadOutcome>,
+    incasts: Vec<IncastOutcome>,
 }
 
 /// The runs that are asked for, with the command line's changes.
@@ -152,6 +154,7 @@ fn run_all(runs: &[Experiment], jobs: Option<u32>) -> Result<Findings, Box<dyn E
         match result?.0 {
             Finding::Slowdown(outcome) => findings.runs.push(*outcome),
             Finding::MaxLoad(outcome) => findings.max_loads.push(*outcome),
+            Finding::Incast(outcome) => findings.incasts.push(*outcome),
         }
     }
     Ok(findings)

@@ -163,6 +163,47 @@ pub(crate) struct Probe {
     pub(crate) backlog_bytes: u64,
 }
 
+/// What many servers that answer one client at once do to its link.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct IncastOutcome {
+    pub(crate) name: String,
+    pub(crate) setup: Setup,
+    pub(crate) differs: Vec<String>,
+    pub(crate) servers: u32,
+    pub(crate) request_bytes: u32,
+    pub(crate) response_bytes: u32,
+    /// Simulated time before anything is measured, and while it is.
+    pub(crate) warm_up_us: f64,
+    pub(crate) window_us: f64,
+    /// In the order of the plan.
+    pub(crate) points: Vec<IncastPoint>,
+}
+
+/// An incast with so many RPCs at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct IncastPoint {
+    pub(crate) concurrent: u32,
+    /// Payload of responses that arrives at the client, each byte once.
+    pub(crate) goodput_gbps: f64,
+    /// The same from the start of all RPCs to the window.
+    pub(crate) goodput_before_gbps: f64,
+    /// RPCs that started in the window and finished in it.
+    pub(crate) finished: u64,
+    /// Time that they took.
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    /// RPCs that failed, from the start of the run on.
+    pub(crate) failed: u64,
+    /// Packets that switches dropped in the window, and before it.
+    pub(crate) dropped: u64,
+    pub(crate) dropped_before: u64,
+    /// Packets of data that were sent again, likewise.
+    pub(crate) resends: u64,
+    pub(crate) resends_before: u64,
+    /// Most that waited in front of the client's link, in the window.
+    pub(crate) max_queue_bytes: u64,
+}
+
 /// How the slowdown compares with the published one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]

@@ -35,6 +35,10 @@ use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 use super::check::SetupError;
 use super::file;
 use super::setup::Setup;
+use super::workload::MAX_BYTES;
+
+/// Most RPCs of an incast at a time: as many as an engine has room for.
+const MAX_RPCS: u32 = 1_000_000;
 
 /// Most runs of a plan.
 const MAX_RUNS: usize = 1000;
@@ -94,11 +98,13 @@ impl Default for MaxLoad {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Incast {
-    /// RPCs at a time, each value a point of the curve; at least 1.
+    /// RPCs at a time, each value a point of the curve; 1 to 1,000,000.
     pub(crate) concurrent: Vec<u32>,
     /// Servers that they are spread over; at least 1.
     pub(crate) servers: u32,
-    /// Length of the responses, at least 1.
+    /// Length of the requests, 1 to 32,000,000.
+    pub(crate) request_bytes: u32,
+    /// Length of the responses, 1 to 32,000,000.
     pub(crate) response_bytes: u32,
 }
 
@@ -107,6 +113,7 @@ impl Default for Incast {
         Self {
             concurrent: vec![1, 10, 30, 100, 300, 1000, 3000, 10_000],
             servers: 15,
+            request_bytes: 100,
             response_bytes: 10_000,
         }
     }
@@ -464,14 +471,18 @@ fn check_kind(kind: &Kind) -> Result<(), (&'static str, &'static str)> {
         Kind::Incast(Incast {
             concurrent,
             servers,
+            request_bytes,
             response_bytes,
         }) => (
             !concurrent.is_empty()
-                && concurrent.iter().all(|rpcs| *rpcs > 0)
+                && concurrent.iter().all(|rpcs| (1..=MAX_RPCS).contains(rpcs))
                 && *servers > 0
-                && *response_bytes > 0,
+                && [request_bytes, response_bytes]
+                    .into_iter()
+                    .all(|bytes| (1..=MAX_BYTES).contains(bytes)),
             "kind.incast",
-            "concurrent RPCs, servers and response_bytes of at least 1",
+            "1 to 1,000,000 concurrent RPCs, one server or more, and messages of 1 to 32,000,000 \
+             bytes",
         ),
         Kind::Scale(Scale { hosts }) => (
             !hosts.is_empty() && hosts.iter().all(|hosts| (2..=1024).contains(hosts)),

@@ -48,6 +48,7 @@ pub(crate) fn settings(setup: &Setup, workload: &Workload) -> Result<Settings, C
         pacing,
         packet_payload,
         scheduled_payload,
+        main_buffer_bytes,
         resend_us,
     } = setup.engine;
     let mut settings = Settings::default();
@@ -85,6 +86,7 @@ pub(crate) fn settings(setup: &Setup, workload: &Workload) -> Result<Settings, C
     settings.fifo_increment = Some(fifo_increment.unwrap_or(packet));
     settings.boost_tail = boost_tail.unwrap_or(own.boost_tail);
     settings.unsched_by_remaining = unsched_by_remaining.unwrap_or(own.unsched_by_remaining);
+    settings.main_buffer_bytes = main_buffer_bytes.unwrap_or(own.main_buffer_bytes);
     // Simulated applications drop what they get at once, and no memory is to be the limit.
     settings.max_message_bytes = MAX_BYTES as usize;
     settings.pool_bytes = usize::MAX;

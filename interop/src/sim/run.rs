@@ -45,6 +45,15 @@ pub(crate) enum RunError {
         kind: &'static str,
         with: &'static str,
     },
+    #[error(
+        "the run \"{name}\": kind.incast has {servers} servers and a client, and the network \
+         {hosts} hosts; take fewer servers or more hosts"
+    )]
+    Servers {
+        name: String,
+        servers: u32,
+        hosts: u32,
+    },
 }
 
 /// A run that has been checked.
@@ -77,6 +86,24 @@ impl Prepared {
     ) -> Result<Self, RunError> {
         let workload = Workload::of(&setup)?;
         let reference = Reference::find(&setup, &workload, reference)?;
+        Self::of(name, setup, workload, reference)
+    }
+
+    /// With messages of another workload than the set-up's, of which nothing is published.
+    pub(crate) fn with_own(
+        name: String,
+        setup: Setup,
+        workload: Workload,
+    ) -> Result<Self, RunError> {
+        Self::of(name, setup, workload, Reference::None)
+    }
+
+    fn of(
+        name: String,
+        setup: Setup,
+        workload: Workload,
+        reference: Reference,
+    ) -> Result<Self, RunError> {
         let settings = policy::settings(&setup, &workload)?;
         let start = Instant::ZERO + setup.warm_up_us.map_or(workload.warm_up, Span::from_micros);
         let window = setup.window_us.map_or(workload.window, Span::from_micros);

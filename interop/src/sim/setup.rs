@@ -169,6 +169,9 @@ pub(crate) struct EngineSetup {
     pub(crate) pacing: Option<bool>,
     pub(crate) packet_payload: Option<usize>,
     pub(crate) scheduled_payload: Option<usize>,
+    /// By which a client limits the unscheduled part of responses. Simulated hosts take all that
+    /// arrives, whatever this is.
+    pub(crate) main_buffer_bytes: Option<usize>,
     /// Silence before the first RESEND, and between unanswered ones.
     pub(crate) resend_us: Option<u64>,
 }

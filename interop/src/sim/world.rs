@@ -53,10 +53,14 @@ pub(crate) struct Ended {
     /// All that has started, and all that has finished.
     pub(crate) started: Total,
     pub(crate) finished: Total,
+    pub(crate) failed: u64,
     pub(crate) measured: u64,
     /// Of the measured messages, those that did not finish, at their age.
     pub(crate) unfinished: Vec<Sample>,
     pub(crate) at_window: AtWindow,
+    /// Payload that arrived at each host, before the window and in it; empty where there are no
+    /// packets.
+    pub(crate) arrived_by_host: Vec<[u64; 2]>,
     pub(crate) hops: u64,
     pub(crate) dropped: u64,
     pub(crate) events: u64,
@@ -80,6 +84,8 @@ pub(crate) struct AtWindow {
     /// Share of looks at a receiver that found its link idle and grants withheld.
     pub(crate) wasted: f64,
     pub(crate) bytes_by_priority: [u64; 8],
+    pub(crate) dropped: u64,
+    pub(crate) resends: u64,
 }
 
 impl AtWindow {
@@ -103,6 +109,8 @@ pub(crate) struct World<N: Node, S> {
     counted: AtWindow,
     /// Payload that had arrived before the present part of the window.
     arrived_before: u64,
+    /// Before the window and, when it has ended, in it.
+    arrived_by_host: Vec<[u64; 2]>,
     looks: u64,
     packets: u64,
     /// Bytes that the hosts have sent, by level.
@@ -165,6 +173,7 @@ impl<N: Node, S: Source> World<N, S> {
             picos_per_byte: 8000.0 / host_gbps,
             counted: AtWindow::default(),
             arrived_before: 0,
+            arrived_by_host: Vec::new(),
             looks: 0,
             packets: 0,
             sent: [0; 8],
@@ -235,14 +244,16 @@ impl<N: Node, S: Source> World<N, S> {
             overload,
             started: self.ledger.started,
             finished: self.ledger.finished,
+            failed: self.ledger.failed,
             measured: self.ledger.measured_started,
             unfinished: self.ledger.unfinished(self.now).collect(),
             at_window: self.counted,
+            resends: self.resends(),
+            arrived_by_host: self.arrived_by_host,
             hops: self.fabric.hops,
             dropped: self.fabric.dropped,
             events: self.events.added(),
             packets: self.packets,
-            resends: self.hosts.iter().map(|host| host.node.resends()).sum(),
         }
     }
 
@@ -270,14 +281,19 @@ impl<N: Node, S: Source> World<N, S> {
         }
     }
 
-    /// Payload that has arrived so far.
-    fn arrived(&self) -> u64 {
+    /// Payload that has arrived so far at each host.
+    fn arrived(&self) -> impl Iterator<Item = u64> {
         let hosts = self.hosts.iter();
-        hosts.map(|host| host.node.arrived_bytes()).sum()
+        hosts.map(|host| host.node.arrived_bytes())
+    }
+
+    /// Packets that have been sent again so far.
+    fn resends(&self) -> u64 {
+        self.hosts.iter().map(|host| host.node.resends()).sum()
     }
 
     fn end_part(&mut self, number: usize) {
-        let arrived = self.arrived();
+        let arrived = self.arrived().sum();
         self.counted.arrived_bytes[number] = arrived - self.arrived_before;
         self.arrived_before = arrived;
     }
@@ -320,16 +336,26 @@ impl<N: Node, S: Source> World<N, S> {
                 self.counted = AtWindow {
                     started_bytes: self.ledger.started.bytes,
                     bytes_by_priority: self.sent,
+                    dropped: self.fabric.dropped,
+                    resends: self.resends(),
                     ..AtWindow::default()
                 };
-                self.arrived_before = self.arrived();
+                self.arrived_by_host = self.arrived().map(|arrived| [arrived, 0]).collect();
+                self.arrived_before = self.arrived().sum();
             }
             Event::PartEnds(number) => self.end_part(number),
             Event::WindowEnds => {
                 self.end_part(PARTS - 1);
+                let arrived: Vec<u64> = self.arrived().collect();
+                for (counted, arrived) in self.arrived_by_host.iter_mut().zip(arrived) {
+                    counted[1] = arrived - counted[0];
+                }
+                let resends = self.resends();
                 let counted = &mut self.counted;
                 counted.time = now.since(self.schedule.window.0);
                 counted.started_bytes = self.ledger.started.bytes - counted.started_bytes;
+                counted.dropped = self.fabric.dropped - counted.dropped;
+                counted.resends = resends - counted.resends;
                 counted.bytes_to_hosts = self.fabric.bytes_to_hosts();
                 counted.queues = self.fabric.queues(now);
                 for (counted, sent) in counted.bytes_by_priority.iter_mut().zip(self.sent) {

@@ -1,13 +1,15 @@
 //! [`Experiment`]: what a run of a plan finds out.
 
+mod incast;
 mod max_load;
 
 use std::path::Path;
 
-use super::outcome::{MaxLoadOutcome, Outcome};
+use super::outcome::{IncastOutcome, MaxLoadOutcome, Outcome};
 use super::plan::{Kind, Run};
 use super::report::KnownCurve;
 use super::run::{Prepared, RunError, Speed};
+use incast::Incast;
 use max_load::Search;
 
 /// A run of a plan that has been checked.
@@ -15,6 +17,7 @@ use max_load::Search;
 pub(crate) enum Experiment {
     Slowdown(Box<Prepared>),
     MaxLoad(Box<Search>),
+    Incast(Box<Incast>),
 }
 
 /// What one has found.
@@ -22,6 +25,7 @@ pub(crate) enum Experiment {
 pub(crate) enum Finding {
     Slowdown(Box<Outcome>),
     MaxLoad(Box<MaxLoadOutcome>),
+    Incast(Box<IncastOutcome>),
 }
 
 impl Experiment {
@@ -31,7 +35,8 @@ impl Experiment {
         let Run { name, kind, setup } = run;
         Ok(match &kind {
             Kind::MaxLoad(range) => Self::MaxLoad(Box::new(Search::new(name, setup, range)?)),
-            Kind::Slowdown {} | Kind::Incast(_) | Kind::Scale(_) => {
+            Kind::Incast(what) => Self::Incast(Box::new(Incast::new(name, setup, what)?)),
+            Kind::Slowdown {} | Kind::Scale(_) => {
                 Self::Slowdown(Box::new(Prepared::new(name, setup, reference)?))
             }
         })
@@ -41,6 +46,7 @@ impl Experiment {
         match self {
             Self::Slowdown(run) => &run.name,
             Self::MaxLoad(search) => search.name(),
+            Self::Incast(incast) => incast.name(),
         }
     }
 
@@ -49,6 +55,7 @@ impl Experiment {
         match self {
             Self::Slowdown(run) => run.length_us(),
             Self::MaxLoad(search) => search.length_us(),
+            Self::Incast(incast) => incast.length_us(),
         }
     }
 
@@ -56,7 +63,7 @@ impl Experiment {
     pub(crate) fn known_curve(&self) -> Option<KnownCurve<'_>> {
         match self {
             Self::Slowdown(run) => run.known_curve(),
-            Self::MaxLoad(_) => None,
+            Self::MaxLoad(_) | Self::Incast(_) => None,
         }
     }
 
@@ -70,6 +77,10 @@ impl Experiment {
             Self::MaxLoad(search) => {
                 let (outcome, speed) = search.run(tick)?;
                 (Finding::MaxLoad(Box::new(outcome)), speed)
+            }
+            Self::Incast(incast) => {
+                let (outcome, speed) = incast.run(tick)?;
+                (Finding::Incast(Box::new(outcome)), speed)
             }
         })
     }

@@ -1,5 +1,6 @@
 //! The report as JSON: of one experiment its outcome, of many
-//! `{ "title": ..., "runs": [...], "max_loads": [...] }`, without the kinds that there are none of.
+//! `{ "title": ..., "runs": [...], "max_loads": [...], "incasts": [...] }`, without the kinds that
+//! there are none of.
 
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
@@ -20,9 +21,14 @@ impl Serialize for Json<'_> {
             title,
             runs,
             max_loads,
+            incasts,
             ..
         } = self.0;
-        let kinds = [("runs", outcomes(runs)), ("max_loads", outcomes(max_loads))];
+        let kinds = [
+            ("runs", outcomes(runs)),
+            ("max_loads", outcomes(max_loads)),
+            ("incasts", outcomes(incasts)),
+        ];
         let mut whole = Map::new();
         whole.insert("title".to_owned(), Value::from(*title));
         for (kind, found) in kinds {

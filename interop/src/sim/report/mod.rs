@@ -18,7 +18,7 @@ use std::path::Path;
 pub(crate) use figures::Figure;
 
 use super::curve::Curve;
-use super::outcome::{MaxLoadOutcome, Outcome};
+use super::outcome::{IncastOutcome, MaxLoadOutcome, Outcome};
 use super::setup::WorkloadName;
 use crate::report::{self, WriteError};
 
@@ -31,6 +31,7 @@ pub(crate) struct Report<'a> {
     pub(crate) title: &'a str,
     pub(crate) runs: &'a [Outcome],
     pub(crate) max_loads: &'a [MaxLoadOutcome],
+    pub(crate) incasts: &'a [IncastOutcome],
     /// Drawn beside the runs of the same workload and load.
     pub(crate) curves: &'a [KnownCurve<'a>],
     /// What to show; nothing: all that the runs allow.
@@ -50,9 +51,10 @@ impl Report<'_> {
     /// and how they compare with what is published.
     pub(crate) fn text(&self) -> String {
         let is_alone = self.count() == 1;
-        let mut text = match (self.runs, self.max_loads) {
-            ([outcome], _) if is_alone => text::run(outcome),
-            (_, [outcome]) if is_alone => text::max_load(outcome),
+        let mut text = match (self.runs, self.max_loads, self.incasts) {
+            ([outcome], ..) if is_alone => text::run(outcome),
+            (_, [outcome], _) if is_alone => text::max_load(outcome),
+            (.., [outcome]) if is_alone => text::incast(outcome),
             _ => text::many(self, &figures::sections(self)),
         };
         text += "\n";
@@ -63,11 +65,11 @@ impl Report<'_> {
 
     /// Experiments of all kinds.
     fn count(&self) -> usize {
-        self.runs.len() + self.max_loads.len()
+        self.runs.len() + self.max_loads.len() + self.incasts.len()
     }
 
     /// Writes it as JSON, in place of what the file held: of one experiment its outcome, of many
-    /// `{ "title": ..., "runs": [...], "max_loads": [...] }`.
+    /// `{ "title": ..., "runs": [...], "max_loads": [...] }` and so on.
     pub(crate) fn write_json(&self, path: &Path) -> Result<(), WriteError> {
         report::write_json(path, &json::Json(self))
     }

@@ -9,7 +9,7 @@ use super::plot::DrawError;
 use super::table::Table;
 use super::words::{self, Mark};
 use super::{Report, text};
-use crate::sim::outcome::{MaxLoadOutcome, Outcome, Verdict};
+use crate::sim::outcome::{IncastOutcome, MaxLoadOutcome, Outcome, Verdict};
 
 /// Size of a plot where nothing scales it, in pixels.
 const WIDTH: u32 = 560;
@@ -57,6 +57,7 @@ pub(super) fn page(report: &Report<'_>) -> Result<String, DrawError> {
                             @for outcome in report.max_loads { (max_load(outcome)) }
                         }
                     }
+                    @for outcome in report.incasts { section { (incast(outcome)) } }
                     @for section in sections { (section) }
                     @if report.runs.len() > 1 {
                         section {
@@ -139,6 +140,18 @@ fn max_load(outcome: &MaxLoadOutcome) -> Markup {
             p { (words::differs(&outcome.differs)) "." }
             p { (words::max_load(outcome)) ". " (words::published_max_load(outcome)) "." }
             (table(&text::probes(outcome)))
+        }
+    }
+}
+
+/// All that there is to say of an incast.
+fn incast(outcome: &IncastOutcome) -> Markup {
+    html! {
+        details.run open {
+            summary { (outcome.name) }
+            p { (words::incast(outcome)) ": " (words::network(&outcome.setup.topology)) "." }
+            p { (words::differs(&outcome.differs)) "." }
+            (table(&text::incast_points(outcome)))
         }
     }
 }

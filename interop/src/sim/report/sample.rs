@@ -1,10 +1,10 @@
 //! Made-up outcomes for tests.
 
 use crate::sim::outcome::{
-    Bucket, Comparison, Counts, Decile, MaxLoadOutcome, Outcome, Probe, Queue, Queues, Throughput,
-    Verdict,
+    Bucket, Comparison, Counts, Decile, IncastOutcome, IncastPoint, MaxLoadOutcome, Outcome, Probe,
+    Queue, Queues, Throughput, Verdict,
 };
-use crate::sim::setup::{Setup, WorkloadName};
+use crate::sim::setup::{Mode, Setup, WorkloadName};
 
 /// Sizes with P50 and P99 of Homa at 80 % load of W3, where the tenths of the messages end.
 fn published() -> Vec<(u64, f64, f64)> {
@@ -161,4 +161,39 @@ pub(super) fn nothing_carried(name: &str) -> MaxLoadOutcome {
     outcome.carried = None;
     outcome.setup.load = 0.93;
     outcome
+}
+
+/// An incast with 10 and 1,000 RPCs at a time.
+pub(super) fn incast(name: &str, goodputs: [f64; 2]) -> IncastOutcome {
+    let mut setup = Setup {
+        mode: Mode::Echo,
+        ..Setup::default()
+    };
+    setup.topology.racks = 1;
+    setup.topology.buffer_bytes = Some(1_000_000);
+    let point = |(concurrent, goodput_gbps): (u32, f64)| IncastPoint {
+        concurrent,
+        goodput_gbps,
+        goodput_before_gbps: 0.9 * goodput_gbps,
+        finished: 58_000,
+        p50_us: 8.6 * f64::from(concurrent),
+        p99_us: 13.0 * f64::from(concurrent),
+        failed: 0,
+        dropped: 12,
+        dropped_before: 3_456,
+        resends: 12,
+        resends_before: 3_999,
+        max_queue_bytes: 999_700,
+    };
+    IncastOutcome {
+        name: name.to_owned(),
+        setup,
+        differs: vec!["topology.racks = 1".to_owned()],
+        servers: 15,
+        request_bytes: 100,
+        response_bytes: 10_000,
+        warm_up_us: 100_000.0,
+        window_us: 500_000.0,
+        points: [10, 1_000].into_iter().zip(goodputs).map(point).collect(),
+    }
 }

@@ -8,7 +8,7 @@ use super::format::{count, figure, percent, size, time};
 use super::rows::{self, Row};
 use super::table::Table;
 use super::words::{self, Mark};
-use crate::sim::outcome::{MaxLoadOutcome, Outcome, Queue, Verdict};
+use crate::sim::outcome::{IncastOutcome, MaxLoadOutcome, Outcome, Queue, Verdict};
 
 /// Everything that one run has found.
 pub(super) fn run(outcome: &Outcome) -> String {
@@ -76,12 +76,60 @@ pub(super) fn probes(outcome: &MaxLoadOutcome) -> Table {
     table
 }
 
+/// Everything that an incast has found.
+pub(super) fn incast(outcome: &IncastOutcome) -> String {
+    format!(
+        "{}: {}\n{}\n{}\n\n{}",
+        outcome.name,
+        words::incast(outcome),
+        words::network(&outcome.setup.topology),
+        words::differs(&outcome.differs),
+        incast_points(outcome).text(),
+    )
+}
+
+/// An incast by the number of RPCs at a time.
+pub(super) fn incast_points(outcome: &IncastOutcome) -> Table {
+    let mut table = Table::new([
+        "RPCs at a time",
+        "goodput Gbit/s",
+        "in warm-up",
+        "finished",
+        "P50 us",
+        "P99 us",
+        "failed",
+        "dropped",
+        "in warm-up",
+        "sent again",
+        "in warm-up",
+        "longest queue",
+    ]);
+    for point in &outcome.points {
+        table.row([
+            count(point.concurrent.into()),
+            figure(point.goodput_gbps),
+            figure(point.goodput_before_gbps),
+            count(point.finished),
+            figure(point.p50_us),
+            figure(point.p99_us),
+            count(point.failed),
+            count(point.dropped),
+            count(point.dropped_before),
+            count(point.resends),
+            count(point.resends_before),
+            size(point.max_queue_bytes as f64),
+        ]);
+    }
+    table
+}
+
 /// All experiments: a line each, and what they show together.
 pub(super) fn many(report: &Report<'_>, sections: &[Section]) -> String {
     let Report {
         title,
         runs,
         max_loads,
+        incasts,
         ..
     } = *report;
     let mut text = format!("{title}\n");
@@ -109,6 +157,12 @@ pub(super) fn many(report: &Report<'_>, sections: &[Section]) -> String {
             outcome.name,
             probes(outcome).text()
         );
+    }
+    for outcome in incasts {
+        let _ = write!(text, "\n{}\n", incast(outcome).trim_end());
+    }
+    if runs.is_empty() && max_loads.is_empty() {
+        return text;
     }
     text += "\nPublished\n";
     for run in runs {

@@ -1,7 +1,7 @@
 //! What is said of a run in sentences, in text and page alike.
 
 use super::format::{count, figure, percent, size, time};
-use crate::sim::outcome::{Comparison, Decile, MaxLoadOutcome, Verdict};
+use crate::sim::outcome::{Comparison, Decile, IncastOutcome, MaxLoadOutcome, Verdict};
 use crate::sim::setup::{Mode, Routing, Setup, Topology, TransportName, Wire, WorkloadName};
 
 /// Where Homa's published values come from.
@@ -114,6 +114,20 @@ pub(super) fn max_load(outcome: &MaxLoadOutcome) -> String {
              {growth} Gbit/s for each host"
         ),
     }
+}
+
+/// What was run: `one client, 15 servers, requests of 100 B, responses of 10 KB, ...`.
+pub(super) fn incast(outcome: &IncastOutcome) -> String {
+    format!(
+        "{}, one client, {} servers, requests of {}, responses of {}, {} after {}, seed {}",
+        transport(outcome.setup.transport),
+        outcome.servers,
+        size(outcome.request_bytes.into()),
+        size(outcome.response_bytes.into()),
+        time(outcome.window_us),
+        time(outcome.warm_up_us),
+        outcome.setup.seed,
+    )
 }
 
 /// How the highest load compares with the published one.

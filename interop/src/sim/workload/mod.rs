@@ -7,6 +7,7 @@ mod tables;
 
 pub(crate) use cdf::CdfError;
 pub(crate) use published::{P50P99, Published};
+use sizes::Point;
 pub(crate) use sizes::{MAX_BYTES, Sizes};
 
 use super::link;
@@ -68,6 +69,28 @@ impl Workload {
             warm_up: published.warm_up,
             window: published.window,
         }
+    }
+
+    /// RPCs of one kind: of two messages one is a request.
+    pub(crate) fn of_rpcs(request_bytes: u32, response_bytes: u32) -> Self {
+        let mut points = vec![
+            Point {
+                bytes: request_bytes.min(response_bytes),
+                cumulative: 0.5,
+            },
+            Point {
+                bytes: request_bytes.max(response_bytes),
+                cumulative: 1.0,
+            },
+        ];
+        points.dedup_by(|next, point| {
+            let is_same = next.bytes == point.bytes;
+            if is_same {
+                point.cumulative = 1.0;
+            }
+            is_same
+        });
+        Self::own(Sizes::new(points, None))
     }
 
     /// With the share of payload that packets and grants of SIGCOMM'18's simulation leave; the

@@ -2,6 +2,7 @@
 //!
 //! A figure is a function from all runs to an optional [`Section`], and a variant of [`Figure`].
 
+mod incast;
 mod max_load;
 mod priorities;
 mod queues;
@@ -44,6 +45,8 @@ pub(crate) enum Figure {
     Mean,
     /// Highest load that is carried; of searches, and of sweeps that have found one that is not.
     MaxLoad,
+    /// Goodput of a client that many servers answer at once.
+    Incast,
     /// Links that idle while grants are withheld, by load.
     Waste,
     /// Bytes by priority level.
@@ -56,10 +59,11 @@ pub(crate) enum Figure {
 
 impl Figure {
     /// All of them, in the order of a report.
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Tail,
         Self::Mean,
         Self::MaxLoad,
+        Self::Incast,
         Self::Waste,
         Self::Priorities,
         Self::Queues,
@@ -73,6 +77,7 @@ impl Figure {
             Self::Tail => slowdown::tail(runs, report.curves),
             Self::Mean => slowdown::mean(runs, report.curves),
             Self::MaxLoad => max_load::figure(runs, report.max_loads),
+            Self::Incast => incast::figure(report.incasts),
             Self::Waste => waste::figure(runs),
             Self::Priorities => priorities::figure(runs),
             Self::Queues => queues::figure(runs),
