@@ -54,7 +54,8 @@ pub struct Settings {
     pub min_grant: Option<usize>,
     /// Share of bandwidth that goes to the oldest message instead of the shortest, when granting
     /// and when sending, in per mille. Default 50 (5 %); 0 to 500, 0 switches it off. It keeps
-    /// long messages from starving under endless short ones, at the price of the latter.
+    /// long messages from starving under endless shorter ones, at the price of the latter. Messages
+    /// with less than 1,000 bytes left are sent before the oldest all the same.
     pub fifo_fraction: u16,
     /// Bytes that the oldest message is granted at a time, beyond window and `max_incoming`.
     /// Default `None`: an eighth of `max_incoming`, which is the kernel's ratio. One packet to

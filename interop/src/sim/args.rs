@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR", conflicts_with = "cdf")]
     pub(crate) data: Option<PathBuf>,
     /// Share of the hosts' links that is offered, headers and grants included; [default: 0.8]
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = parse_number)]
     load: Option<f64>,
     /// What carries the messages; [default: homa]
     #[arg(long, value_enum)]
@@ -59,10 +59,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N")]
     spines: Option<u32>,
     /// Speed of the hosts' links; [default: 10]
-    #[arg(long, value_name = "GBPS")]
+    #[arg(long, value_name = "GBPS", value_parser = parse_number)]
     host_gbps: Option<f64>,
     /// Speed of the links between switches; [default: 40]
-    #[arg(long, value_name = "GBPS")]
+    #[arg(long, value_name = "GBPS", value_parser = parse_number)]
     spine_gbps: Option<f64>,
     /// Which spine a packet passes; [default: spray]
     #[arg(long, value_enum)]
@@ -71,7 +71,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "BYTES")]
     buffer_bytes: Option<u64>,
     /// Share of the packets that each switch port loses; [default: 0]
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = parse_number)]
     loss: Option<f64>,
     /// Priority levels; [default: 8]
     #[arg(long, value_name = "N")]
@@ -207,6 +207,12 @@ fn assign(setup: &Setup, key: &str, value: &Value) -> Result<Setup, serde_json::
     }
     *place = value.clone();
     serde_json::from_value(whole)
+}
+
+/// JSON has no other numbers.
+fn parse_number(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+    number.ok_or_else(|| "expected a finite number".to_owned())
 }
 
 fn parse_assignment(text: &str) -> Result<(String, Value), String> {

@@ -53,6 +53,14 @@ const SKIPPED: u8 = 3;
 /// Runs what the command line asks for.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let Plan { title, runs } = plan(arguments)?;
+    for path in [&arguments.json, &arguments.html].into_iter().flatten() {
+        crate::report::check_writable(path)?;
+    }
+    match &arguments.snapshot {
+        Some(path) if arguments.accept => crate::report::check_writable(path)?,
+        Some(path) => drop(snapshot::read(path)?),
+        None => {}
+    }
     let mut experiments = Vec::new();
     for run in runs {
         experiments.push(Experiment::new(run, arguments.reference.as_deref())?);

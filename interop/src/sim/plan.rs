@@ -243,12 +243,12 @@ impl Plan {
     }
 
     /// Takes the whole distributions of the workloads from `workloads/w1_sim.txt` and so on below
-    /// `data`, as far as they are there, for the runs that name no other sizes.
+    /// `data`, for the runs that name no other sizes.
     pub(crate) fn take_sizes_from(&mut self, data: &Path) {
         for run in &mut self.runs {
             let name = run.setup.workload.published().name.to_lowercase();
             let whole = data.join(format!("workloads/{name}_sim.txt"));
-            if run.setup.cdf.is_none() && whole.is_file() {
+            if run.setup.cdf.is_none() {
                 run.setup.cdf = Some(whole);
             }
         }

@@ -38,6 +38,11 @@ pub(crate) enum RunError {
     Curve(#[from] CurveError),
     #[error("the engine does not take these settings")]
     Engine(#[from] ConfigError),
+    #[error(
+        "the run \"{name}\": no message starts in the time in which they are measured; lengthen it \
+         by window_us, or raise the load"
+    )]
+    NothingMeasured { name: String },
     /// The kind of experiment and the transports that it is made with.
     #[error("the run \"{name}\": {kind} is found out with transport = {with} only")]
     Transport {
@@ -166,7 +171,15 @@ impl Prepared {
         };
         let ended = self.simulate(&mut record, tick)?;
         for sample in &ended.unfinished {
-            record(*sample);
+            // Younger than that it would count as faster than any can be.
+            let least = ideal.time(sample.from, sample.to, sample.bytes);
+            let took = sample.took.max(least);
+            record(Sample { took, ..*sample });
+        }
+        if ended.measured == 0 {
+            return Err(RunError::NothingMeasured {
+                name: self.name.clone(),
+            });
         }
         let speed = Speed {
             took: began.elapsed(),
@@ -297,5 +310,49 @@ impl Prepared {
                 resends: ended.resends,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two hosts, for as long as it takes.
+    fn run(change: impl FnOnce(&mut Setup)) -> Result<Outcome, RunError> {
+        let mut setup = Setup::default();
+        setup.topology.racks = 1;
+        setup.topology.hosts_per_rack = 2;
+        setup.warm_up_us = Some(100);
+        setup.window_us = Some(300);
+        change(&mut setup);
+        let prepared = Prepared::new("two".to_owned(), setup, None)?;
+        prepared.run(|_| {}).map(|(outcome, _)| outcome)
+    }
+
+    #[test]
+    fn hosts_that_pace_their_packets_come_to_an_end() {
+        let unpaced = run(|_| {}).expect("it can be run");
+        let paced = run(|setup| setup.engine.pacing = Some(true)).expect("it can be run");
+        for outcome in [&unpaced, &paced] {
+            assert!(matches!(outcome.verdict, Verdict::Finished { .. }));
+            assert!(outcome.counts.measured > 100);
+        }
+        assert_eq!(unpaced.counts.measured, paced.counts.measured);
+    }
+
+    #[test]
+    fn nothing_counts_as_faster_than_alone() {
+        let outcome = run(|setup| setup.load = 0.99).expect("it can be run");
+        let least = outcome
+            .slowdown
+            .iter()
+            .map(|bucket| bucket.p50.min(bucket.mean));
+        assert!(least.fold(f64::MAX, f64::min) >= 0.999, "{outcome:?}");
+    }
+
+    #[test]
+    fn a_window_without_messages_is_an_error() {
+        let error = run(|setup| setup.load = 1e-6).expect_err("there is none");
+        assert!(error.to_string().contains("window_us"), "{error}");
     }
 }

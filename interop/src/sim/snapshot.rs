@@ -26,12 +26,17 @@ pub(crate) enum SnapshotError {
     Write(#[from] WriteError),
 }
 
-/// Compares a report with the one in a file.
-pub(crate) fn check(path: &Path, text: &str) -> Result<(), SnapshotError> {
-    let reviewed = file::read(path).map_err(|error| SnapshotError::Unreadable {
+/// The report that was reviewed.
+pub(crate) fn read(path: &Path) -> Result<String, SnapshotError> {
+    file::read(path).map_err(|error| SnapshotError::Unreadable {
         path: path.to_owned(),
         error,
-    })?;
+    })
+}
+
+/// Compares a report with the one in a file.
+pub(crate) fn check(path: &Path, text: &str) -> Result<(), SnapshotError> {
+    let reviewed = read(path)?;
     if reviewed == text {
         return Ok(());
     }

@@ -11,6 +11,10 @@ use super::traffic::Source;
 /// How often it is looked whether receivers waste their links.
 const LOOK_EVERY: Span = Span::from_micros(10);
 
+/// Messages under way in the whole network, at most; at some 700 bytes each they are 3 GB. A network
+/// that carries its load has a few thousand.
+const MAX_OPEN: u64 = 1 << 22;
+
 /// The phases of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule {
@@ -220,7 +224,7 @@ impl<N: Node, S: Source> World<N, S> {
                         message
                     }
                     Report::Failed(message) => {
-                        self.ledger.fail(message);
+                        self.ledger.fail();
                         message
                     }
                 };
@@ -266,6 +270,9 @@ impl<N: Node, S: Source> World<N, S> {
 
     /// A message starts now. `Err`: there is no room for it.
     fn start(&mut self, from: HostId, to: HostId, bytes: u32) -> Result<(), String> {
+        if self.ledger.open() >= MAX_OPEN {
+            return Err(format!("{MAX_OPEN} messages are under way"));
+        }
         let message = self.ledger.start(self.now, from, to, bytes);
         let node = &mut self.hosts[from as usize].node;
         node.start(self.now, message, to, bytes.into())
@@ -416,11 +423,14 @@ impl<N: Node, S: Source> World<N, S> {
 
     /// Sees to it that the host is woken when it wants to be.
     fn arm(&mut self, host: HostId) {
+        let now = self.now;
         let state = &mut self.hosts[host as usize];
         if let Some(at) = state.node.next_wake()
             && state.wakes_at.is_none_or(|before| at < before)
+            // One that could send again is served when its link is free, and not before.
+            && !(at <= now && state.waits_for_link)
         {
-            let at = at.max(self.now);
+            let at = at.max(now);
             state.wakes_at = Some(at);
             self.events.push(at, Event::Wake(host));
         }

@@ -238,17 +238,16 @@ fn sizes_are_looked_for_beside_the_plan() {
 }
 
 #[test]
-fn whole_distributions_are_taken_where_they_are() {
-    let data = tempfile::tempdir().expect("a temporary directory");
-    let whole = data.path().join("workloads/w1_sim.txt");
-    fs::create_dir(data.path().join("workloads")).expect("new");
-    fs::write(&whole, "1 1").expect("writable");
+fn whole_distributions_are_taken_for_runs_without_sizes_of_their_own() {
+    let data = Path::new("data");
+    let whole = |name: &str| Some(data.join("workloads").join(name));
     let text = "[[run]]\nname = \"a\"\nsweep.workload = [\"w1\", \"w2\"]\n\
                 [[run]]\nname = \"b\"\nworkload = \"w1\"\ncdf = \"mine.txt\"";
     let mut plan = Plan::parse(text).expect("right");
-    plan.take_sizes_from(data.path());
+    plan.take_sizes_from(data);
     let cdfs: Vec<_> = plan.runs.into_iter().map(|run| run.setup.cdf).collect();
-    assert_eq!(cdfs, [Some(whole), None, Some("mine.txt".into())]);
+    let mine = Some("mine.txt".into());
+    assert_eq!(cdfs, [whole("w1_sim.txt"), whole("w2_sim.txt"), mine]);
 }
 
 #[test]

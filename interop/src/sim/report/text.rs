@@ -276,7 +276,7 @@ pub(super) fn facts(outcome: &Outcome) -> [(&'static str, String); 8] {
         count(counts.unfinished)
     );
     let packets = format!(
-        "{} over {} hops, {} dropped, {} RESENDs; {} events",
+        "{} over {} hops, {} dropped, {} sent again; {} events",
         count(counts.packets),
         count(counts.hops),
         count(counts.dropped),
@@ -346,7 +346,7 @@ Queues      mean/max TOR to spine 1.6 KB/49.8 KB, spine to TOR 1.8 KB/55.6 KB, T
 Wasted      3.1 % of the downlinks' time they idle while grants are withheld
 Priorities  P0 30 %, P1 12 %, P2 9 %, P3 6 %, P4 11 %, P5 11 %, P6 11 %, P7 10 % of bytes sent
 Messages    203,800, of which 101,900 measured, 3 of these unfinished
-Packets     1,234,567 over 4,567,890 hops, 0 dropped, 0 RESENDs; 9,876,543 events
+Packets     1,234,567 over 4,567,890 hops, 0 dropped, 0 sent again; 9,876,543 events
 Verdict     finished at 412.346 ms of simulated time
 Published   PASS: P99 against Homa, W3 at 80 %: worst decile 1.020 of at most 1.15, up to 5.1 MB; last bucket 1.020 of at most 1.30
 ";
