@@ -43,6 +43,8 @@ pub(crate) enum RunError {
          by window_us, or raise the load"
     )]
     NothingMeasured { name: String },
+    #[error("the run \"{name}\": kind = \"{kind}\" cannot be run yet; leave it out")]
+    Kind { name: String, kind: &'static str },
     /// The kind of experiment and the transports that it is made with.
     #[error("the run \"{name}\": {kind} is found out with transport = {with} only")]
     Transport {

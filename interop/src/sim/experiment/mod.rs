@@ -36,8 +36,12 @@ impl Experiment {
         Ok(match &kind {
             Kind::MaxLoad(range) => Self::MaxLoad(Box::new(Search::new(name, setup, range)?)),
             Kind::Incast(what) => Self::Incast(Box::new(Incast::new(name, setup, what)?)),
-            Kind::Slowdown {} | Kind::Scale(_) => {
-                Self::Slowdown(Box::new(Prepared::new(name, setup, reference)?))
+            Kind::Slowdown {} => Self::Slowdown(Box::new(Prepared::new(name, setup, reference)?)),
+            Kind::Scale(_) => {
+                return Err(RunError::Kind {
+                    name,
+                    kind: "scale",
+                });
             }
         })
     }
