@@ -223,6 +223,7 @@ mod tests {
             p50: 1.0,
             p99,
             p999: p99,
+            p99_by_host: p99,
         }
     }
 

@@ -169,7 +169,7 @@ impl Prepared {
         let mut record = |sample: Sample| {
             let ideal = ideal.time(sample.from, sample.to, sample.bytes);
             let slowdown = sample.took.as_secs_f64() / ideal.as_secs_f64();
-            slowdowns.record(sample.bytes, slowdown);
+            slowdowns.record(sample.from, sample.bytes, slowdown);
         };
         let ended = self.simulate(&mut record, tick)?;
         for sample in &ended.unfinished {

@@ -112,7 +112,18 @@ mod tests {
         assert_eq!(one["name"], "one");
         let bucket = &one["slowdown"][0];
         let keys: Vec<_> = bucket.as_object().expect("a bucket").keys().collect();
-        assert_eq!(keys, ["upper_bytes", "count", "mean", "p50", "p99", "p999"]);
+        assert_eq!(
+            keys,
+            [
+                "upper_bytes",
+                "count",
+                "mean",
+                "p50",
+                "p99",
+                "p999",
+                "p99_by_host"
+            ]
+        );
         let many = report(&[outcome.clone(), outcome]);
         assert_eq!(many["title"], "title");
         assert_eq!(many["runs"][1], one);

@@ -38,6 +38,7 @@ pub(super) fn outcome(name: &str) -> Outcome {
                 p50: 1.02 * p50,
                 p99: 1.02 * p99,
                 p999: 1.3 * p99,
+                p99_by_host: p99,
             }
         })
         .collect();
