@@ -302,12 +302,28 @@ fn simulator(criterion: &mut Criterion<ProcessorTime>) {
     let short = long.slice(..100);
     group.throughput(Throughput::Elements(8));
     let mut rack = Rack::new(9);
-    group.bench_function("calls of 100 B with 1 B back", |bencher| {
+    group.bench_function("calls of 100 B with 1 B back, to one", |bencher| {
         bencher.iter(|| {
             for sender in 1..=8 {
                 rack.call(sender, 0, &short);
             }
             rack.run(8, true);
+        });
+    });
+
+    // Every host knows every other, and what it knows lies in no near cache.
+    group.throughput(Throughput::Elements((HOSTS * EACH) as u64));
+    let mut rack = Rack::new(HOSTS);
+    let mut distance = 0;
+    group.bench_function("calls of 100 B with 1 B back, to all in turns", |bencher| {
+        bencher.iter(|| {
+            for _ in 0..EACH {
+                distance = distance % (HOSTS - 1) + 1;
+                for from in 0..HOSTS {
+                    rack.call(from, (from + distance) % HOSTS, &short);
+                }
+            }
+            rack.run(HOSTS * EACH, false);
         });
     });
     group.finish();
