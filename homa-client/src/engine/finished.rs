@@ -4,6 +4,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use slab::Slab;
+
 use super::peer::PeerKey;
 use super::time::Time;
 
@@ -19,7 +21,8 @@ const MAX_BYTES: usize = 16 << 20;
 /// Finished server RPCs, as bitmaps per peer and client port.
 #[derive(Debug)]
 pub(super) struct Finished {
-    blocks: HashMap<BlockKey, Block>,
+    blocks: Slab<Block>,
+    by_key: HashMap<BlockKey, u32>,
     /// Blocks in the order in which they may expire; looked at lazily.
     expiry: VecDeque<(Time, BlockKey)>,
     remember: Duration,
@@ -31,6 +34,7 @@ type BlockKey = (PeerKey, u16, u64);
 
 #[derive(Debug)]
 struct Block {
+    key: BlockKey,
     bits: Box<[u64; (IDS / 64) as usize]>,
     until: Time,
 }
@@ -38,7 +42,8 @@ struct Block {
 impl Finished {
     pub(super) fn new(remember: Duration) -> Self {
         Self {
-            blocks: HashMap::new(),
+            blocks: Slab::new(),
+            by_key: HashMap::new(),
             expiry: VecDeque::new(),
             remember,
             forgotten: 0,
@@ -47,25 +52,44 @@ impl Finished {
 
     pub(super) fn contains(&self, peer: PeerKey, port: u16, id: u64) -> bool {
         let (block, word, bit) = locate(id);
-        self.blocks
-            .get(&(peer, port, block))
-            .is_some_and(|block| block.bits[word] & bit != 0)
+        let at = self.by_key.get(&(peer, port, block)).copied();
+        let block = at.and_then(|at| self.blocks.get(at as usize));
+        block.is_some_and(|block| block.bits[word] & bit != 0)
     }
 
-    pub(super) fn insert(&mut self, peer: PeerKey, port: u16, id: u64, now: Time) {
+    /// `hint` is where the last one of the same peer went, and is kept up to date.
+    pub(super) fn insert(&mut self, hint: &mut u32, peer: PeerKey, port: u16, id: u64, now: Time) {
         let (block, word, bit) = locate(id);
         let key = (peer, port, block);
         let until = now + self.remember;
-        if let Some(block) = self.blocks.get_mut(&key) {
+        let is_it = |at: u32| {
+            self.blocks
+                .get(at as usize)
+                .is_some_and(|block| block.key == key)
+        };
+        if !is_it(*hint) {
+            *hint = match self.by_key.get(&key) {
+                Some(at) => *at,
+                None => self.add(key, now),
+            };
+        }
+        if let Some(block) = self.blocks.get_mut(*hint as usize) {
             block.bits[word] |= bit;
             block.until = until;
-            return;
         }
+    }
+
+    fn add(&mut self, key: BlockKey, now: Time) -> u32 {
         self.expire(now);
+        let until = now + self.remember;
         self.expiry.push_back((until, key));
-        let mut bits = Box::new([0; (IDS / 64) as usize]);
-        bits[word] |= bit;
-        self.blocks.insert(key, Block { bits, until });
+        let at = self.blocks.insert(Block {
+            key,
+            bits: Box::new([0; (IDS / 64) as usize]),
+            until,
+        }) as u32;
+        self.by_key.insert(key, at);
+        at
     }
 
     /// When there may be something old to drop.
@@ -81,19 +105,21 @@ impl Finished {
                 break;
             }
             self.expiry.pop_front();
-            match self.blocks.get(&key) {
-                Some(block) if block.until > now && !full => {
-                    self.expiry.push_back((block.until, key));
-                }
-                Some(block) => {
-                    self.forgotten += u64::from(block.until > now);
-                    self.blocks.remove(&key);
-                }
-                None => {}
+            let Some(at) = self.by_key.get(&key).map(|at| *at as usize) else {
+                continue;
+            };
+            let block_until = self.blocks[at].until;
+            if block_until > now && !full {
+                self.expiry.push_back((block_until, key));
+            } else {
+                self.forgotten += u64::from(block_until > now);
+                self.by_key.remove(&key);
+                self.blocks.remove(at);
             }
         }
         if self.blocks.is_empty() && self.blocks.capacity() > 1024 {
-            self.blocks.shrink_to(64);
+            self.blocks.shrink_to_fit();
+            self.by_key.shrink_to(64);
             self.expiry.shrink_to(64);
         }
     }
@@ -112,7 +138,8 @@ mod tests {
     #[test]
     fn ids_are_remembered_for_their_time_and_apart() {
         let mut finished = Finished::new(Duration::from_secs(10));
-        finished.insert(1, 40_000, 9, Time::ZERO);
+        let mut hint = 7;
+        finished.insert(&mut hint, 1, 40_000, 9, Time::ZERO);
         assert!(finished.contains(1, 40_000, 9));
         assert!(
             finished.contains(1, 40_000, 8),
@@ -127,7 +154,7 @@ mod tests {
             assert!(!finished.contains(peer, port, id));
         }
         let second = Duration::from_secs(1);
-        finished.insert(1, 40_000, 13, Time::ZERO + 9 * second);
+        finished.insert(&mut hint, 1, 40_000, 13, Time::ZERO + 9 * second);
         finished.expire(Time::ZERO + 11 * second);
         assert!(finished.contains(1, 40_000, 9), "its bitmap was used again");
         finished.expire(Time::ZERO + 19 * second);
@@ -138,9 +165,10 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_the_oldest_goes_first() {
         let mut finished = Finished::new(Duration::from_secs(10));
+        let mut hint = 7;
         let most = (MAX_BYTES / BLOCK_BYTES) as u64;
         for block in 0..most + 10 {
-            finished.insert(1, 1, block * 2 * IDS + 1, Time::ZERO);
+            finished.insert(&mut hint, 1, 1, block * 2 * IDS + 1, Time::ZERO);
         }
         assert_eq!(
             (finished.blocks.len() as u64, finished.forgotten),

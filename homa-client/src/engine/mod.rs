@@ -682,7 +682,10 @@ impl Engine {
         // A request that was never handed over may come again and run; one that was, may not.
         let ran = matches!(rpc.state, RpcState::InService | RpcState::Replying);
         if !rpc.is_client() && (ran || remember == Remember::Yes) {
-            self.finished.insert(rpc.peer, rpc.peer_port, rpc.id, now);
+            peer.newest_finished = peer.newest_finished.max(rpc.id);
+            let hint = &mut peer.finished_at;
+            self.finished
+                .insert(hint, rpc.peer, rpc.peer_port, rpc.id, now);
         }
     }
 }

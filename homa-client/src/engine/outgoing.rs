@@ -24,8 +24,10 @@ const RESEND_APART: Duration = Duration::from_millis(1);
 /// If the path turns out to take less, each of these packets goes in pieces of its own.
 #[derive(Debug)]
 pub(super) struct OutMessage {
-    /// Parts with the offset at which each starts.
-    parts: Vec<(u32, Bytes)>,
+    /// Its first part, mostly the only one.
+    first: Bytes,
+    /// The others with the offset at which each starts.
+    rest: Vec<(u32, Bytes)>,
     length: u32,
     payload: Payload,
     /// Most bytes that one packet may hold; may be below `payload` once the path has shrunk.
@@ -95,16 +97,18 @@ impl OutMessage {
     /// The caller has checked that the length fits.
     pub(super) fn new(mut message: Message, payload: Payload, unscheduled: u32) -> Self {
         let length = message.len() as u32;
-        let mut parts = Vec::with_capacity(message.parts().len());
-        let mut start = 0;
+        let first = message.pop_part().unwrap_or_default();
+        let mut start = first.len() as u32;
+        let mut rest = Vec::with_capacity(message.parts().len());
         while let Some(part) = message.pop_part() {
             let len = part.len() as u32;
-            parts.push((start, part));
+            rest.push((start, part));
             start += len;
         }
         let unscheduled = unscheduled.min(length);
         Self {
-            parts,
+            first,
+            rest,
             length,
             payload,
             piece: payload.largest(),
@@ -327,11 +331,13 @@ impl OutMessage {
 
     /// The bytes of one packet: shared if they lie in one part of the rope, else copied.
     pub(super) fn bytes(&self, range: Range<u32>) -> Bytes {
-        let mut at = self
-            .parts
-            .partition_point(|(start, _)| *start <= range.start)
-            - 1;
-        let (start, part) = &self.parts[at];
+        let at = self
+            .rest
+            .partition_point(|(start, _)| *start <= range.start);
+        let (start, part) = match at.checked_sub(1) {
+            Some(before) => (self.rest[before].0, &self.rest[before].1),
+            None => (0, &self.first),
+        };
         let from = (range.start - start) as usize;
         let len = range.len();
         if from + len <= part.len() {
@@ -339,10 +345,11 @@ impl OutMessage {
         }
         let mut copy = BytesMut::with_capacity(len);
         copy.extend_from_slice(&part[from..]);
-        while copy.len() < len {
-            at += 1;
-            let (_, part) = &self.parts[at];
+        for (_, part) in &self.rest[at..] {
             copy.extend_from_slice(&part[..part.len().min(len - copy.len())]);
+            if copy.len() == len {
+                break;
+            }
         }
         copy.freeze()
     }

@@ -55,6 +55,11 @@ pub(super) struct Peer {
     pub(super) rpcs: u32,
     /// The RPC that was last looked for by its packets; it may have ended since.
     pub(super) recent: RpcKey,
+    /// The highest id of its RPCs that has ended here. Clients draw rising ids, so that most new
+    /// ones need not be looked for among those that have ended.
+    pub(super) newest_finished: u64,
+    /// Where its RPC that ended last is remembered, as far as it still is.
+    pub(super) finished_at: u32,
     pub(super) used: Time,
     /// Our bulk socket as this peer reaches it.
     pub(super) bulk: Bulk,
@@ -93,6 +98,8 @@ impl Peer {
             served: false,
             rpcs: 0,
             recent: 0,
+            newest_finished: 0,
+            finished_at: 0,
             used: now,
             bulk: Bulk::Unproven,
             bulk_losses: 0,

@@ -294,19 +294,17 @@ impl Engine {
             .peers
             .find_or_insert(arrival.from, proven, now)
             .ok_or(DropReason::PeerLimit)?;
-        if self
-            .finished
-            .contains(peer, common.source_port, common.local_id())
-        {
+        let id = common.local_id();
+        let known = self.peers.get_mut(peer);
+        if id <= known.newest_finished && self.finished.contains(peer, common.source_port, id) {
             return Err(DropReason::Finished);
         }
-        let known = self.peers.get_mut(peer);
         known.incarnation = common.incarnation;
         if known.rpcs as usize >= self.settings.max_rpcs_per_peer {
             return Err(DropReason::RpcLimit);
         }
         let new = NewRpc {
-            id: common.local_id(),
+            id,
             peer,
             local_port: common.dest_port,
             peer_port: common.source_port,
