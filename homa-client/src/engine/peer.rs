@@ -1,11 +1,11 @@
 //! Peers: what is known of each remote endpoint.
 
-use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
+use hashbrown::HashTable;
 use slab::Slab;
 
 use super::priority::UNKNOWN_CUTOFFS;
@@ -158,7 +158,10 @@ impl Peer {
 #[derive(Debug)]
 pub(super) struct PeerTable {
     peers: Slab<Peer>,
-    by_addr: HashMap<AddrKey, PeerKey>,
+    /// Places only: the addresses themselves lie with the rest that a packet needs of its peer.
+    by_addr: HashTable<PeerKey>,
+    /// What addresses, which others choose, are hashed with.
+    secret: RandomState,
     /// The peer found last: packets come in runs.
     last: Option<(SocketAddr, PeerKey)>,
     limit: usize,
@@ -166,20 +169,15 @@ pub(super) struct PeerTable {
     hand: usize,
 }
 
-/// An address that is hashed as one word, or three for IPv6: it is looked up with every packet, and
-/// the standard library's way takes seven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct AddrKey(SocketAddr);
-
-impl Hash for AddrKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let port = u64::from(self.0.port());
-        match self.0 {
-            SocketAddr::V4(addr) => state.write_u64(u64::from(addr.ip().to_bits()) << 16 | port),
-            SocketAddr::V6(addr) => {
-                state.write_u128(addr.ip().to_bits());
-                state.write_u64(u64::from(addr.scope_id()) << 16 | port);
-            }
+/// The hash of an address. It is looked up with every packet: one word is hashed for IPv4, and
+/// three for IPv6, where the standard library's way takes seven.
+fn hash_of(secret: &RandomState, addr: SocketAddr) -> u64 {
+    let port = u64::from(addr.port());
+    match addr {
+        SocketAddr::V4(addr) => secret.hash_one(u64::from(addr.ip().to_bits()) << 16 | port),
+        SocketAddr::V6(addr) => {
+            let rest = u64::from(addr.scope_id()) << 16 | port;
+            secret.hash_one((addr.ip().to_bits(), rest))
         }
     }
 }
@@ -188,7 +186,8 @@ impl PeerTable {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             peers: Slab::new(),
-            by_addr: HashMap::new(),
+            by_addr: HashTable::new(),
+            secret: RandomState::new(),
             limit,
             last: None,
             hand: 0,
@@ -205,7 +204,8 @@ impl PeerTable {
         {
             return Some(key);
         }
-        let key = self.by_addr.get(&AddrKey(addr)).copied()?;
+        let is_it = |key: &PeerKey| self.get(*key).addr == addr;
+        let key = *self.by_addr.find(hash_of(&self.secret, addr), is_it)?;
         self.last = Some((addr, key));
         Some(key)
     }
@@ -245,7 +245,14 @@ impl PeerTable {
 
     fn insert(&mut self, addr: SocketAddr, proven: bool, now: Time) -> PeerKey {
         let key = self.peers.insert(Peer::new(addr, proven, now)) as PeerKey;
-        self.by_addr.insert(AddrKey(addr), key);
+        let Self {
+            peers,
+            by_addr,
+            secret,
+            ..
+        } = self;
+        let hash = |key: &PeerKey| hash_of(secret, peers[*key as usize].addr);
+        by_addr.insert_unique(hash(&key), key, hash);
         key
     }
 
@@ -259,7 +266,13 @@ impl PeerTable {
                 && (!peer.served || now.since(peer.used) >= min_idle)
             {
                 let peer = self.peers.remove(self.hand);
-                self.by_addr.remove(&AddrKey(peer.addr));
+                let hash = hash_of(&self.secret, peer.addr);
+                let found = self
+                    .by_addr
+                    .find_entry(hash, |key| *key as usize == self.hand);
+                if let Ok(entry) = found {
+                    entry.remove();
+                }
                 self.last = None;
                 return true;
             }

@@ -1,8 +1,9 @@
 //! RPCs: their identity, their states and the table that holds them.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
+use hashbrown::HashTable;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
@@ -188,7 +189,8 @@ pub(super) struct RpcTable {
     /// Ids that we drew ourselves.
     clients: FxHashMap<u64, RpcKey>,
     /// Ids that others choose, hence hashed with a secret.
-    servers: HashMap<(PeerKey, u64), RpcKey>,
+    servers: HashTable<RpcKey>,
+    secret: RandomState,
 }
 
 impl RpcTable {
@@ -203,10 +205,20 @@ impl RpcTable {
     pub(super) fn insert(&mut self, rpc: Rpc) -> RpcKey {
         let (id, peer, client) = (rpc.id, rpc.peer, rpc.is_client());
         let key = self.rpcs.insert(rpc) as RpcKey;
+        let Self {
+            rpcs,
+            clients,
+            servers,
+            secret,
+        } = self;
         if client {
-            self.clients.insert(id, key);
+            clients.insert(id, key);
         } else {
-            self.servers.insert((peer, id), key);
+            let hash = |key: &RpcKey| {
+                let rpc = &rpcs[*key as usize];
+                secret.hash_one((rpc.peer, rpc.id))
+            };
+            servers.insert_unique(secret.hash_one((peer, id)), key, hash);
         }
         key
     }
@@ -217,13 +229,16 @@ impl RpcTable {
         if rpc.is_client() {
             self.clients.remove(&rpc.id);
         } else {
-            self.servers.remove(&(rpc.peer, rpc.id));
+            let hash = self.secret.hash_one((rpc.peer, rpc.id));
+            if let Ok(entry) = self.servers.find_entry(hash, |other| *other == key) {
+                entry.remove();
+            }
         }
         if self.rpcs.is_empty() && self.rpcs.capacity() > 1024 {
             // A flood of RPCs must not leave its memory behind.
             self.rpcs.shrink_to_fit();
             self.clients.shrink_to(64);
-            self.servers.shrink_to(64);
+            self.servers = HashTable::new();
         }
         Some(rpc)
     }
@@ -233,7 +248,12 @@ impl RpcTable {
     }
 
     pub(super) fn find_server(&self, peer: PeerKey, id: u64) -> Option<RpcKey> {
-        self.servers.get(&(peer, id)).copied()
+        let is_it = |key: &RpcKey| {
+            self.get(*key)
+                .is_some_and(|rpc| rpc.peer == peer && rpc.id == id)
+        };
+        let hash = self.secret.hash_one((peer, id));
+        self.servers.find(hash, is_it).copied()
     }
 
     pub(super) fn get(&self, key: RpcKey) -> Option<&Rpc> {
