@@ -150,9 +150,10 @@ async fn long_messages_are_batched_and_short_ones_leave_inline() {
         let per_receive =
             (now.packets_received - then.packets_received) / (now.receives - then.receives);
         println!("{per_send} packets per send, {per_receive} per receive");
-        // Each shard grants its share, in smaller pieces.
+        // Each shard grants its share, in smaller pieces. The last RTTbytes take four sends, one for
+        // each level.
         let shards = base_config().shards.unwrap_or(1) as u64;
-        assert!(per_send >= 16 / shards, "{per_send} packets per send");
+        assert!(per_send >= 14 / shards, "{per_send} packets per send");
         assert!(
             per_receive >= 8 / shards,
             "{per_receive} packets per receive"
