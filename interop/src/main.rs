@@ -45,6 +45,13 @@ enum Command {
     Info(info::Arguments),
     Sim(Box<sim::Arguments>),
     Soak(soak::Arguments),
+    /// Runs the set-up of `sim` that standard input has, and prints what it took as a line of JSON.
+    #[command(
+        name = sim::SIZE_SUBCOMMAND,
+        hide = true,
+        after_help = "Example:\n  homa-interop sim-size < setup.json"
+    )]
+    SimSize,
     /// One of the processes of `soak`: takes its orders from standard input.
     #[command(hide = true, after_help = "Example:\n  homa-interop soak-node")]
     SoakNode,
@@ -83,6 +90,7 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Bench { bench } => bench::run(bench)?,
         Command::Info(arguments) => info::run(arguments)?,
         Command::Sim(arguments) => return sim::run(arguments),
+        Command::SimSize => sim::run_size_from_stdin()?,
         Command::Soak(arguments) => return soak::run(arguments),
         Command::SoakNode => soak::run_node_until_stdin_ends()?,
         Command::Busy => soak::run_busy_until_stdin_ends()?,

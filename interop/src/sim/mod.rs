@@ -41,7 +41,8 @@ use std::time::Duration;
 
 pub(crate) use self::args::Arguments;
 use self::experiment::{Experiment, Finding};
-use self::outcome::{Comparison, IncastOutcome, MaxLoadOutcome, Outcome, Verdict};
+pub(crate) use self::experiment::{SIZE_SUBCOMMAND, run_size_from_stdin};
+use self::outcome::{Comparison, IncastOutcome, MaxLoadOutcome, Outcome, ScaleOutcome, Verdict};
 use self::plan::Plan;
 use self::report::{KnownCurve, Report};
 use self::run::Speed;
@@ -53,6 +54,10 @@ const SKIPPED: u8 = 3;
 /// Runs what the command line asks for.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let Plan { title, runs } = plan(arguments)?;
+    let mut experiments = Vec::new();
+    for run in runs {
+        experiments.push(Experiment::new(run, arguments.reference.as_deref())?);
+    }
     for path in [&arguments.json, &arguments.html].into_iter().flatten() {
         crate::report::check_writable(path)?;
     }
@@ -60,10 +65,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         Some(path) if arguments.accept => crate::report::check_writable(path)?,
         Some(path) => drop(snapshot::read(path)?),
         None => {}
-    }
-    let mut experiments = Vec::new();
-    for run in runs {
-        experiments.push(Experiment::new(run, arguments.reference.as_deref())?);
     }
     let findings = run_all(&experiments, arguments.jobs)?;
     let curves: Vec<KnownCurve<'_>> = experiments
@@ -75,6 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         runs: &findings.runs,
         max_loads: &findings.max_loads,
         incasts: &findings.incasts,
+        scales: &findings.scales,
         curves: &curves,
         figures: &[],
     };
@@ -100,6 +102,7 @@ struct Findings {
     runs: Vec<Outcome>,
     max_loads: Vec<MaxLoadOutcome>,
     incasts: Vec<IncastOutcome>,
+    scales: Vec<ScaleOutcome>,
 }
 
 /// The runs that are asked for, with the command line's changes.
@@ -124,36 +127,39 @@ fn plan(arguments: &Arguments) -> Result<Plan, Box<dyn Error>> {
 /// Runs all, some at a time, and tells on standard error how fast.
 fn run_all(runs: &[Experiment], jobs: Option<u32>) -> Result<Findings, Box<dyn Error>> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = jobs
-        .map_or(processors, |jobs| jobs as usize)
-        .min(runs.len());
     let steps = runs.iter().map(Experiment::length_us).sum();
     let progress = Progress::new(steps, Duration::from_secs(steps / 1000));
-    let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
+    let run_one = |index: usize| {
+        let (run, length) = (&runs[index], runs[index].length_us());
+        let mut told = 0;
+        let result = run.run(|now| {
+            let now = now.min(length);
+            progress.bar.inc(now - told);
+            told = now;
+        });
+        progress.bar.inc(length - told);
+        if let Ok((_, speed)) = &result {
+            tell_speed(run.name(), speed);
+        }
+        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.push((index, result));
+    };
+    let (alone, together): (Vec<_>, Vec<_>) =
+        (0..runs.len()).partition(|index| runs[*index].runs_alone());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(index) = together.get(next.fetch_add(1, Ordering::Relaxed)) {
+            run_one(*index);
+        }
+    };
     std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(run) = runs.get(index) else { break };
-                    let mut told = 0;
-                    let length = run.length_us();
-                    let result = run.run(|now| {
-                        let now = now.min(length);
-                        progress.bar.inc(now - told);
-                        told = now;
-                    });
-                    progress.bar.inc(length - told);
-                    if let Ok((_, speed)) = &result {
-                        tell_speed(run.name(), speed);
-                    }
-                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-                    done.push((index, result));
-                }
-            });
+        let jobs = jobs.map_or(processors, |jobs| jobs as usize);
+        for _ in 0..jobs.min(together.len()) {
+            scope.spawn(work);
         }
     });
+    alone.into_iter().for_each(run_one);
     progress.bar.finish_and_clear();
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(index, _)| *index);
@@ -163,6 +169,7 @@ fn run_all(runs: &[Experiment], jobs: Option<u32>) -> Result<Findings, Box<dyn E
             Finding::Slowdown(outcome) => findings.runs.push(*outcome),
             Finding::MaxLoad(outcome) => findings.max_loads.push(*outcome),
             Finding::Incast(outcome) => findings.incasts.push(*outcome),
+            Finding::Scale(outcome) => findings.scales.push(*outcome),
         }
     }
     Ok(findings)

@@ -1,7 +1,8 @@
-//! [`Outcome`]: what one run has found. Times are simulated ones; nothing here depends on the
-//! machine, so that the same seed gives the same bytes.
+//! [`Outcome`]: what one run has found, and what other experiments have. Times are simulated ones;
+//! nothing here depends on the machine, so that the same seed gives the same bytes. Only
+//! [`ScaleOutcome`] is about the machine.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::setup::Setup;
 
@@ -205,6 +206,42 @@ pub(crate) struct IncastPoint {
     pub(crate) resends_before: u64,
     /// Most that waited in front of the client's link, in the window.
     pub(crate) max_queue_bytes: u64,
+}
+
+/// How speed and memory of the simulator grow with the network. Depends on the machine.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct ScaleOutcome {
+    pub(crate) name: String,
+    /// With another number of racks than any of the points.
+    pub(crate) setup: Setup,
+    pub(crate) differs: Vec<String>,
+    /// In the order of the plan.
+    pub(crate) points: Vec<ScalePoint>,
+}
+
+/// A network of some size, run in a process of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ScalePoint {
+    pub(crate) hosts: u32,
+    pub(crate) simulated_us: f64,
+    /// Seconds until all hosts knew each other, and from there to the end.
+    pub(crate) set_up_s: f64,
+    pub(crate) run_s: f64,
+    pub(crate) events: u64,
+    /// Packets times the links that they passed.
+    pub(crate) hops: u64,
+    /// Most memory that the process had, in all.
+    pub(crate) peak_bytes: u64,
+}
+
+impl ScalePoint {
+    pub(crate) fn events_per_s(&self) -> f64 {
+        self.events as f64 / self.run_s
+    }
+
+    pub(crate) fn hops_per_s(&self) -> f64 {
+        self.hops as f64 / self.run_s
+    }
 }
 
 /// How the slowdown compares with the published one.

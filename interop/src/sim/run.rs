@@ -8,8 +8,10 @@ use homa_client::engine::Settings;
 
 use super::baseline::dctcp::Dctcp;
 use super::baseline::oracle;
+use super::check::SetupError;
 use super::compare::Reference;
 use super::curve::CurveError;
+use super::experiment::ProcessError;
 use super::fabric::Fabric;
 use super::homa::HomaHost;
 use super::ideal::Ideal;
@@ -43,14 +45,30 @@ pub(crate) enum RunError {
          by window_us, or raise the load"
     )]
     NothingMeasured { name: String },
-    #[error("the run \"{name}\": kind = \"{kind}\" cannot be run yet; leave it out")]
-    Kind { name: String, kind: &'static str },
     /// The kind of experiment and the transports that it is made with.
     #[error("the run \"{name}\": {kind} is found out with transport = {with} only")]
     Transport {
         name: String,
         kind: &'static str,
         with: &'static str,
+    },
+    #[error("the run \"{name}\": {error}")]
+    Setup { name: String, error: SetupError },
+    #[error(
+        "the run \"{name}\": kind.scale.hosts = {hosts} does not fill racks of {per_rack}; take a \
+         multiple of topology.hosts_per_rack"
+    )]
+    Racks {
+        name: String,
+        hosts: u32,
+        per_rack: u32,
+    },
+    #[error("the run \"{name}\" with {hosts} hosts, a process of its own")]
+    Process {
+        name: String,
+        hosts: u32,
+        #[source]
+        error: ProcessError,
     },
     #[error(
         "the run \"{name}\": kind.incast has {servers} servers and a client, and the network \

@@ -2,15 +2,18 @@
 
 mod incast;
 mod max_load;
+mod scale;
 
 use std::path::Path;
 
-use super::outcome::{IncastOutcome, MaxLoadOutcome, Outcome};
+use super::outcome::{IncastOutcome, MaxLoadOutcome, Outcome, ScaleOutcome};
 use super::plan::{Kind, Run};
 use super::report::KnownCurve;
 use super::run::{Prepared, RunError, Speed};
 use incast::Incast;
 use max_load::Search;
+use scale::Scale;
+pub(crate) use scale::{ProcessError, SIZE_SUBCOMMAND, run_size_from_stdin};
 
 /// A run of a plan that has been checked.
 #[derive(Debug)]
@@ -18,6 +21,7 @@ pub(crate) enum Experiment {
     Slowdown(Box<Prepared>),
     MaxLoad(Box<Search>),
     Incast(Box<Incast>),
+    Scale(Box<Scale>),
 }
 
 /// What one has found.
@@ -26,6 +30,7 @@ pub(crate) enum Finding {
     Slowdown(Box<Outcome>),
     MaxLoad(Box<MaxLoadOutcome>),
     Incast(Box<IncastOutcome>),
+    Scale(Box<ScaleOutcome>),
 }
 
 impl Experiment {
@@ -36,13 +41,8 @@ impl Experiment {
         Ok(match &kind {
             Kind::MaxLoad(range) => Self::MaxLoad(Box::new(Search::new(name, setup, range)?)),
             Kind::Incast(what) => Self::Incast(Box::new(Incast::new(name, setup, what)?)),
+            Kind::Scale(what) => Self::Scale(Box::new(Scale::new(name, setup, what)?)),
             Kind::Slowdown {} => Self::Slowdown(Box::new(Prepared::new(name, setup, reference)?)),
-            Kind::Scale(_) => {
-                return Err(RunError::Kind {
-                    name,
-                    kind: "scale",
-                });
-            }
         })
     }
 
@@ -51,6 +51,7 @@ impl Experiment {
             Self::Slowdown(run) => &run.name,
             Self::MaxLoad(search) => search.name(),
             Self::Incast(incast) => incast.name(),
+            Self::Scale(scale) => scale.name(),
         }
     }
 
@@ -60,14 +61,20 @@ impl Experiment {
             Self::Slowdown(run) => run.length_us(),
             Self::MaxLoad(search) => search.length_us(),
             Self::Incast(incast) => incast.length_us(),
+            Self::Scale(scale) => scale.length_us(),
         }
+    }
+
+    /// Whether it measures the machine, and wants it for itself.
+    pub(crate) fn runs_alone(&self) -> bool {
+        matches!(self, Self::Scale(_))
     }
 
     /// The published curve that it is compared with.
     pub(crate) fn known_curve(&self) -> Option<KnownCurve<'_>> {
         match self {
             Self::Slowdown(run) => run.known_curve(),
-            Self::MaxLoad(_) | Self::Incast(_) => None,
+            Self::MaxLoad(_) | Self::Incast(_) | Self::Scale(_) => None,
         }
     }
 
@@ -85,6 +92,10 @@ impl Experiment {
             Self::Incast(incast) => {
                 let (outcome, speed) = incast.run(tick)?;
                 (Finding::Incast(Box::new(outcome)), speed)
+            }
+            Self::Scale(scale) => {
+                let (outcome, speed) = scale.run(tick)?;
+                (Finding::Scale(Box::new(outcome)), speed)
             }
         })
     }

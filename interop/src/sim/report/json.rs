@@ -22,12 +22,14 @@ impl Serialize for Json<'_> {
             runs,
             max_loads,
             incasts,
+            scales,
             ..
         } = self.0;
         let kinds = [
             ("runs", outcomes(runs)),
             ("max_loads", outcomes(max_loads)),
             ("incasts", outcomes(incasts)),
+            ("scales", outcomes(scales)),
         ];
         let mut whole = Map::new();
         whole.insert("title".to_owned(), Value::from(*title));

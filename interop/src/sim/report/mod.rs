@@ -18,7 +18,7 @@ use std::path::Path;
 pub(crate) use figures::Figure;
 
 use super::curve::Curve;
-use super::outcome::{IncastOutcome, MaxLoadOutcome, Outcome};
+use super::outcome::{IncastOutcome, MaxLoadOutcome, Outcome, ScaleOutcome};
 use super::setup::WorkloadName;
 use crate::report::{self, WriteError};
 
@@ -32,6 +32,7 @@ pub(crate) struct Report<'a> {
     pub(crate) runs: &'a [Outcome],
     pub(crate) max_loads: &'a [MaxLoadOutcome],
     pub(crate) incasts: &'a [IncastOutcome],
+    pub(crate) scales: &'a [ScaleOutcome],
     /// Drawn beside the runs of the same workload and load.
     pub(crate) curves: &'a [KnownCurve<'a>],
     /// What to show; nothing: all that the runs allow.
@@ -51,10 +52,13 @@ impl Report<'_> {
     /// and how they compare with what is published.
     pub(crate) fn text(&self) -> String {
         let is_alone = self.count() == 1;
-        let mut text = match (self.runs, self.max_loads, self.incasts) {
-            ([outcome], ..) if is_alone => text::run(outcome),
-            (_, [outcome], _) if is_alone => text::max_load(outcome),
-            (.., [outcome]) if is_alone => text::incast(outcome),
+        let mut text = match *self {
+            Report { runs: [one], .. } if is_alone => text::run(one),
+            Report {
+                max_loads: [one], ..
+            } if is_alone => text::max_load(one),
+            Report { incasts: [one], .. } if is_alone => text::incast(one),
+            Report { scales: [one], .. } if is_alone => text::scale(one),
             _ => text::many(self, &figures::sections(self)),
         };
         text += "\n";
@@ -65,7 +69,7 @@ impl Report<'_> {
 
     /// Experiments of all kinds.
     fn count(&self) -> usize {
-        self.runs.len() + self.max_loads.len() + self.incasts.len()
+        self.runs.len() + self.max_loads.len() + self.incasts.len() + self.scales.len()
     }
 
     /// Writes it as JSON, in place of what the file held: of one experiment its outcome, of many

@@ -9,7 +9,7 @@ use super::plot::DrawError;
 use super::table::Table;
 use super::words::{self, Mark};
 use super::{Report, text};
-use crate::sim::outcome::{IncastOutcome, MaxLoadOutcome, Outcome, Verdict};
+use crate::sim::outcome::{IncastOutcome, MaxLoadOutcome, Outcome, ScaleOutcome, Verdict};
 
 /// Size of a plot where nothing scales it, in pixels.
 const WIDTH: u32 = 560;
@@ -58,6 +58,7 @@ pub(super) fn page(report: &Report<'_>) -> Result<String, DrawError> {
                         }
                     }
                     @for outcome in report.incasts { section { (incast(outcome)) } }
+                    @for outcome in report.scales { section { (scale(outcome)) } }
                     @for section in sections { (section) }
                     @if report.runs.len() > 1 {
                         section {
@@ -152,6 +153,18 @@ fn incast(outcome: &IncastOutcome) -> Markup {
             p { (words::incast(outcome)) ": " (words::network(&outcome.setup.topology)) "." }
             p { (words::differs(&outcome.differs)) "." }
             (table(&text::incast_points(outcome)))
+        }
+    }
+}
+
+/// All that there is to say of the simulator's own speed and memory.
+fn scale(outcome: &ScaleOutcome) -> Markup {
+    html! {
+        details.run open {
+            summary { (outcome.name) }
+            p { (words::run(&outcome.setup)) ". " (words::differs(&outcome.differs)) "." }
+            p { (words::MACHINE) "." }
+            (table(&text::scale_points(outcome)))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::sim::outcome::{
     Bucket, Comparison, Counts, Decile, IncastOutcome, IncastPoint, MaxLoadOutcome, Outcome, Probe,
-    Queue, Queues, Throughput, Verdict,
+    Queue, Queues, ScaleOutcome, ScalePoint, Throughput, Verdict,
 };
 use crate::sim::setup::{Mode, Setup, WorkloadName};
 
@@ -196,5 +196,24 @@ pub(super) fn incast(name: &str, goodputs: [f64; 2]) -> IncastOutcome {
         warm_up_us: 100_000.0,
         window_us: 500_000.0,
         points: [10, 1_000].into_iter().zip(goodputs).map(point).collect(),
+    }
+}
+
+/// How the simulator grows from 16 to 1,024 hosts.
+pub(super) fn scale(name: &str) -> ScaleOutcome {
+    let point = |(hosts, run_s): (u32, f64)| ScalePoint {
+        hosts,
+        simulated_us: 5e6 / f64::from(hosts),
+        set_up_s: 1e-6 * f64::from(hosts * hosts),
+        run_s,
+        events: 40_000_000,
+        hops: 16_000_000,
+        peak_bytes: 10_000_000 + 600 * u64::from(hosts * hosts),
+    };
+    ScaleOutcome {
+        name: name.to_owned(),
+        setup: Setup::default(),
+        differs: Vec::new(),
+        points: [(16, 8.0), (1_024, 16.0)].into_iter().map(point).collect(),
     }
 }

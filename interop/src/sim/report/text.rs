@@ -8,7 +8,7 @@ use super::format::{count, figure, percent, size, time};
 use super::rows::{self, Row};
 use super::table::Table;
 use super::words::{self, Mark};
-use crate::sim::outcome::{IncastOutcome, MaxLoadOutcome, Outcome, Queue, Verdict};
+use crate::sim::outcome::{IncastOutcome, MaxLoadOutcome, Outcome, Queue, ScaleOutcome, Verdict};
 
 /// Everything that one run has found.
 pub(super) fn run(outcome: &Outcome) -> String {
@@ -123,6 +123,50 @@ pub(super) fn incast_points(outcome: &IncastOutcome) -> Table {
     table
 }
 
+/// Everything about the simulator's own speed and memory.
+pub(super) fn scale(outcome: &ScaleOutcome) -> String {
+    format!(
+        "{}: {}\n{}\n{}\n\n{}",
+        outcome.name,
+        words::run(&outcome.setup),
+        words::differs(&outcome.differs),
+        words::MACHINE,
+        scale_points(outcome).text(),
+    )
+}
+
+/// Speed and memory by the size of the network.
+pub(super) fn scale_points(outcome: &ScaleOutcome) -> Table {
+    let mut table = Table::new([
+        "hosts",
+        "simulated",
+        "set up in s",
+        "run in s",
+        "million events",
+        "million events/s",
+        "million packet-hops",
+        "million packet-hops/s",
+        "peak memory",
+        "of it a host",
+    ]);
+    for point in &outcome.points {
+        let millions = |number: f64| figure(number / 1e6);
+        table.row([
+            count(point.hosts.into()),
+            time(point.simulated_us),
+            figure(point.set_up_s),
+            figure(point.run_s),
+            millions(point.events as f64),
+            millions(point.events_per_s()),
+            millions(point.hops as f64),
+            millions(point.hops_per_s()),
+            size(point.peak_bytes as f64),
+            size(point.peak_bytes as f64 / f64::from(point.hosts)),
+        ]);
+    }
+    table
+}
+
 /// All experiments: a line each, and what they show together.
 pub(super) fn many(report: &Report<'_>, sections: &[Section]) -> String {
     let Report {
@@ -130,6 +174,7 @@ pub(super) fn many(report: &Report<'_>, sections: &[Section]) -> String {
         runs,
         max_loads,
         incasts,
+        scales,
         ..
     } = *report;
     let mut text = format!("{title}\n");
@@ -160,6 +205,9 @@ pub(super) fn many(report: &Report<'_>, sections: &[Section]) -> String {
     }
     for outcome in incasts {
         let _ = write!(text, "\n{}\n", incast(outcome).trim_end());
+    }
+    for outcome in scales {
+        let _ = write!(text, "\n{}\n", scale(outcome).trim_end());
     }
     if runs.is_empty() && max_loads.is_empty() {
         return text;

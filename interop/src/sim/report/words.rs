@@ -8,6 +8,10 @@ use crate::sim::setup::{Mode, Routing, Setup, Topology, TransportName, Wire, Wor
 pub(super) const SOURCE: &str = "Published values of Homa are from the simulations of SIGCOMM'18, \
      section 5.2. Sizes are decimal: 1 KB is 1,000 bytes.";
 
+/// What is special about speed and memory of the simulator.
+pub(super) const MACHINE: &str =
+    "Each size ran in a process of its own on this machine; another run gives other times";
+
 pub(super) const fn workload(name: WorkloadName) -> &'static str {
     match name {
         WorkloadName::W1 => "W1",

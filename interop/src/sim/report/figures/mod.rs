@@ -6,6 +6,7 @@ mod incast;
 mod max_load;
 mod priorities;
 mod queues;
+mod scale;
 mod settings;
 mod slowdown;
 mod waste;
@@ -53,13 +54,15 @@ pub(crate) enum Figure {
     Priorities,
     /// Bytes that wait at switches.
     Queues,
+    /// The simulator's own speed and memory, by the size of the network.
+    Scale,
     /// What each setting of the engine does to the tail.
     Settings,
 }
 
 impl Figure {
     /// All of them, in the order of a report.
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Tail,
         Self::Mean,
         Self::MaxLoad,
@@ -67,6 +70,7 @@ impl Figure {
         Self::Waste,
         Self::Priorities,
         Self::Queues,
+        Self::Scale,
         Self::Settings,
     ];
 
@@ -81,6 +85,7 @@ impl Figure {
             Self::Waste => waste::figure(runs),
             Self::Priorities => priorities::figure(runs),
             Self::Queues => queues::figure(runs),
+            Self::Scale => scale::figure(report.scales),
             Self::Settings => settings::figure(runs),
         }
     }
