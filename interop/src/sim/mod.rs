@@ -1,9 +1,9 @@
 //! `homa-interop sim`: a data-center network, packet by packet, whose hosts run the engine.
 //!
-//! A [`Setup`](setup::Setup) says what a run is, a [`Prepared`](run::Prepared) one has been checked, and its
-//! [`Outcome`] is what it found. In between, a [`World`](world::World) of [`Node`](node::Node)s and the
-//! [`Fabric`](fabric::Fabric) between them live through simulated time. No rule of the protocol is
-//! in here: Homa's nodes are engines of `homa-client`.
+//! A [`Setup`](setup::Setup) says what a run is, a [`Prepared`](run::Prepared) one has been
+//! checked, and its [`Outcome`] is what it found. In between, a [`World`](world::World) of
+//! [`Node`](node::Node)s and the [`Fabric`](fabric::Fabric) between them live through simulated
+//! time. No rule of the protocol is in here: Homa's nodes are engines of `homa-client`.
 
 mod args;
 mod baseline;
