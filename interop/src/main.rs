@@ -89,7 +89,7 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Bench { bench } => bench::run(bench)?,
         Command::Info(arguments) => info::run(arguments)?,
-        Command::Sim(arguments) => return sim::run(arguments),
+        Command::Sim(arguments) => return Ok(sim::run(arguments)),
         Command::SimSize => sim::run_size_from_stdin()?,
         Command::Soak(arguments) => return soak::run(arguments),
         Command::SoakNode => soak::run_node_until_stdin_ends()?,

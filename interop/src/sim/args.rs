@@ -12,8 +12,8 @@ use super::setup::{Mode, Routing, Setup, TransportName, Wire, WorkloadName};
 ///
 /// Without options: workload W3 at 80 % load on the network of SIGCOMM'18's simulation, 144 hosts in
 /// 9 racks. The same seed gives the same output, byte for byte. Exits with status 1 if a run is an
-/// overload or slower than the published values that it is compared with, 3 if such a comparison had
-/// to be skipped.
+/// overload, slower than the published values that it is compared with, or not what --snapshot has;
+/// 2 if something could not be run; 3 if a comparison had to be skipped.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   homa-interop sim --quick
@@ -91,7 +91,7 @@ pub(crate) struct Arguments {
     /// Simulated time before messages are measured; [default: the workload's, 5 to 200 ms]
     #[arg(long, value_name = "US")]
     warm_up_us: Option<u64>,
-    /// Simulated time in which measured messages start; [default: the workload's, 20 ms to 1 s]
+    /// Simulated time in which measured messages start; [default: the workload's, 20 ms to 1.9 s]
     #[arg(long, value_name = "US")]
     window_us: Option<u64>,
     /// Searches the highest load that the network carries

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::link;
-use super::setup::{EngineSetup, Setup, Topology};
+use super::setup::{EngineSetup, Routing, Setup, Topology, TransportName, Wire};
 
 /// A setting that cannot be run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +21,9 @@ const MAX_HOSTS: u64 = 1024;
 
 /// Most spine switches. The switch of each rack has a port for every one.
 const MAX_SPINES: u32 = 1024;
+
+/// Most ports from racks to spine switches, each with a queue for every level.
+const MAX_UPLINKS: u64 = 1 << 16;
 
 /// Longest span of simulated time, in microseconds. A minute of the usual network is a day's work.
 const MAX_SPAN_US: u64 = 60_000_000;
@@ -43,6 +46,9 @@ impl Setup {
             "it is the share of the hosts' links, so write 80 % as 0.8",
         )?;
         check_topology(&self.topology)?;
+        if self.transport == TransportName::SrptOracle {
+            check_oracle(self)?;
+        }
         check_buffer(&self.topology, &self.engine)?;
         check_engine(&self.engine)?;
         within(
@@ -70,11 +76,15 @@ impl Setup {
     }
 
     /// Every setting that differs from its default, as `topology.racks = 2`, by name. The values
-    /// are written as in JSON.
+    /// are written as in JSON. Settings of other transports are left out.
     pub(crate) fn differs(&self) -> Vec<String> {
         let value_of = |setup: &Self| serde_json::to_value(setup).unwrap_or(Value::Null);
         let mut lines = Vec::new();
         note_differences("", &value_of(self), &value_of(&Self::default()), &mut lines);
+        lines.retain(|line| {
+            (self.transport == TransportName::Homa || !line.starts_with("engine."))
+                && (self.transport == TransportName::Dctcp || !line.starts_with("dctcp."))
+        });
         lines.sort_unstable();
         lines
     }
@@ -123,6 +133,13 @@ fn check_topology(topology: &Topology) -> Result<(), SetupError> {
         "1 to 1,024 where there are several racks",
         "racks reach each other through them",
     )?;
+    within(
+        "topology.spines",
+        spines,
+        u64::from(racks) * u64::from(spines) <= MAX_UPLINKS,
+        "65,536 links between racks and spines at most",
+        "take fewer spines or racks",
+    )?;
     for (key, gbps) in [
         ("topology.host_gbps", host_gbps),
         ("topology.spine_gbps", spine_gbps),
@@ -141,6 +158,38 @@ fn check_topology(topology: &Topology) -> Result<(), SetupError> {
         (0.0..1.0).contains(&loss),
         "0 to below 1",
         "it is a share, so write 1 % as 0.01",
+    )
+}
+
+/// The oracle has no packets, and takes what the network does to them for granted.
+fn check_oracle(setup: &Setup) -> Result<(), SetupError> {
+    let Setup { topology, wire, .. } = setup;
+    let remedy = "leave it out, or take transport = \"homa\" or \"dctcp\"";
+    let without =
+        |key, value: String, is_without, range| within(key, value, is_without, range, remedy);
+    without(
+        "topology.loss",
+        topology.loss.to_string(),
+        topology.loss == 0.0,
+        "the SRPT oracle loses nothing",
+    )?;
+    without(
+        "topology.buffer_bytes",
+        topology.buffer_bytes.unwrap_or(0).to_string(),
+        topology.buffer_bytes.is_none(),
+        "the SRPT oracle has no buffers",
+    )?;
+    without(
+        "topology.routing",
+        "flow-hash".to_owned(),
+        topology.routing == Routing::Spray,
+        "the SRPT oracle has no paths",
+    )?;
+    without(
+        "wire",
+        "real".to_owned(),
+        *wire == Wire::Paper,
+        "the SRPT oracle has the packets of the paper",
     )
 }
 
@@ -210,7 +259,7 @@ fn within(
 
 #[cfg(test)]
 mod tests {
-    use super::super::setup::{Mode, Routing};
+    use super::super::setup::Mode;
     use super::*;
 
     fn error_of(change: impl FnOnce(&mut Setup)) -> SetupError {
@@ -266,6 +315,11 @@ mod tests {
             ("hosts_per_rack", |setup| setup.topology.racks = 65),
             ("hosts_per_rack", |setup| setup.topology.racks = u32::MAX),
             ("spines", |setup| setup.topology.spines = 0),
+            ("spines", |setup| {
+                setup.topology.racks = 512;
+                setup.topology.hosts_per_rack = 2;
+                setup.topology.spines = 129;
+            }),
             ("host_gbps", |setup| setup.topology.host_gbps = 0.0),
             ("host_gbps", |setup| setup.topology.host_gbps = f64::NAN),
             ("spine_gbps", |setup| setup.topology.spine_gbps = -40.0),
@@ -302,6 +356,40 @@ mod tests {
             error_of(|setup| setup.load = 80.0).to_string(),
             "load = 80 is out of range: above 0, at most 1; it is the share of the hosts' links, \
              so write 80 % as 0.8"
+        );
+    }
+
+    #[test]
+    fn the_oracle_refuses_what_it_takes_no_account_of() {
+        let key_of = |change: fn(&mut Setup)| {
+            error_of(|setup| {
+                setup.transport = TransportName::SrptOracle;
+                change(setup);
+            })
+            .key
+        };
+        assert_eq!(key_of(|setup| setup.topology.loss = 0.01), "topology.loss");
+        assert_eq!(
+            key_of(|setup| setup.topology.buffer_bytes = Some(100_000)),
+            "topology.buffer_bytes"
+        );
+        assert_eq!(
+            key_of(|setup| setup.topology.routing = Routing::FlowHash),
+            "topology.routing"
+        );
+        assert_eq!(key_of(|setup| setup.wire = Wire::Real), "wire");
+    }
+
+    #[test]
+    fn settings_of_other_transports_are_not_listed() {
+        let mut setup = Setup::default();
+        setup.engine.boost_tail = Some(false);
+        setup.dctcp.connections = 1;
+        assert_eq!(setup.differs(), ["engine.boost_tail = false"]);
+        setup.transport = TransportName::Dctcp;
+        assert_eq!(
+            setup.differs(),
+            ["dctcp.connections = 1", "transport = \"dctcp\""]
         );
     }
 

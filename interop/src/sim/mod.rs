@@ -32,6 +32,7 @@ mod traffic;
 mod workload;
 mod world;
 
+use std::cmp::Reverse;
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -45,15 +46,29 @@ pub(crate) use self::experiment::{SIZE_SUBCOMMAND, run_size_from_stdin};
 use self::outcome::{Comparison, IncastOutcome, MaxLoadOutcome, Outcome, ScaleOutcome, Verdict};
 use self::plan::Plan;
 use self::report::{KnownCurve, Report};
-use self::run::Speed;
+use self::run::{RunError, Speed};
 use crate::progress::Progress;
+
+/// It could not be run, or not reported; that of a command line that is wrong.
+const INVALID: u8 = 2;
 
 /// A comparison that should have been made was not.
 const SKIPPED: u8 = 3;
 
 /// Runs what the command line asks for.
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
-    let Plan { title, runs } = plan(arguments)?;
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    find_out(arguments).unwrap_or_else(|error| {
+        tell(&*error);
+        ExitCode::from(INVALID)
+    })
+}
+
+fn find_out(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    let Plan {
+        title,
+        figures,
+        runs,
+    } = plan(arguments)?;
     let mut experiments = Vec::new();
     for run in runs {
         experiments.push(Experiment::new(run, arguments.reference.as_deref())?);
@@ -66,7 +81,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         Some(path) => drop(snapshot::read(path)?),
         None => {}
     }
-    let findings = run_all(&experiments, arguments.jobs)?;
+    let findings = run_all(&experiments, arguments.jobs);
+    findings.errors.iter().for_each(|error| tell(error));
+    if findings.is_empty() {
+        return Ok(findings.status());
+    }
     let curves: Vec<KnownCurve<'_>> = experiments
         .iter()
         .filter_map(Experiment::known_curve)
@@ -78,7 +97,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         incasts: &findings.incasts,
         scales: &findings.scales,
         curves: &curves,
-        figures: &[],
+        figures: &figures,
     };
     let text = report.text();
     io::stdout().write_all(text.as_bytes())?;
@@ -90,10 +109,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     }
     match &arguments.snapshot {
         Some(path) if arguments.accept => snapshot::accept(path, &text)?,
-        Some(path) => snapshot::check(path, &text)?,
+        Some(path) => {
+            if let Err(error) = snapshot::check(path, &text) {
+                tell(&error);
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         None => {}
     }
     Ok(findings.status())
+}
+
+fn tell(error: &(dyn Error + 'static)) {
+    eprintln!("homa-interop: {}", crate::report::with_causes(error));
 }
 
 /// What all experiments have found, each kind in the order of the plan.
@@ -103,6 +131,8 @@ struct Findings {
     max_loads: Vec<MaxLoadOutcome>,
     incasts: Vec<IncastOutcome>,
     scales: Vec<ScaleOutcome>,
+    /// Why others have found nothing.
+    errors: Vec<RunError>,
 }
 
 /// The runs that are asked for, with the command line's changes.
@@ -125,7 +155,7 @@ fn plan(arguments: &Arguments) -> Result<Plan, Box<dyn Error>> {
 }
 
 /// Runs all, some at a time, and tells on standard error how fast.
-fn run_all(runs: &[Experiment], jobs: Option<u32>) -> Result<Findings, Box<dyn Error>> {
+fn run_all(runs: &[Experiment], jobs: Option<u32>) -> Findings {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let steps = runs.iter().map(Experiment::length_us).sum();
     let progress = Progress::new(steps, Duration::from_secs(steps / 1000));
@@ -145,8 +175,10 @@ fn run_all(runs: &[Experiment], jobs: Option<u32>) -> Result<Findings, Box<dyn E
         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
         done.push((index, result));
     };
-    let (alone, together): (Vec<_>, Vec<_>) =
+    let (alone, mut together): (Vec<_>, Vec<_>) =
         (0..runs.len()).partition(|index| runs[*index].runs_alone());
+    // The longest first, so that no processor idles for long while the last one ends.
+    together.sort_by_key(|index| Reverse(runs[*index].length_us()));
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some(index) = together.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -165,14 +197,15 @@ fn run_all(runs: &[Experiment], jobs: Option<u32>) -> Result<Findings, Box<dyn E
     done.sort_by_key(|(index, _)| *index);
     let mut findings = Findings::default();
     for (_, result) in done {
-        match result?.0 {
-            Finding::Slowdown(outcome) => findings.runs.push(*outcome),
-            Finding::MaxLoad(outcome) => findings.max_loads.push(*outcome),
-            Finding::Incast(outcome) => findings.incasts.push(*outcome),
-            Finding::Scale(outcome) => findings.scales.push(*outcome),
+        match result {
+            Ok((Finding::Slowdown(outcome), _)) => findings.runs.push(*outcome),
+            Ok((Finding::MaxLoad(outcome), _)) => findings.max_loads.push(*outcome),
+            Ok((Finding::Incast(outcome), _)) => findings.incasts.push(*outcome),
+            Ok((Finding::Scale(outcome), _)) => findings.scales.push(*outcome),
+            Err(error) => findings.errors.push(error),
         }
     }
-    Ok(findings)
+    findings
 }
 
 fn tell_speed(name: &str, speed: &Speed) {
@@ -187,6 +220,14 @@ fn tell_speed(name: &str, speed: &Speed) {
 }
 
 impl Findings {
+    /// Whether nobody has found anything.
+    fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+            && self.max_loads.is_empty()
+            && self.incasts.is_empty()
+            && self.scales.is_empty()
+    }
+
     /// Whether all is carried, and as good as what is published.
     fn status(&self) -> ExitCode {
         let is_overload = |run: &Outcome| matches!(run.verdict, Verdict::Overload { .. });
@@ -194,7 +235,9 @@ impl Findings {
         let is_skipped = |run: &Outcome| matches!(run.comparison, Comparison::Skipped { .. });
         let is_too_little =
             |found: &MaxLoadOutcome| found.carried.is_none() || found.holds() == Some(false);
-        if self.runs.iter().any(|run| is_overload(run) || fails(run))
+        if !self.errors.is_empty() {
+            ExitCode::from(INVALID)
+        } else if self.runs.iter().any(|run| is_overload(run) || fails(run))
             || self.max_loads.iter().any(is_too_little)
         {
             ExitCode::FAILURE

@@ -41,8 +41,9 @@ pub(crate) enum Verdict {
     },
     /// The network does not carry what is offered.
     Overload {
+        why: String,
         at_us: f64,
-        /// Payload that was offered and has not arrived.
+        /// Length of the messages that have not finished; in echo mode, of the requests.
         backlog_bytes: u64,
         backlog_messages: u64,
     },
@@ -57,15 +58,16 @@ pub(crate) struct Bucket {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
     pub(crate) p999: f64,
-    /// Mean of the 99th percentiles that each sending host has of its own messages: what was
-    /// published for SIGCOMM'18. With a few messages for each host it is below `p99`.
+    /// Mean over the receiving hosts of what is `p99` of their messages alone, weighted by their
+    /// number: what was published for SIGCOMM'18. With a few messages for each host it is below
+    /// `p99`.
     pub(crate) p99_by_host: f64,
 }
 
 /// Averages over hosts, in the measured window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Throughput {
-    /// Payload of the messages that started.
+    /// Payload of the messages that started, and in echo mode of their responses.
     pub(crate) offered_gbps: f64,
     /// Payload that arrived, of messages that have finished or not; the oracle's, which has no
     /// packets, of messages that finished.
@@ -269,9 +271,14 @@ pub(crate) struct Decile {
     pub(crate) upper_bytes: u64,
     /// Mean of the buckets' 99th percentiles, weighted by the published share of messages.
     pub(crate) published_p99: f64,
+    /// The same of ours, for each bucket counted by host, as the published ones are, ...
+    pub(crate) p99_by_host: f64,
+    /// ... and over all hosts together.
     pub(crate) p99: f64,
-    /// Ours by the published one.
+    /// Ours by the published one, counted in the same way: by host.
     pub(crate) ratio: f64,
     /// Most that the ratio may be.
     pub(crate) limit: f64,
+    /// Ours over all hosts together by the published one.
+    pub(crate) ratio_together: f64,
 }

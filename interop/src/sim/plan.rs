@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! title = "Overcommitment"
+//! figures = ["waste"]     # what to report; without it all that the runs allow
 //!
 //! [defaults]              # of all runs; any settings of a `Setup`
 //! workload = "w4"
@@ -34,6 +35,7 @@ use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 
 use super::check::SetupError;
 use super::file;
+use super::report::Figure;
 use super::setup::Setup;
 use super::workload::MAX_BYTES;
 
@@ -48,6 +50,8 @@ const MAX_RUNS: usize = 1000;
 pub(crate) struct Plan {
     /// May be empty.
     pub(crate) title: String,
+    /// What to report; empty: all that the runs allow.
+    pub(crate) figures: Vec<Figure>,
     /// At least one, each with a name of its own.
     pub(crate) runs: Vec<Run>,
 }
@@ -158,7 +162,7 @@ pub(crate) enum Wrong {
     /// It is no TOML, or a value of the wrong type, or an unknown key.
     #[error("{message}")]
     Toml { message: String },
-    #[error("unknown key `{key}`, expected `title`, `defaults` or `run`")]
+    #[error("unknown key `{key}`, expected `title`, `figures`, `defaults` or `run`")]
     Key { key: String },
     #[error("there is no [[run]]; add one with a name")]
     NoRuns,
@@ -214,6 +218,7 @@ impl Plan {
         };
         Self {
             title: String::new(),
+            figures: Vec::new(),
             runs: vec![run],
         }
     }
@@ -263,6 +268,10 @@ impl Plan {
             Some(title) => value_of(title)?,
             None => String::new(),
         };
+        let figures = match document.remove("figures") {
+            Some(figures) => value_of(figures)?,
+            None => Vec::new(),
+        };
         let defaults = match document.remove("defaults") {
             Some(defaults) => table_of("defaults", defaults)?,
             None => Table::new(),
@@ -299,7 +308,11 @@ impl Plan {
         if runs.is_empty() {
             return Err(Fault::new(span, Wrong::NoRuns));
         }
-        Ok(Self { title, runs })
+        Ok(Self {
+            title,
+            figures,
+            runs,
+        })
     }
 }
 

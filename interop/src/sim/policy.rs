@@ -70,9 +70,8 @@ pub(crate) fn settings(setup: &Setup, workload: &Workload) -> Result<Settings, C
     let overcommit = scheduled.map_or(settings.max_overcommit, usize::from);
     settings.max_overcommit = max_overcommit.unwrap_or(overcommit.min(MAX_OVERCOMMIT));
     // That simulation loses nothing, and has no timers.
-    let is_lossless = setup.topology.loss == 0.0 && setup.topology.buffer_bytes.is_none();
     let resend = resend_us.map(Duration::from_micros);
-    if let Some(resend) = resend.or(is_lossless.then_some(NEVER)) {
+    if let Some(resend) = resend.or(setup.topology.is_lossless().then_some(NEVER)) {
         settings.timers.resend = resend;
         settings.timers.timeout = settings.timers.timeout.max(3 * resend);
     }

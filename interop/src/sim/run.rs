@@ -20,16 +20,19 @@ use super::node::Node;
 use super::outcome::{Counts, Outcome, Throughput, Verdict};
 use super::policy;
 use super::report::KnownCurve;
-use super::setup::{Mode, Setup, TransportName};
+use super::setup::{Setup, TransportName};
 use super::slowdown::{self, Slowdowns};
 use super::time::{Instant, Span};
 use super::traffic::{Source, Traffic};
 use super::workload::{CdfError, Workload};
 use super::world::{AtWindow, Ended, First, Schedule, World};
 
-/// Time after the window in which the measured messages have to finish, in windows and beyond.
+/// Time after the window in which the measured messages have to finish: some windows, and some
+/// times what the longest message takes on a link. Where packets are lost, also some times that an
+/// engine waits before it asks for them again.
 const PATIENCE_WINDOWS: u64 = 2;
-const PATIENCE: Span = Span::from_micros(200_000);
+const PATIENCE_MESSAGES: f64 = 10.0;
+const PATIENCE_WITH_LOSS: Span = Span::from_micros(200_000);
 
 /// Why a run cannot be.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +136,13 @@ impl Prepared {
         let start = Instant::ZERO + setup.warm_up_us.map_or(workload.warm_up, Span::from_micros);
         let window = setup.window_us.map_or(workload.window, Span::from_micros);
         let end = start + window;
-        let patience = Span::from_picos(window.as_picos() * PATIENCE_WINDOWS) + PATIENCE;
+        let longest = f64::from(workload.sizes.longest()) * 8000.0 / setup.topology.host_gbps;
+        let patience = Span::from_picos(window.as_picos() * PATIENCE_WINDOWS)
+            + Span::from_picos((PATIENCE_MESSAGES * longest) as u64)
+            + match setup.topology.is_lossless() {
+                true => Span::ZERO,
+                false => PATIENCE_WITH_LOSS,
+            };
         Ok(Self {
             name,
             setup,
@@ -187,7 +196,7 @@ impl Prepared {
         let mut record = |sample: Sample| {
             let ideal = ideal.time(sample.from, sample.to, sample.bytes);
             let slowdown = sample.took.as_secs_f64() / ideal.as_secs_f64();
-            slowdowns.record(sample.from, sample.bytes, slowdown);
+            slowdowns.record(sample.to, sample.bytes, slowdown);
         };
         let ended = self.simulate(&mut record, tick)?;
         for sample in &ended.unfinished {
@@ -275,11 +284,7 @@ impl Prepared {
         let gap = self
             .workload
             .mean_gap(load, self.setup.topology.host_gbps, mode);
-        let ways = match mode {
-            Mode::OneWay => 1.0,
-            Mode::Echo => 2.0,
-        };
-        ways * self.workload.sizes.step_mean() * 8.0 / gap.as_secs_f64() / 1e9
+        mode.ways() * self.workload.sizes.step_mean() * 8.0 / gap.as_secs_f64() / 1e9
     }
 
     /// Gbit/s for each host, of so many bytes in the window.
@@ -303,7 +308,8 @@ impl Prepared {
             published_sizes: self.workload.published.is_some(),
             verdict: match &ended.overload {
                 None => Verdict::Finished { at_us },
-                Some(_) => Verdict::Overload {
+                Some(why) => Verdict::Overload {
+                    why: why.clone(),
                     at_us,
                     backlog_bytes: ended.started.bytes - ended.finished.bytes,
                     backlog_messages: ended.started.messages - ended.finished.messages,
@@ -312,7 +318,7 @@ impl Prepared {
             comparison: self.reference.compare(&slowdown),
             slowdown,
             throughput: Throughput {
-                offered_gbps: gbps(window.started_bytes),
+                offered_gbps: self.setup.mode.ways() * gbps(window.started_bytes),
                 delivered_gbps: gbps(window.arrived()),
                 downlink_gbps: gbps(window.bytes_to_hosts),
             },

@@ -87,6 +87,16 @@ pub(crate) enum Mode {
     Echo,
 }
 
+impl Mode {
+    /// How often the bytes of a message pass the network.
+    pub(crate) const fn ways(self) -> f64 {
+        match self {
+            Self::OneWay => 1.0,
+            Self::Echo => 2.0,
+        }
+    }
+}
+
 /// How many bytes a packet occupies on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -130,6 +140,11 @@ impl Default for Topology {
 }
 
 impl Topology {
+    /// Whether every packet arrives.
+    pub(crate) const fn is_lossless(&self) -> bool {
+        self.loss == 0.0 && self.buffer_bytes.is_none()
+    }
+
     /// Hosts of all racks.
     pub(crate) fn hosts(&self) -> u32 {
         self.racks * self.hosts_per_rack

@@ -16,7 +16,7 @@ const MAX_BUCKETS: usize = 100;
 /// Gathers the slowdown of every measured message.
 ///
 /// It keeps them all, in four bytes each, so that percentiles are exact up to one part in eight
-/// million: the tail of 15 million messages takes 90 MB, with their senders, and a second.
+/// million: the tail of 15 million messages takes 90 MB, with their receivers, and a second.
 #[derive(Clone, Debug)]
 pub(crate) struct Slowdowns {
     /// Longest messages of the buckets, shortest first.
@@ -28,7 +28,7 @@ pub(crate) struct Slowdowns {
 struct Samples {
     sum: f64,
     slowdowns: Vec<f32>,
-    /// Who sent them.
+    /// Who received them.
     hosts: Vec<u16>,
 }
 
@@ -40,13 +40,13 @@ impl Slowdowns {
         Self { edges, buckets }
     }
 
-    /// A message of so many bytes, sent by this host, took `slowdown` times its ideal time.
-    pub(crate) fn record(&mut self, from: HostId, bytes: u32, slowdown: f64) {
+    /// A message of so many bytes, received by this host, took `slowdown` times its ideal time.
+    pub(crate) fn record(&mut self, at: HostId, bytes: u32, slowdown: f64) {
         let bucket = self.edges.partition_point(|edge| *edge < bytes);
         let bucket = &mut self.buckets[bucket.min(self.edges.len() - 1)];
         bucket.sum += slowdown;
         bucket.slowdowns.push(slowdown as f32);
-        bucket.hosts.push(from as u16);
+        bucket.hosts.push(at as u16);
     }
 
     /// What was recorded, by bucket. Those without messages are left out.
@@ -82,8 +82,11 @@ impl Samples {
         for (host, slowdown) in self.hosts.iter().zip(&self.slowdowns) {
             by_host.entry(*host).or_default().push(*slowdown);
         }
-        let sum: f64 = by_host.values_mut().map(|own| per_mille(own, 990)).sum();
-        sum / by_host.len() as f64
+        let hosts = by_host.values_mut();
+        let sum: f64 = hosts
+            .map(|own| own.len() as f64 * per_mille(own, 990))
+            .sum();
+        sum / self.slowdowns.len() as f64
     }
 }
 
@@ -161,6 +164,16 @@ mod tests {
             (bucket.p50, bucket.p99, bucket.p999),
             (1001.0, 1981.0, 1999.0)
         );
+    }
+
+    #[test]
+    fn hosts_weigh_as_much_as_they_receive() {
+        let mut slowdowns = Slowdowns::new(vec![100]);
+        for _ in 0..3 {
+            slowdowns.record(7, 5, 2.0);
+        }
+        slowdowns.record(8, 5, 6.0);
+        assert_eq!(slowdowns.into_buckets()[0].p99_by_host, 3.0);
     }
 
     #[test]

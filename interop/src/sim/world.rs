@@ -11,9 +11,13 @@ use super::traffic::Source;
 /// How often it is looked whether receivers waste their links.
 const LOOK_EVERY: Span = Span::from_micros(10);
 
-/// Messages under way in the whole network, at most; at some 700 bytes each they are 3 GB. A network
-/// that carries its load has a few thousand.
+/// Messages under way in the whole network, at most; at some 700 bytes each they are 3 GB.
 const MAX_OPEN: u64 = 1 << 22;
+
+/// The same for each host, where messages start whether or not others finish. Of a network that
+/// carries its load a host has some dozens; more of short ones would be an overload that takes
+/// minutes to be found.
+pub(crate) const MAX_OPEN_PER_HOST: u64 = 1 << 15;
 
 /// The phases of a run.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +113,7 @@ pub(crate) struct World<N: Node, S> {
     source: S,
     ledger: Ledger,
     schedule: Schedule,
+    max_open: u64,
     picos_per_byte: f64,
     counted: AtWindow,
     /// Payload that had arrived before the present part of the window.
@@ -157,6 +162,10 @@ impl<N: Node, S: Source> World<N, S> {
         host_gbps: f64,
     ) -> Self {
         let ledger = Ledger::new(nodes.len() as u32, schedule.window);
+        let max_open = match S::IS_CLOSED {
+            true => MAX_OPEN,
+            false => MAX_OPEN.min(nodes.len() as u64 * MAX_OPEN_PER_HOST),
+        };
         let hosts = nodes
             .into_iter()
             .map(|node| Host {
@@ -174,6 +183,7 @@ impl<N: Node, S: Source> World<N, S> {
             source,
             ledger,
             schedule,
+            max_open,
             picos_per_byte: 8000.0 / host_gbps,
             counted: AtWindow::default(),
             arrived_before: 0,
@@ -270,8 +280,8 @@ impl<N: Node, S: Source> World<N, S> {
 
     /// A message starts now. `Err`: there is no room for it.
     fn start(&mut self, from: HostId, to: HostId, bytes: u32) -> Result<(), String> {
-        if self.ledger.open() >= MAX_OPEN {
-            return Err(format!("{MAX_OPEN} messages are under way"));
+        if self.ledger.open() >= self.max_open {
+            return Err(format!("{} messages are under way", self.max_open));
         }
         let message = self.ledger.start(self.now, from, to, bytes);
         let node = &mut self.hosts[from as usize].node;

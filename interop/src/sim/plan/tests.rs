@@ -27,6 +27,7 @@ fn error_of(text: &str) -> (usize, String) {
 fn runs_have_the_defaults_and_their_own_settings() {
     let text = r#"
         title = "Two"
+        figures = ["tail", "max-load"]
         [defaults]
         workload = "w4"
         topology = { racks = 2, spines = 1 }
@@ -41,7 +42,9 @@ fn runs_have_the_defaults_and_their_own_settings() {
         [run.engine]
         boost_tail = true
     "#;
-    assert_eq!(Plan::parse(text).expect("right").title, "Two");
+    let plan = Plan::parse(text).expect("right");
+    assert_eq!(plan.title, "Two");
+    assert_eq!(plan.figures, [Figure::Tail, Figure::MaxLoad]);
     let [first, second] = &runs_of(text)[..] else {
         panic!("two runs");
     };
@@ -132,6 +135,11 @@ fn what_is_wrong_is_named_with_its_line() {
     for (text, line, expected) in [
         ("", 1, "there is no [[run]]"),
         ("title = \"x\"\nrun = []", 2, "there is no [[run]]"),
+        (
+            "title = \"x\"\nfigures = [\"tial\"]\n[[run]]\nname = \"x\"",
+            2,
+            "unknown variant `tial`, expected one of `tail`",
+        ),
         ("title = 3\n[[run]]\nname = \"x\"", 1, "expected a string"),
         ("\nx y", 2, ""),
         (
@@ -267,11 +275,12 @@ fn the_plans_of_the_published_experiments_are_right() {
     }
     runs.sort_unstable();
     let expected = [
+        ("ablations", 28),
         ("atc21-echo", 8),
         ("figure-10", 5),
         ("figure-10-load-50", 5),
         ("figure-12", 5),
-        ("figure-13", 44),
+        ("figure-13", 32),
         ("figure-14", 3),
         ("table-1", 5),
     ];

@@ -1,6 +1,6 @@
 //! [`Row`]: the slowdown of a run, its many buckets merged to tenths of the messages.
 
-use crate::sim::outcome::{Bucket, Comparison, Outcome};
+use crate::sim::outcome::{Bucket, Comparison, Decile, Outcome};
 
 /// Consecutive buckets. Each figure is the mean of theirs, weighted by their messages, as a
 /// published decile's is; `None` without messages.
@@ -24,8 +24,24 @@ pub(super) struct Figures {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Published {
     pub(super) p99: f64,
+    /// Ours, counted as the published one.
+    pub(super) by_host: f64,
     pub(super) ratio: f64,
     pub(super) limit: f64,
+    /// Of ours over all hosts together.
+    pub(super) ratio_together: f64,
+}
+
+impl From<&Decile> for Published {
+    fn from(decile: &Decile) -> Self {
+        Self {
+            p99: decile.published_p99,
+            by_host: decile.p99_by_host,
+            ratio: decile.ratio,
+            limit: decile.limit,
+            ratio_together: decile.ratio_together,
+        }
+    }
 }
 
 /// The deciles of the messages by size, at most ten.
@@ -47,11 +63,7 @@ pub(super) fn deciles(outcome: &Outcome) -> Vec<Row> {
             if let Some(figures) = &mut row.figures {
                 figures.p99 = decile.p99;
             }
-            row.published = Some(Published {
-                p99: decile.published_p99,
-                ratio: decile.ratio,
-                limit: decile.limit,
-            });
+            row.published = Some(Published::from(&decile));
             row
         })
         .collect()
@@ -67,11 +79,7 @@ pub(super) fn last_bucket(outcome: &Outcome) -> Option<Row> {
     let mut buckets = outcome.slowdown.iter();
     let bucket = buckets.find(|bucket| bucket.upper_bytes >= last.upper_bytes)?;
     let mut row = merged(std::slice::from_ref(bucket));
-    row.published = Some(Published {
-        p99: last.published_p99,
-        ratio: last.ratio,
-        limit: last.limit,
-    });
+    row.published = Some(Published::from(last));
     Some(row)
 }
 

@@ -32,6 +32,15 @@ pub(super) const fn transport(name: TransportName) -> &'static str {
 
 /// What was run: `Homa, W3 at 80 % load, one way, wire as in the paper, seed 1`.
 pub(super) fn run(setup: &Setup) -> String {
+    described(setup, &format!("at {} load", percent(setup.load)))
+}
+
+/// The same of a search for the highest load.
+pub(super) fn search(setup: &Setup) -> String {
+    described(setup, "at the highest load")
+}
+
+fn described(setup: &Setup, load: &str) -> String {
     let mode = match setup.mode {
         Mode::OneWay => "one way",
         Mode::Echo => "echo",
@@ -45,9 +54,8 @@ pub(super) fn run(setup: &Setup) -> String {
         None => workload(setup.workload).to_owned(),
     };
     format!(
-        "{}, {sizes} at {} load, {mode}, {wire}, seed {}",
+        "{}, {sizes} {load}, {mode}, {wire}, seed {}",
         transport(setup.transport),
-        percent(setup.load),
         setup.seed
     )
 }
@@ -147,11 +155,12 @@ pub(super) fn verdict(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Finished { at_us } => format!("finished at {} of simulated time", time(*at_us)),
         Verdict::Overload {
+            why,
             at_us,
             backlog_bytes,
             backlog_messages,
         } => format!(
-            "overload: at {} of simulated time the backlog was {} in {} messages",
+            "overload: {why}: at {} of simulated time the backlog was {} in {} messages",
             time(*at_us),
             size(*backlog_bytes as f64),
             count(*backlog_messages)
@@ -223,7 +232,7 @@ pub(super) fn comparison(comparison: &Comparison) -> String {
         missed => format!("; {missed} over their limits"),
     };
     format!(
-        "{mark}: P99 against {reference}: worst decile {worst}; last bucket {}{missed}",
+        "{mark}: P99 by host against {reference}: worst decile {worst}; last bucket {}{missed}",
         ratio(last)
     )
 }
@@ -259,13 +268,15 @@ mod tests {
     #[test]
     fn an_overload_has_that_word_and_the_backlog() {
         let text = verdict(&Verdict::Overload {
+            why: "too much".to_owned(),
             at_us: 2e6,
             backlog_bytes: 12_345_678,
             backlog_messages: 1_234,
         });
         assert_eq!(
             text,
-            "overload: at 2.000 s of simulated time the backlog was 12.3 MB in 1,234 messages"
+            "overload: too much: at 2.000 s of simulated time the backlog was 12.3 MB in 1,234 \
+             messages"
         );
     }
 
@@ -274,7 +285,7 @@ mod tests {
         let mut outcome = sample::outcome("any");
         assert_eq!(
             comparison(&outcome.comparison),
-            "PASS: P99 against Homa, W3 at 80 %: worst decile 1.020 of at most 1.15, up to 5.1 MB; \
+            "PASS: P99 by host against Homa, W3 at 80 %: worst decile 1.020 of at most 1.15, up to 5.1 MB; \
              last bucket 1.020 of at most 1.30"
         );
         let Comparison::Done { deciles, holds, .. } = &mut outcome.comparison else {

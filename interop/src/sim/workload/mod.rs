@@ -122,11 +122,7 @@ impl Workload {
     /// `cp_vs_tcp`.
     pub(crate) fn mean_gap(&self, load: f64, host_gbps: f64, mode: Mode) -> Span {
         let bits = 8.0 * self.sizes.mean_bytes();
-        let ways = match mode {
-            Mode::OneWay => 1.0,
-            Mode::Echo => 2.0,
-        };
-        let seconds = ways * bits / (load * self.payload_share * host_gbps * 1e9);
+        let seconds = mode.ways() * bits / (load * self.payload_share * host_gbps * 1e9);
         Span::from_picos((seconds * 1e12).round() as u64)
     }
 }

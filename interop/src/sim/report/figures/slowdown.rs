@@ -61,7 +61,8 @@ fn section(
         Kind::Tail => {
             "As SIGCOMM'18, figure 10. Solid lines are the 99th percentile, dashed ones the \
              median; diamonds are the published ones of Homa, filled and hollow, and thin lines \
-             whole published curves. The axis is linear in messages."
+             whole published curves. Beside these the 99th percentile is the mean of the hosts' \
+             own, as theirs is. The axis is linear in messages."
         }
         Kind::Mean => "The same with the mean of each size.",
     };
@@ -74,6 +75,12 @@ fn section(
 
 fn panel(caption: String, runs: &[&Outcome], curves: &[KnownCurve<'_>], kind: Kind) -> Panel {
     let published = published(runs);
+    let curves = known(runs, curves);
+    let tail = if published.is_none() && curves.is_empty() {
+        TOGETHER
+    } else {
+        BY_HOST
+    };
     let ends = ends(runs, published.as_deref());
     let mut labels = names(runs);
     for (label, run) in labels.iter_mut().zip(runs) {
@@ -87,7 +94,7 @@ fn panel(caption: String, runs: &[&Outcome], curves: &[KnownCurve<'_>], kind: Ki
         let line = |figure| points(&run.slowdown, figure);
         match kind {
             Kind::Tail => {
-                series.push((Some(label.clone()), look, Shape::Line(line(|b| b.p99))));
+                series.push((Some(label.clone()), look, Shape::Line(line(tail.1))));
                 series.push((None, look, Shape::Dashed(line(|b| b.p50))));
             }
             Kind::Mean => {
@@ -95,7 +102,7 @@ fn panel(caption: String, runs: &[&Outcome], curves: &[KnownCurve<'_>], kind: Ki
             }
         }
     }
-    for curve in known(runs, curves) {
+    for curve in curves {
         let name = curve.source.split(';').next().unwrap_or_default();
         let line = |slowdown: fn(&PublishedBucket) -> Option<f64>| {
             let buckets = curve.buckets.iter();
@@ -144,7 +151,7 @@ fn panel(caption: String, runs: &[&Outcome], curves: &[KnownCurve<'_>], kind: Ki
     Panel {
         caption,
         plot: Some(plot),
-        table: table(runs, &labels, &ends, published.as_deref(), kind),
+        table: table(runs, &labels, &ends, published.as_deref(), kind, tail),
     }
 }
 
@@ -226,6 +233,10 @@ fn axis(ends: &[(u64, f64)]) -> Axis {
 /// One of a bucket's figures.
 type Value = fn(&Bucket) -> f64;
 
+/// The 99th percentile, alone and to be seen beside published ones.
+const TOGETHER: (&str, Value) = ("P99", |bucket| bucket.p99);
+const BY_HOST: (&str, Value) = ("P99 by host", |bucket| bucket.p99_by_host);
+
 /// The line through the ends of the buckets that have messages.
 fn points(buckets: &[Bucket], figure: Value) -> Vec<(f64, f64)> {
     let ends = rows::shares(buckets).zip(buckets);
@@ -249,11 +260,12 @@ fn table(
     ends: &[(u64, f64)],
     published: Option<&[(u64, f64, P50P99)]>,
     kind: Kind,
+    tail: (&str, Value),
 ) -> Table {
     let figures: &[(&str, Value)] = match kind {
         Kind::Mean => &[("mean", |bucket| bucket.mean)],
-        Kind::Tail if runs.len() > FEW_RUNS => &[("P99", |bucket| bucket.p99)],
-        Kind::Tail => &[("P50", |bucket| bucket.p50), ("P99", |bucket| bucket.p99)],
+        Kind::Tail if runs.len() > FEW_RUNS => &[tail],
+        Kind::Tail => &[("P50", |bucket| bucket.p50), tail],
     };
     let published = published.filter(|_| kind == Kind::Tail);
     let mut head = vec!["bucket up to".to_owned()];
@@ -308,8 +320,8 @@ mod tests {
             .collect();
         assert_eq!(captions, ["W3 at 80 % load", "W3 at 50 % load"]);
         let expected = "\
-bucket up to  Homa P50  Homa P99  DCTCP (overload) P50  DCTCP (overload) P99  published P50  published P99
-36 B              1.52      2.25                  1.52                  2.25           1.49           2.21
+bucket up to  Homa P50  Homa P99 by host  DCTCP (overload) P50  DCTCP (overload) P99 by host  published P50  published P99
+36 B              1.52              2.25                  1.52                          2.25           1.49           2.21
 ";
         let text = section.panels[0].table.text();
         assert!(text.starts_with(expected), "{text}");
