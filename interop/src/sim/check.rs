@@ -360,6 +360,25 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_names_every_setting() {
+        fn names(key: &str, value: &Value) -> Vec<String> {
+            let Value::Object(fields) = value else {
+                return vec![key.to_owned()];
+            };
+            let dot = if key.is_empty() { "" } else { "." };
+            let fields = fields.iter();
+            fields
+                .flat_map(|(name, value)| names(&format!("{key}{dot}{name}"), value))
+                .collect()
+        }
+        let text = include_str!("../../../docs/simulator.md");
+        let value = serde_json::to_value(Setup::default()).expect("plain values");
+        for name in names("", &value) {
+            assert!(text.contains(&format!("| `{name}` |")), "{name}");
+        }
+    }
+
+    #[test]
     fn the_oracle_refuses_what_it_takes_no_account_of() {
         let key_of = |change: fn(&mut Setup)| {
             error_of(|setup| {

@@ -288,3 +288,11 @@ fn the_plans_of_the_published_experiments_are_right() {
         assert!(runs.contains(&(name.to_owned(), count)), "{name}: {runs:?}");
     }
 }
+
+#[test]
+fn the_plan_of_the_documentation_is_right() {
+    let text = include_str!("../../../../docs/simulator.md");
+    let (_, plan) = text.split_once("```toml\n").expect("there is a plan");
+    let (plan, _) = plan.split_once("```").expect("which ends");
+    assert_eq!(runs_of(plan).len(), 6);
+}
