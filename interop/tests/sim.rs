@@ -126,7 +126,7 @@ fn what_cannot_be_run_is_said_before_anything_runs() {
         let plan = format!("{SMALL}{first}\n[[run]]\nname = \"x\"\n{run}\n");
         let (output, json) = simulate("refused", &plan);
         let stderr = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(stderr.contains(words), "{stderr}");
         assert_eq!(json, None);
     }

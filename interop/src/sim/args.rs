@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use super::plan::{self, Kind};
 use super::setup::{Mode, Routing, Setup, TransportName, Wire, WorkloadName};
+use super::time::Span;
+use super::workload::{CdfError, Workload};
 
 /// Simulates a data center, packet by packet, whose hosts run the engine.
 ///
@@ -15,15 +17,18 @@ use super::setup::{Mode, Routing, Setup, TransportName, Wire, WorkloadName};
 /// overload, slower than the published values that it is compared with, or not what --snapshot has;
 /// 2 if something could not be run; 3 if a comparison had to be skipped.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Examples:
   homa-interop sim --quick
   homa-interop sim --workload w4 --cdf w4.txt --load 0.8 --json out.json --html out.html
-  homa-interop sim --plan interop/plans/figure-10.toml --data DIR --json out.json")]
+  homa-interop sim --plan interop/plans/figure-10.toml --data DIR --json out.json"
+)]
 pub(crate) struct Arguments {
     /// Runs the experiments of this file; the options below change the settings of all its runs
     #[arg(long, value_name = "FILE", conflicts_with = "quick")]
     pub(crate) plan: Option<PathBuf>,
-    /// One rack of 16 hosts for 100 ms, some seconds of work
+    /// One rack of 16 hosts for 100 ms or less, some seconds of work
     #[arg(long)]
     pub(crate) quick: bool,
     /// Message sizes; [default: w3]
@@ -94,11 +99,11 @@ pub(crate) struct Arguments {
     /// Simulated time in which measured messages start; [default: the workload's, 20 ms to 1.9 s]
     #[arg(long, value_name = "US")]
     window_us: Option<u64>,
-    /// Searches the highest load that the network carries
+    /// Searches the highest load that the network carries, from 0.6 to 0.98 in steps of 0.01
     #[arg(long, conflicts_with_all = ["plan", "load", "reference"])]
     max_load: bool,
     /// Compares with the published slowdowns in this file; [default: those of Homa in ../slowdown
-    /// beside the file of --cdf]
+    /// beside the file of --cdf]; needs --cdf or --data
     #[arg(long, value_name = "FILE")]
     pub(crate) reference: Option<PathBuf>,
     /// Runs at the same time; [default: one for each processor]
@@ -117,6 +122,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
 }
+
+/// Times of a quick run at most.
+const QUICK_WARM_UP_US: u64 = 5000;
+const QUICK_WINDOW_US: u64 = 100_000;
 
 /// A setting that does not exist, or not with such a value.
 #[derive(Debug, thiserror::Error)]
@@ -144,11 +153,22 @@ impl Arguments {
         if self.quick {
             setup.topology.racks = 1;
         }
-        if self.quick && !self.max_load {
-            setup.warm_up_us = Some(5000);
-            setup.window_us = Some(100_000);
-        }
         setup
+    }
+
+    /// The set-up of a quick run, if its times have not been given: as long as the workload's own,
+    /// but not longer than is some seconds of work.
+    pub(crate) fn shorten(&self, setup: &mut Setup) -> Result<(), CdfError> {
+        if self.quick && !self.max_load {
+            let own = Workload::of(setup)?;
+            let micros = |span: Span| span.as_picos() / 1_000_000;
+            let (warm_up, window) = (micros(own.warm_up), micros(own.window));
+            setup
+                .warm_up_us
+                .get_or_insert(warm_up.min(QUICK_WARM_UP_US));
+            setup.window_us.get_or_insert(window.min(QUICK_WINDOW_US));
+        }
+        Ok(())
     }
 
     /// Changes a set-up as the options say.

@@ -120,8 +120,8 @@ fn check_topology(topology: &Topology) -> Result<(), SetupError> {
     )?;
     let hosts = u64::from(racks) * u64::from(hosts_per_rack);
     within(
-        "topology.hosts_per_rack",
-        hosts_per_rack,
+        "topology.racks * topology.hosts_per_rack",
+        hosts,
         (2..=MAX_HOSTS).contains(&hosts),
         "2 to 1,024 hosts in all racks together",
         "a host needs another one to send to, and memory for each that it knows",
@@ -307,13 +307,19 @@ mod tests {
                 "racks",
                 (|setup| setup.topology.racks = 0) as fn(&mut Setup),
             ),
-            ("hosts_per_rack", |setup| setup.topology.hosts_per_rack = 0),
-            ("hosts_per_rack", |setup| {
+            ("racks * topology.hosts_per_rack", |setup| {
+                setup.topology.hosts_per_rack = 0
+            }),
+            ("racks * topology.hosts_per_rack", |setup| {
                 setup.topology.hosts_per_rack = 1;
                 setup.topology.racks = 1;
             }),
-            ("hosts_per_rack", |setup| setup.topology.racks = 65),
-            ("hosts_per_rack", |setup| setup.topology.racks = u32::MAX),
+            ("racks * topology.hosts_per_rack", |setup| {
+                setup.topology.racks = 65
+            }),
+            ("racks * topology.hosts_per_rack", |setup| {
+                setup.topology.racks = u32::MAX
+            }),
             ("spines", |setup| setup.topology.spines = 0),
             ("spines", |setup| {
                 setup.topology.racks = 512;

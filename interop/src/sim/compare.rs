@@ -235,6 +235,7 @@ mod tests {
             p99: 2.0 * by_host,
             p999: 2.0 * by_host,
             p99_by_host: by_host,
+            unfinished: 0,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Switches store and forward. Each of their ports has a queue for each priority level, and sends
 //! the first packet of the highest one that is not empty; a packet that is being sent is not
-//! interrupted (`evaluation` B.1). The hosts' own links belong to the [world](super::world).
+//! interrupted (SIGCOMM'18, section 5.2). The hosts' own links belong to the [world](super::world).
 
 use super::link::{HOST_IN, HOST_OUT, SWITCH_OUT};
 use super::node::{HostId, Packet};

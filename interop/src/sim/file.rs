@@ -18,7 +18,8 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
             "it is longer than {MAX_BYTES} bytes"
         )));
     }
-    Ok(text)
+    // What some editors put first.
+    Ok(text.trim_start_matches('\u{feff}').to_owned())
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ impl HomaHost {
                         }
                         Mode::Echo => self.response_bytes.unwrap_or(bytes),
                     };
-                    // There is always room: `start` has refused what would not fit twice.
+                    // The settings leave room for more than may be under way.
                     let _ = self.engine.send_reply(time, rpc, payload(response));
                 }
                 Event::Response {

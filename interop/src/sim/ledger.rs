@@ -131,6 +131,11 @@ impl Ledger {
         self.started.messages - self.finished.messages
     }
 
+    /// Their length.
+    pub(crate) fn open_bytes(&self) -> u64 {
+        self.started.bytes - self.finished.bytes
+    }
+
     /// Whether as many of the measured messages have finished as a run waits for.
     pub(crate) fn has_enough(&self) -> bool {
         self.measured_finished as f64 >= ENOUGH * self.measured_started as f64

@@ -33,8 +33,13 @@ pub(crate) const UNSCHEDULED_HEADER: u32 = 30;
 /// Homa's header of scheduled data. 1456 bytes of a message are left in a full packet.
 pub(crate) const SCHEDULED_HEADER: u32 = 16;
 
+/// What headers leave for payload in the longest packet.
+pub(crate) const UNSCHEDULED_PAYLOAD: u32 = MTU - IP_UDP - UNSCHEDULED_HEADER;
+pub(crate) const SCHEDULED_PAYLOAD: u32 = MTU - IP_UDP - SCHEDULED_HEADER;
+
 /// Bytes of a message that are sent without waiting for grants: seven packets, which occupy the
-/// 10,000 bytes of a round trip.
+/// 10,000 bytes that a link of 10 Gbit/s carries in the 7.7 µs from a packet to its grant
+/// (`homaTransportConfig.ini`).
 pub(crate) const UNSCHEDULED_BYTES: u32 = 9328;
 
 /// What a UDP datagram of so many bytes occupies on a link.

@@ -35,6 +35,7 @@ mod world;
 use std::cmp::Reverse;
 use std::error::Error;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -69,17 +70,27 @@ fn find_out(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         figures,
         runs,
     } = plan(arguments)?;
+    if let Some(path) = &arguments.reference {
+        // It is read again for each run; this says before anything else if it cannot be.
+        curve::Curve::read(path)?;
+    }
     let mut experiments = Vec::new();
     for run in runs {
         experiments.push(Experiment::new(run, arguments.reference.as_deref())?);
     }
-    for path in [&arguments.json, &arguments.html].into_iter().flatten() {
+    let mut files = vec![&arguments.json, &arguments.html];
+    files.extend(arguments.accept.then_some(&arguments.snapshot));
+    let files: Vec<&PathBuf> = files.into_iter().flatten().collect();
+    for (number, path) in files.iter().enumerate() {
+        if files[..number].contains(path) {
+            let path = path.display();
+            return Err(format!("{path} is named for two files; give each its own").into());
+        }
         crate::report::check_writable(path)?;
     }
     match &arguments.snapshot {
-        Some(path) if arguments.accept => crate::report::check_writable(path)?,
-        Some(path) => drop(snapshot::read(path)?),
-        None => {}
+        Some(path) if !arguments.accept => drop(snapshot::read(path)?),
+        _ => {}
     }
     let findings = run_all(&experiments, arguments.jobs);
     findings.errors.iter().for_each(|error| tell(error));
@@ -98,16 +109,21 @@ fn find_out(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         scales: &findings.scales,
         curves: &curves,
         figures: &figures,
+        planned: experiments.len(),
     };
     let text = report.text();
-    io::stdout().write_all(text.as_bytes())?;
     if let Some(path) = &arguments.json {
         report.write_json(path)?;
     }
     if let Some(path) = &arguments.html {
         report.write_html(path)?;
     }
+    io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|error| format!("cannot write the report to standard output: {error}"))?;
     match &arguments.snapshot {
+        // Of what is not complete there is nothing to review.
+        _ if !findings.errors.is_empty() => {}
         Some(path) if arguments.accept => snapshot::accept(path, &text)?,
         Some(path) => {
             if let Err(error) = snapshot::check(path, &text) {
@@ -143,11 +159,17 @@ fn plan(arguments: &Arguments) -> Result<Plan, Box<dyn Error>> {
     };
     for run in &mut plan.runs {
         run.setup = arguments.apply(&run.setup)?;
-        run.setup.check()?;
         if run.name.is_empty() {
             run.name = run.setup.workload.published().name.to_owned();
         }
+        let name = || run.name.clone();
+        run.setup.check().map_err(|error| RunError::Setup {
+            name: name(),
+            error,
+        })?;
+        arguments.shorten(&mut run.setup)?;
     }
+    plan.check_alike()?;
     if let Some(data) = &arguments.data {
         plan.take_sizes_from(data);
     }

@@ -5,7 +5,7 @@ use super::time::Instant;
 /// A host, by number. Those of a rack follow each other.
 pub(crate) type HostId = u32;
 
-/// A message, by number in the order in which messages start.
+/// A message: its sender, and its number among the messages of that.
 pub(crate) type MessageId = u64;
 
 /// A packet on its way. `B` is what the transport puts into it; the fabric does not look at that.

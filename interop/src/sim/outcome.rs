@@ -21,6 +21,7 @@ pub(crate) struct Outcome {
     /// Slowdown by size of message.
     pub(crate) slowdown: Vec<Bucket>,
     pub(crate) throughput: Throughput,
+    pub(crate) backlog: Backlog,
     pub(crate) queues: Queues,
     /// Share of the receivers' links' time that they idle while their host withholds grants.
     pub(crate) wasted: f64,
@@ -62,11 +63,16 @@ pub(crate) struct Bucket {
     /// number: what was published for SIGCOMM'18. With a few messages for each host it is below
     /// `p99`.
     pub(crate) p99_by_host: f64,
+    /// Of the messages, those that had not finished at the end. They count at their age, so that
+    /// figures which depend on them are too low.
+    pub(crate) unfinished: u64,
 }
 
 /// Averages over hosts, in the measured window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Throughput {
+    /// False if the run ended before its window: all figures of that are 0 then.
+    pub(crate) is_measured: bool,
     /// Payload of the messages that started, and in echo mode of their responses.
     pub(crate) offered_gbps: f64,
     /// Payload that arrived, of messages that have finished or not; the oracle's, which has no
@@ -74,6 +80,17 @@ pub(crate) struct Throughput {
     pub(crate) delivered_gbps: f64,
     /// What the hosts' downlinks were busy with, headers and gaps included.
     pub(crate) downlink_gbps: f64,
+}
+
+/// Length of the messages that have started and not finished.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Backlog {
+    /// When the window starts, ...
+    pub(crate) start_bytes: u64,
+    /// ... and when it ends.
+    pub(crate) end_bytes: u64,
+    /// What it grows by, as a share of what is offered meanwhile; below 0 if it shrinks.
+    pub(crate) growth: f64,
 }
 
 /// Bytes that wait at switch ports, the packet that is being sent left out.

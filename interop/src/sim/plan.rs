@@ -139,6 +139,17 @@ impl Default for Scale {
     }
 }
 
+/// Two runs of a plan are the same.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the runs \"{first}\" and \"{second}\" are the same; leave out the option that sets what they \
+     differ in, or one of them"
+)]
+pub(crate) struct Alike {
+    first: String,
+    second: String,
+}
+
 /// What is wrong with a plan.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PlanError {
@@ -170,16 +181,17 @@ pub(crate) enum Wrong {
     Runs,
     #[error("another run is named \"{name}\"; give each its own name")]
     SameName { name: String },
-    #[error("a name has no letters; give one")]
-    EmptyName,
+    #[error("a run has no name, or one with control characters; give it one")]
+    Name,
     #[error("sweep.{key} is not a list of numbers, strings or booleans, at least one")]
     Sweep { key: String },
     #[error("the run \"{name}\": {error}")]
     Setup { name: String, error: SetupError },
-    #[error("the run \"{name}\": {key} is out of range: {range}")]
+    #[error("the run \"{name}\": {key} = {value} is out of range: {range}; leave out what is")]
     Kind {
         name: String,
         key: &'static str,
+        value: String,
         range: &'static str,
     },
 }
@@ -245,6 +257,20 @@ impl Plan {
             }
         }
         Ok(plan)
+    }
+
+    /// Whether every run is another one: options can make alike what the plan told apart.
+    pub(crate) fn check_alike(&self) -> Result<(), Alike> {
+        for (number, run) in self.runs.iter().enumerate() {
+            let like = |other: &&Run| (&other.kind, &other.setup) == (&run.kind, &run.setup);
+            if let Some(other) = self.runs[..number].iter().find(like) {
+                return Err(Alike {
+                    first: other.name.clone(),
+                    second: run.name.clone(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Takes the whole distributions of the workloads from `workloads/w1_sim.txt` and so on below
@@ -324,8 +350,8 @@ fn read_runs(run: Item<'_>, defaults: &Table<'_>) -> Result<Vec<Run>, Fault> {
         Some(name) => value_of(name)?,
         None => String::new(),
     };
-    if name.trim().is_empty() {
-        return Err(Fault::new(span, Wrong::EmptyName));
+    if name.trim().is_empty() || name.contains(char::is_control) {
+        return Err(Fault::new(span, Wrong::Name));
     }
     let kind = match own.remove("kind") {
         Some(kind) => read_kind(kind)?,
@@ -333,7 +359,19 @@ fn read_runs(run: Item<'_>, defaults: &Table<'_>) -> Result<Vec<Run>, Fault> {
     };
     check_kind(&kind).map_err(|(key, range)| {
         let name = name.clone();
-        Fault::new(span.clone(), Wrong::Kind { name, key, range })
+        let value = match &kind {
+            Kind::Slowdown {} => String::new(),
+            Kind::MaxLoad(value) => format!("{value:?}"),
+            Kind::Incast(value) => format!("{value:?}"),
+            Kind::Scale(value) => format!("{value:?}"),
+        };
+        let wrong = Wrong::Kind {
+            name,
+            key,
+            value,
+            range,
+        };
+        Fault::new(span.clone(), wrong)
     })?;
     let mut sweeps = Vec::new();
     if let Some(sweep) = own.remove("sweep") {

@@ -5,16 +5,9 @@ use std::time::Duration;
 use homa_client::ConfigError;
 use homa_client::engine::{Settings, UnschedCutoffs};
 
+use super::link;
 use super::setup::{Cutoffs, EngineSetup, Setup};
 use super::workload::{MAX_BYTES, Workload};
-
-/// Unscheduled bytes of a message in SIGCOMM'18's simulation: what a link of 10 Gbit/s carries in
-/// the 7.7 µs from a packet to its grant, less headers (`homaTransportConfig.ini`).
-pub(crate) const UNSCHED_BYTES: usize = 9328;
-
-/// Payload of its packets, unscheduled and scheduled: what its headers of 30 and 16 bytes leave.
-const UNSCHED_PAYLOAD: usize = 1442;
-const SCHEDULED_PAYLOAD: usize = 1456;
 
 /// Granted bytes of one message under way in that simulation (`maxOutstandingRecvBytes`).
 const GRANT_WINDOW: usize = 10_000;
@@ -53,7 +46,7 @@ pub(crate) fn settings(setup: &Setup, workload: &Workload) -> Result<Settings, C
     } = setup.engine;
     let mut settings = Settings::default();
     let levels = num_priorities.unwrap_or(LEVELS);
-    let unsched_bytes = unsched_bytes.unwrap_or(UNSCHED_BYTES);
+    let unsched_bytes = unsched_bytes.unwrap_or(link::UNSCHEDULED_BYTES as usize);
     let scheduled = scheduled_levels
         .or(workload
             .published
@@ -62,8 +55,9 @@ pub(crate) fn settings(setup: &Setup, workload: &Workload) -> Result<Settings, C
     settings.num_priorities = levels;
     settings.scheduled_levels = scheduled;
     settings.unsched_bytes = Some(unsched_bytes);
-    settings.packet_payload = packet_payload.unwrap_or(UNSCHED_PAYLOAD);
-    settings.scheduled_payload = Some(scheduled_payload.unwrap_or(SCHEDULED_PAYLOAD));
+    settings.packet_payload = packet_payload.unwrap_or(link::UNSCHEDULED_PAYLOAD as usize);
+    settings.scheduled_payload =
+        Some(scheduled_payload.unwrap_or(link::SCHEDULED_PAYLOAD as usize));
     settings.grant_window = Some(grant_window.unwrap_or(GRANT_WINDOW));
     settings.min_grant = Some(min_grant.unwrap_or(1));
     // One message for each scheduled level, as in that simulation.
@@ -81,7 +75,8 @@ pub(crate) fn settings(setup: &Setup, workload: &Workload) -> Result<Settings, C
     settings.unsched_windows = unsched_windows.unwrap_or(own.unsched_windows);
     settings.max_incoming = max_incoming.unwrap_or(own.max_incoming);
     settings.fifo_fraction = fifo_fraction.unwrap_or(own.fifo_fraction);
-    let packet = settings.packet_payload.max(SCHEDULED_PAYLOAD);
+    let packet = settings.scheduled_payload.unwrap_or(0);
+    let packet = settings.packet_payload.max(packet);
     settings.fifo_increment = Some(fifo_increment.unwrap_or(packet));
     settings.boost_tail = boost_tail.unwrap_or(own.boost_tail);
     settings.unsched_by_remaining = unsched_by_remaining.unwrap_or(own.unsched_by_remaining);

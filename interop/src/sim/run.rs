@@ -17,7 +17,7 @@ use super::homa::HomaHost;
 use super::ideal::Ideal;
 use super::ledger::Sample;
 use super::node::Node;
-use super::outcome::{Counts, Outcome, Throughput, Verdict};
+use super::outcome::{Backlog, Counts, Outcome, Throughput, Verdict};
 use super::policy;
 use super::report::KnownCurve;
 use super::setup::{Setup, TransportName};
@@ -41,8 +41,11 @@ pub(crate) enum RunError {
     Cdf(#[from] CdfError),
     #[error(transparent)]
     Curve(#[from] CurveError),
-    #[error("the engine does not take these settings")]
-    Engine(#[from] ConfigError),
+    #[error(
+        "the run \"{name}\": engine.{} = {} is out of range (of an engine: {}); leave it out, or \
+         change what it depends on", error.key, error.value, error.range
+    )]
+    Engine { name: String, error: ConfigError },
     #[error(
         "the run \"{name}\": no message starts in the time in which they are measured; lengthen it \
          by window_us, or raise the load"
@@ -132,7 +135,10 @@ impl Prepared {
         workload: Workload,
         reference: Reference,
     ) -> Result<Self, RunError> {
-        let settings = policy::settings(&setup, &workload)?;
+        let settings = policy::settings(&setup, &workload).map_err(|error| RunError::Engine {
+            name: name.clone(),
+            error,
+        })?;
         let start = Instant::ZERO + setup.warm_up_us.map_or(workload.warm_up, Span::from_micros);
         let window = setup.window_us.map_or(workload.window, Span::from_micros);
         let end = start + window;
@@ -202,8 +208,8 @@ impl Prepared {
         for sample in &ended.unfinished {
             // Younger than that it would count as faster than any can be.
             let least = ideal.time(sample.from, sample.to, sample.bytes);
-            let took = sample.took.max(least);
-            record(Sample { took, ..*sample });
+            let slowdown = sample.took.max(least).as_secs_f64() / least.as_secs_f64();
+            slowdowns.record_unfinished(sample.to, sample.bytes, slowdown);
         }
         if ended.measured == 0 {
             return Err(RunError::NothingMeasured {
@@ -227,7 +233,7 @@ impl Prepared {
         let setup = &self.setup;
         match setup.transport {
             TransportName::Homa => {
-                let nodes = HomaHost::all(setup, &self.settings)?;
+                let nodes = self.homa_hosts()?;
                 Ok(self.simulate_nodes(nodes, None, self.traffic(), record, tick))
             }
             TransportName::SrptOracle => {
@@ -248,6 +254,14 @@ impl Prepared {
                 Ok(self.simulate_nodes(nodes, mark_above, self.traffic(), record, tick))
             }
         }
+    }
+
+    /// The hosts, with an engine each.
+    pub(crate) fn homa_hosts(&self) -> Result<Vec<HomaHost>, RunError> {
+        HomaHost::all(&self.setup, &self.settings).map_err(|error| RunError::Engine {
+            name: self.name.clone(),
+            error,
+        })
     }
 
     /// Runs these hosts, with messages from `source`.
@@ -318,9 +332,16 @@ impl Prepared {
             comparison: self.reference.compare(&slowdown),
             slowdown,
             throughput: Throughput {
+                is_measured: window.time > Span::ZERO,
                 offered_gbps: self.setup.mode.ways() * gbps(window.started_bytes),
                 delivered_gbps: gbps(window.arrived()),
                 downlink_gbps: gbps(window.bytes_to_hosts),
+            },
+            backlog: Backlog {
+                start_bytes: window.backlog_bytes[0],
+                end_bytes: window.backlog_bytes[1],
+                growth: (window.backlog_bytes[1] as f64 - window.backlog_bytes[0] as f64)
+                    / (window.started_bytes as f64).max(1.0),
             },
             queues: window.queues,
             wasted: window.wasted,

@@ -27,6 +27,7 @@ pub(crate) struct Slowdowns {
 #[derive(Clone, Debug, Default)]
 struct Samples {
     sum: f64,
+    unfinished: u64,
     slowdowns: Vec<f32>,
     /// Who received them.
     hosts: Vec<u16>,
@@ -42,11 +43,23 @@ impl Slowdowns {
 
     /// A message of so many bytes, received by this host, took `slowdown` times its ideal time.
     pub(crate) fn record(&mut self, at: HostId, bytes: u32, slowdown: f64) {
-        let bucket = self.edges.partition_point(|edge| *edge < bytes);
-        let bucket = &mut self.buckets[bucket.min(self.edges.len() - 1)];
+        let bucket = self.bucket_of(bytes);
+        let bucket = &mut self.buckets[bucket];
         bucket.sum += slowdown;
         bucket.slowdowns.push(slowdown as f32);
         bucket.hosts.push(at as u16);
+    }
+
+    /// A message did not finish: its slowdown is at least this.
+    pub(crate) fn record_unfinished(&mut self, at: HostId, bytes: u32, slowdown: f64) {
+        self.record(at, bytes, slowdown);
+        let bucket = self.bucket_of(bytes);
+        self.buckets[bucket].unfinished += 1;
+    }
+
+    fn bucket_of(&self, bytes: u32) -> usize {
+        let bucket = self.edges.partition_point(|edge| *edge < bytes);
+        bucket.min(self.edges.len() - 1)
     }
 
     /// What was recorded, by bucket. Those without messages are left out.
@@ -74,6 +87,7 @@ impl Samples {
             p99: per_mille(slowdowns, 990),
             p999: per_mille(slowdowns, 999),
             p99_by_host,
+            unfinished: self.unfinished,
         }
     }
 
@@ -172,8 +186,9 @@ mod tests {
         for _ in 0..3 {
             slowdowns.record(7, 5, 2.0);
         }
-        slowdowns.record(8, 5, 6.0);
-        assert_eq!(slowdowns.into_buckets()[0].p99_by_host, 3.0);
+        slowdowns.record_unfinished(8, 5, 6.0);
+        let bucket = slowdowns.into_buckets()[0];
+        assert_eq!((bucket.p99_by_host, bucket.unfinished), (3.0, 1));
     }
 
     #[test]

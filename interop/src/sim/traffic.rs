@@ -1,4 +1,5 @@
-//! [`Source`]: when which host sends how much to whom; [`Traffic`] does it as `evaluation` B.3 says.
+//! [`Source`]: when which host sends how much to whom; [`Traffic`] does it as the simulations
+//! of SIGCOMM'18 did.
 
 use super::node::HostId;
 use super::time::Span;
@@ -36,33 +37,24 @@ impl<D: Fn(f64) -> u32> Traffic<D> {
             random,
         }
     }
+}
 
-    /// Time until the next message of this host, at least a picosecond.
-    pub(crate) fn gap(&mut self, host: HostId) -> Span {
+impl<D: Fn(f64) -> u32> Source for Traffic<D> {
+    /// At least a picosecond.
+    fn gap(&mut self, host: HostId) -> Option<Span> {
         let uniform = self.random[host as usize].f64();
         // Not the system's logarithm: the last bit of that differs between systems, and with it
         // all that follows.
         let gap = -libm::log(1.0 - uniform) * self.mean_gap.as_picos() as f64;
-        Span::from_picos((gap as u64).max(1))
+        Some(Span::from_picos((gap as u64).max(1)))
     }
 
-    /// Receiver and length of the next message of this host.
-    pub(crate) fn next(&mut self, host: HostId) -> (HostId, u32) {
+    fn next(&mut self, host: HostId) -> (HostId, u32) {
         let hosts = self.random.len() as u32;
         let random = &mut self.random[host as usize];
         let other = random.u32(..hosts - 1);
         let to = other + u32::from(other >= host);
         (to, (self.draw)(random.f64()))
-    }
-}
-
-impl<D: Fn(f64) -> u32> Source for Traffic<D> {
-    fn gap(&mut self, host: HostId) -> Option<Span> {
-        Some(Traffic::gap(self, host))
-    }
-
-    fn next(&mut self, host: HostId) -> (HostId, u32) {
-        Traffic::next(self, host)
     }
 }
 
@@ -77,7 +69,8 @@ mod tests {
         let mut traffic = Traffic::new(draw, mean, 5, 7);
         let count = 100_000;
         let gaps: Vec<f64> = (0..count)
-            .map(|_| traffic.gap(3).as_picos() as f64 / 500_000.0)
+            .filter_map(|_| traffic.gap(3))
+            .map(|gap| gap.as_picos() as f64 / 500_000.0)
             .collect();
         let mean = gaps.iter().sum::<f64>() / f64::from(count);
         assert!((mean - 1.0).abs() < 0.02, "{mean}");

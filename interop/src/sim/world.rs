@@ -11,13 +11,18 @@ use super::traffic::Source;
 /// How often it is looked whether receivers waste their links.
 const LOOK_EVERY: Span = Span::from_micros(10);
 
-/// Messages under way in the whole network, at most; at some 700 bytes each they are 3 GB.
+/// Messages under way in the whole network, at most; each takes 0.6 to 2 KB.
 const MAX_OPEN: u64 = 1 << 22;
 
 /// The same for each host, where messages start whether or not others finish. Of a network that
 /// carries its load a host has some dozens; more of short ones would be an overload that takes
 /// minutes to be found.
-pub(crate) const MAX_OPEN_PER_HOST: u64 = 1 << 15;
+const MAX_OPEN_PER_HOST: u64 = 1 << 15;
+
+/// Messages that may be under way in a network of so many hosts.
+pub(crate) fn max_open(hosts: u64) -> u64 {
+    MAX_OPEN.min(hosts * MAX_OPEN_PER_HOST)
+}
 
 /// The phases of a run.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +90,8 @@ pub(crate) const PARTS: usize = 10;
 pub(crate) struct AtWindow {
     pub(crate) time: Span,
     pub(crate) started_bytes: u64,
+    /// Length of the messages under way, when it starts and when it ends.
+    pub(crate) backlog_bytes: [u64; 2],
     /// Payload that has arrived, by parts of the window that are equally long.
     pub(crate) arrived_bytes: [u64; PARTS],
     pub(crate) bytes_to_hosts: u64,
@@ -164,7 +171,7 @@ impl<N: Node, S: Source> World<N, S> {
         let ledger = Ledger::new(nodes.len() as u32, schedule.window);
         let max_open = match S::IS_CLOSED {
             true => MAX_OPEN,
-            false => MAX_OPEN.min(nodes.len() as u64 * MAX_OPEN_PER_HOST),
+            false => max_open(nodes.len() as u64),
         };
         let hosts = nodes
             .into_iter()
@@ -252,6 +259,10 @@ impl<N: Node, S: Source> World<N, S> {
                 Err(why) => overload = Some(why),
             }
         }
+        // An overload can end a run in its window.
+        if self.now < end && !self.arrived_by_host.is_empty() {
+            self.end_window();
+        }
         self.counted.wasted /= self.looks.max(1) as f64;
         Ended {
             at: self.now,
@@ -309,6 +320,40 @@ impl<N: Node, S: Source> World<N, S> {
         self.hosts.iter().map(|host| host.node.resends()).sum()
     }
 
+    fn start_window(&mut self) {
+        self.fabric.start_measuring(self.now);
+        self.counted = AtWindow {
+            started_bytes: self.ledger.started.bytes,
+            backlog_bytes: [self.ledger.open_bytes(), 0],
+            bytes_by_priority: self.sent,
+            dropped: self.fabric.dropped,
+            resends: self.resends(),
+            ..AtWindow::default()
+        };
+        self.arrived_by_host = self.arrived().map(|arrived| [arrived, 0]).collect();
+        self.arrived_before = self.arrived().sum();
+    }
+
+    fn end_window(&mut self) {
+        self.end_part(PARTS - 1);
+        let arrived: Vec<u64> = self.arrived().collect();
+        for (counted, arrived) in self.arrived_by_host.iter_mut().zip(arrived) {
+            counted[1] = arrived - counted[0];
+        }
+        let resends = self.resends();
+        let counted = &mut self.counted;
+        counted.time = self.now.since(self.schedule.window.0);
+        counted.started_bytes = self.ledger.started.bytes - counted.started_bytes;
+        counted.backlog_bytes[1] = self.ledger.open_bytes();
+        counted.dropped = self.fabric.dropped - counted.dropped;
+        counted.resends = resends - counted.resends;
+        counted.bytes_to_hosts = self.fabric.bytes_to_hosts();
+        counted.queues = self.fabric.queues(self.now);
+        for (counted, sent) in counted.bytes_by_priority.iter_mut().zip(self.sent) {
+            *counted = sent - *counted;
+        }
+    }
+
     fn end_part(&mut self, number: usize) {
         let arrived = self.arrived().sum();
         self.counted.arrived_bytes[number] = arrived - self.arrived_before;
@@ -348,37 +393,9 @@ impl<N: Node, S: Source> World<N, S> {
                 }
                 self.events.push(now + LOOK_EVERY, Event::Look);
             }
-            Event::WindowStarts => {
-                self.fabric.start_measuring(now);
-                self.counted = AtWindow {
-                    started_bytes: self.ledger.started.bytes,
-                    bytes_by_priority: self.sent,
-                    dropped: self.fabric.dropped,
-                    resends: self.resends(),
-                    ..AtWindow::default()
-                };
-                self.arrived_by_host = self.arrived().map(|arrived| [arrived, 0]).collect();
-                self.arrived_before = self.arrived().sum();
-            }
+            Event::WindowStarts => self.start_window(),
             Event::PartEnds(number) => self.end_part(number),
-            Event::WindowEnds => {
-                self.end_part(PARTS - 1);
-                let arrived: Vec<u64> = self.arrived().collect();
-                for (counted, arrived) in self.arrived_by_host.iter_mut().zip(arrived) {
-                    counted[1] = arrived - counted[0];
-                }
-                let resends = self.resends();
-                let counted = &mut self.counted;
-                counted.time = now.since(self.schedule.window.0);
-                counted.started_bytes = self.ledger.started.bytes - counted.started_bytes;
-                counted.dropped = self.fabric.dropped - counted.dropped;
-                counted.resends = resends - counted.resends;
-                counted.bytes_to_hosts = self.fabric.bytes_to_hosts();
-                counted.queues = self.fabric.queues(now);
-                for (counted, sent) in counted.bytes_by_priority.iter_mut().zip(self.sent) {
-                    *counted = sent - *counted;
-                }
-            }
+            Event::WindowEnds => self.end_window(),
         }
         Ok(())
     }

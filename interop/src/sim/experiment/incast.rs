@@ -7,7 +7,6 @@
 
 use std::time::{Duration, Instant as Clock};
 
-use crate::sim::homa::HomaHost;
 use crate::sim::ledger::Sample;
 use crate::sim::node::HostId;
 use crate::sim::outcome::{IncastOutcome, IncastPoint};
@@ -125,7 +124,7 @@ impl Incast {
         speed: &mut Speed,
         tick: impl FnMut(Instant),
     ) -> Result<IncastPoint, RunError> {
-        let mut hosts = HomaHost::all(&self.run.setup, &self.run.settings)?;
+        let mut hosts = self.run.homa_hosts()?;
         for host in &mut hosts {
             host.respond_with(self.what.response_bytes);
         }

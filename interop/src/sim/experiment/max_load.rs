@@ -29,7 +29,7 @@ use crate::sim::run::{Prepared, RunError, Speed};
 use crate::sim::setup::{EngineSetup, Mode, Setup, Topology, TransportName, Wire};
 use crate::sim::time::{Instant, Span};
 use crate::sim::workload::Sizes;
-use crate::sim::world::{Ended, First, MAX_OPEN_PER_HOST, PARTS, Schedule};
+use crate::sim::world::{Ended, First, PARTS, Schedule, max_open};
 
 /// Share of all bytes that the messages have of which the backlog consists.
 const LONGEST: f64 = 0.1;
@@ -56,9 +56,11 @@ const MIN_BACKLOG: usize = 16;
 /// Most bytes of a host's backlog; less than an engine holds for sending.
 const MAX_BACKLOG_BYTES: f64 = 2e9;
 
-/// Most messages of it. With sizes of some hundred bytes only it runs out here and there, and the
-/// load that is found is a little below what the network carries.
-const MAX_BACKLOG: usize = MAX_OPEN_PER_HOST as usize / 2;
+/// Most messages of it: half of what may be under way. With sizes of some hundred bytes only it
+/// runs out here and there, and the load that is found is a little below what the network carries.
+fn max_backlog(hosts: u32) -> usize {
+    (max_open(u64::from(hosts)) / u64::from(hosts) / 2) as usize
+}
 
 /// Probes that are made by the estimate of the one before; after these it is halved.
 const BY_ESTIMATE: usize = 4;
@@ -214,7 +216,10 @@ impl<'a> Backlog<'a> {
         let mut messages = Vec::new();
         for from in 0..hosts {
             let mut random = seeds.fork();
-            let (enough, most) = (messages.len() + MIN_BACKLOG, messages.len() + MAX_BACKLOG);
+            let (enough, most) = (
+                messages.len() + MIN_BACKLOG,
+                messages.len() + max_backlog(hosts),
+            );
             let mut have = 0;
             while messages.len() < enough || have < bytes && messages.len() < most {
                 let other: HostId = random.u32(..hosts - 1);

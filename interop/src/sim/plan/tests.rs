@@ -1,5 +1,6 @@
 use std::fs;
 
+use super::super::experiment::Experiment;
 use super::super::setup::{TransportName, WorkloadName};
 use super::*;
 
@@ -168,7 +169,7 @@ fn what_is_wrong_is_named_with_its_line() {
             3,
             "unknown variant `w6`",
         ),
-        ("[[run]]\nload = 0.5", 1, "a name has no letters"),
+        ("[[run]]\nload = 0.5", 1, "a run has no name"),
         (
             "[[run]]\nname = \"x\"\n[[run]]\nname = \"x\"",
             3,
@@ -269,6 +270,11 @@ fn the_plans_of_the_published_experiments_are_right() {
                 assert!(!plan.title.is_empty(), "{}", path.display());
                 let name = path.file_stem().unwrap_or_default();
                 runs.push((name.to_string_lossy().into_owned(), plan.runs.len()));
+                assert_eq!(plan.check_alike(), Ok(()), "{}", path.display());
+                for run in plan.runs {
+                    let checked = Experiment::new(run, None).map(drop);
+                    assert!(checked.is_ok(), "{}: {checked:?}", path.display());
+                }
             }
             Err(error) => panic!("{error}"),
         }
@@ -277,16 +283,19 @@ fn the_plans_of_the_published_experiments_are_right() {
     let expected = [
         ("ablations", 28),
         ("atc21-echo", 8),
+        ("baselines", 12),
         ("figure-10", 5),
         ("figure-10-load-50", 5),
         ("figure-12", 5),
         ("figure-13", 32),
         ("figure-14", 3),
+        ("incast", 2),
+        ("scale", 1),
         ("table-1", 5),
+        ("wire", 10),
     ];
-    for (name, count) in expected {
-        assert!(runs.contains(&(name.to_owned(), count)), "{name}: {runs:?}");
-    }
+    let expected = expected.map(|(name, count)| (name.to_owned(), count));
+    assert_eq!(runs, expected);
 }
 
 #[test]
@@ -295,4 +304,22 @@ fn the_plan_of_the_documentation_is_right() {
     let (_, plan) = text.split_once("```toml\n").expect("there is a plan");
     let (plan, _) = plan.split_once("```").expect("which ends");
     assert_eq!(runs_of(plan).len(), 6);
+}
+
+#[test]
+fn options_that_make_runs_alike_are_refused() {
+    let text = "[[run]]\nname = \"a\"\nsweep.load = [0.3, 0.5]";
+    let mut plan = Plan::parse(text).expect("right");
+    assert_eq!(plan.check_alike(), Ok(()));
+    for run in &mut plan.runs {
+        run.setup.load = 0.4;
+    }
+    let error = plan
+        .check_alike()
+        .expect_err("they are the same")
+        .to_string();
+    assert!(
+        error.contains("\"a load=0.3\" and \"a load=0.5\""),
+        "{error}"
+    );
 }

@@ -1,6 +1,6 @@
 //! The report as JSON: of one experiment its outcome, of many
-//! `{ "title": ..., "runs": [...], "max_loads": [...], "incasts": [...] }`, without the kinds that
-//! there are none of.
+//! `{ "title": ..., "runs": [...], "max_loads": [...], "incasts": [...], "scales": [...] }`, without
+//! the kinds that there are none of.
 
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
@@ -35,7 +35,7 @@ impl Serialize for Json<'_> {
         whole.insert("title".to_owned(), Value::from(*title));
         for (kind, found) in kinds {
             let mut found = found.map_err(S::Error::custom)?;
-            if self.0.count() == 1
+            if self.0.is_alone()
                 && let Some(alone) = found.pop()
             {
                 return alone.serialize(serializer);
@@ -123,7 +123,8 @@ mod tests {
                 "p50",
                 "p99",
                 "p999",
-                "p99_by_host"
+                "p99_by_host",
+                "unfinished"
             ]
         );
         let many = report(&[outcome.clone(), outcome]);

@@ -37,6 +37,8 @@ pub(crate) struct Report<'a> {
     pub(crate) curves: &'a [KnownCurve<'a>],
     /// What to show; nothing: all that the runs allow.
     pub(crate) figures: &'a [Figure],
+    /// Experiments that were to be made, of which some may have found nothing.
+    pub(crate) planned: usize,
 }
 
 /// A published curve, and the runs that it is about.
@@ -51,7 +53,7 @@ impl Report<'_> {
     /// For a terminal: of one experiment everything; of many a line each, the figures as tables,
     /// and how they compare with what is published.
     pub(crate) fn text(&self) -> String {
-        let is_alone = self.count() == 1;
+        let is_alone = self.is_alone() && self.figures.is_empty();
         let mut text = match *self {
             Report { runs: [one], .. } if is_alone => text::run(one),
             Report {
@@ -67,9 +69,10 @@ impl Report<'_> {
         text
     }
 
-    /// Experiments of all kinds.
-    fn count(&self) -> usize {
-        self.runs.len() + self.max_loads.len() + self.incasts.len() + self.scales.len()
+    /// Whether it is of one experiment only, of any kind.
+    fn is_alone(&self) -> bool {
+        let found = self.runs.len() + self.max_loads.len() + self.incasts.len() + self.scales.len();
+        found == 1 && self.planned <= 1
     }
 
     /// Writes it as JSON, in place of what the file held: of one experiment its outcome, of many

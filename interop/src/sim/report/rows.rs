@@ -8,6 +8,8 @@ use crate::sim::outcome::{Bucket, Comparison, Decile, Outcome};
 pub(super) struct Row {
     pub(super) upper_bytes: u64,
     pub(super) count: u64,
+    /// Of these, the ones that had not finished.
+    pub(super) unfinished: u64,
     pub(super) figures: Option<Figures>,
     pub(super) published: Option<Published>,
 }
@@ -30,6 +32,14 @@ pub(super) struct Published {
     pub(super) limit: f64,
     /// Of ours over all hosts together.
     pub(super) ratio_together: f64,
+}
+
+impl Row {
+    /// Whether so few finished that a percentile, here in thousandths, is only known to be at
+    /// least what it says.
+    pub(super) fn is_open(&self, part: u64) -> bool {
+        self.unfinished > 0 && self.unfinished * 1000 >= self.count * (1000 - part)
+    }
 }
 
 impl From<&Decile> for Published {
@@ -144,6 +154,7 @@ fn merged(buckets: &[Bucket]) -> Row {
     Row {
         upper_bytes: buckets.last().map_or(0, |bucket| bucket.upper_bytes),
         count,
+        unfinished: buckets.iter().map(|bucket| bucket.unfinished).sum(),
         figures: (count > 0).then(|| Figures {
             mean: mean(|bucket| bucket.mean),
             p50: mean(|bucket| bucket.p50),
@@ -168,6 +179,7 @@ mod tests {
             p99,
             p999: p99,
             p99_by_host: p99,
+            unfinished: 0,
         }
     }
 

@@ -1,8 +1,8 @@
 //! Made-up outcomes for tests.
 
 use crate::sim::outcome::{
-    Bucket, Comparison, Counts, Decile, IncastOutcome, IncastPoint, MaxLoadOutcome, Outcome, Probe,
-    Queue, Queues, ScaleOutcome, ScalePoint, Throughput, Verdict,
+    Backlog, Bucket, Comparison, Counts, Decile, IncastOutcome, IncastPoint, MaxLoadOutcome,
+    Outcome, Probe, Queue, Queues, ScaleOutcome, ScalePoint, Throughput, Verdict,
 };
 use crate::sim::setup::{Mode, Setup, WorkloadName};
 
@@ -39,6 +39,7 @@ pub(super) fn outcome(name: &str) -> Outcome {
                 p99: 1.02 * p99,
                 p999: 1.3 * p99,
                 p99_by_host: 1.02 * p99,
+                unfinished: 0,
             }
         })
         .collect();
@@ -60,9 +61,15 @@ pub(super) fn outcome(name: &str) -> Outcome {
         verdict: Verdict::Finished { at_us: 412_345.678 },
         slowdown,
         throughput: Throughput {
+            is_measured: true,
             offered_gbps: 7.098,
             delivered_gbps: 7.091,
             downlink_gbps: 7.997,
+        },
+        backlog: Backlog {
+            start_bytes: 12_000_000,
+            end_bytes: 15_000_000,
+            growth: 0.002,
         },
         queues: Queues {
             tor_to_spine: Queue {

@@ -239,8 +239,11 @@ pub(super) fn overview(outcomes: &[Outcome]) -> Table {
     ]);
     for outcome in outcomes {
         let p99 = |row: Option<&Row>| {
-            let figures = row.and_then(|row| row.figures);
-            figures.map_or_else(|| "-".to_owned(), |figures| figure(figures.p99))
+            let figures = row.and_then(|row| Some((row, row.figures?)));
+            figures.map_or_else(
+                || "-".to_owned(),
+                |(row, figures)| at_least(row, 990, figures.p99),
+            )
         };
         let verdict = match outcome.verdict {
             Verdict::Finished { .. } => "finished".to_owned(),
@@ -265,6 +268,12 @@ pub(super) fn overview(outcomes: &[Outcome]) -> Table {
     table
 }
 
+/// A percentile; `>2.5` where so many messages have not finished that it may be any more.
+fn at_least(row: &Row, part: u64, value: f64) -> String {
+    let sign = if row.is_open(part) { ">" } else { "" };
+    format!("{sign}{}", figure(value))
+}
+
 /// The slowdown of one run, by tenths of the messages.
 pub(super) fn slowdown(outcome: &Outcome) -> Table {
     let compared = matches!(Mark::of(&outcome.comparison), Mark::Pass | Mark::Fail);
@@ -277,7 +286,14 @@ pub(super) fn slowdown(outcome: &Outcome) -> Table {
     let mut add = |label: String, row: &Row| {
         let mut cells = vec![label, count(row.count)];
         cells.extend(match &row.figures {
-            Some(figures) => [figures.mean, figures.p50, figures.p99, figures.p999].map(figure),
+            Some(figures) => [
+                // A mean suffers as soon as a tail does.
+                (figures.mean, 990),
+                (figures.p50, 500),
+                (figures.p99, 990),
+                (figures.p999, 999),
+            ]
+            .map(|(value, part)| at_least(row, part, value)),
             None => ["-"; 4].map(str::to_owned),
         });
         if let Some(published) = &row.published {
@@ -300,8 +316,12 @@ pub(super) fn slowdown(outcome: &Outcome) -> Table {
 }
 
 /// What there is to say beside the slowdown, by name.
-pub(super) fn facts(outcome: &Outcome) -> [(&'static str, String); 8] {
+pub(super) fn facts(outcome: &Outcome) -> [(&'static str, String); 9] {
     let (throughput, queues, counts) = (&outcome.throughput, &outcome.queues, &outcome.counts);
+    let measured = |text: String| match throughput.is_measured {
+        true => text,
+        false => "not measured: the run ended before its window".to_owned(),
+    };
     let carried = format!(
         "{} Gbit/s of payload a host offered, {} delivered; downlinks busy with {} of {}",
         figure(throughput.offered_gbps),
@@ -334,10 +354,14 @@ pub(super) fn facts(outcome: &Outcome) -> [(&'static str, String); 8] {
         count(counts.events)
     );
     [
-        ("Throughput", carried),
-        ("Queues", waiting),
-        ("Wasted", wasted),
-        ("Priorities", priorities(&outcome.bytes_by_priority)),
+        ("Throughput", measured(carried)),
+        ("Backlog", measured(words::backlog(&outcome.backlog))),
+        ("Queues", measured(waiting)),
+        ("Wasted", measured(wasted)),
+        (
+            "Priorities",
+            measured(priorities(&outcome.bytes_by_priority)),
+        ),
         ("Messages", messages),
         ("Packets", packets),
         ("Verdict", words::verdict(&outcome.verdict)),
@@ -392,6 +416,7 @@ size up to   messages  mean   P50   P99  P99.9  P99 by host  published  ratio  l
 last bucket     5,190  6.32  6.32  15.9   20.3         15.9       15.6  1.020   1.30     yes             1.050
 
 Throughput  7.10 Gbit/s of payload a host offered, 7.09 delivered; downlinks busy with 8.00 of 10
+Backlog     12 MB under way at the start of the window, 15 MB at its end
 Queues      mean/max TOR to spine 1.6 KB/49.8 KB, spine to TOR 1.8 KB/55.6 KB, TOR to host 12.6 KB/117 KB
 Wasted      3.1 % of the downlinks' time they idle while grants are withheld
 Priorities  P0 30 %, P1 12 %, P2 9 %, P3 6 %, P4 11 %, P5 11 %, P6 11 %, P7 10 % of bytes sent

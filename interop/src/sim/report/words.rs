@@ -1,7 +1,7 @@
 //! What is said of a run in sentences, in text and page alike.
 
 use super::format::{count, figure, percent, size, time};
-use crate::sim::outcome::{Comparison, Decile, IncastOutcome, MaxLoadOutcome, Verdict};
+use crate::sim::outcome::{Backlog, Comparison, Decile, IncastOutcome, MaxLoadOutcome, Verdict};
 use crate::sim::setup::{Mode, Routing, Setup, Topology, TransportName, Wire, WorkloadName};
 
 /// Where Homa's published values come from.
@@ -149,6 +149,27 @@ pub(super) fn published_max_load(outcome: &MaxLoadOutcome) -> String {
     };
     let mark = if holds { Mark::Pass } else { Mark::Fail };
     format!("{}: published is {}", mark.text(), percent(published))
+}
+
+/// Growth above which it is said that a load may be too high. Chance alone makes a tenth of it in
+/// short windows.
+const MUCH_GROWTH: f64 = 0.1;
+
+/// What was under way at both ends of the window.
+pub(super) fn backlog(backlog: &Backlog) -> String {
+    let warning = if backlog.growth > MUCH_GROWTH {
+        format!(
+            ", {} of what is offered: the network may not carry that, --max-load tells what it does",
+            percent(backlog.growth)
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "{} under way at the start of the window, {} at its end{warning}",
+        size(backlog.start_bytes as f64),
+        size(backlog.end_bytes as f64)
+    )
 }
 
 pub(super) fn verdict(verdict: &Verdict) -> String {

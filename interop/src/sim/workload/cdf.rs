@@ -68,7 +68,7 @@ pub(crate) enum Wrong {
     LastShare { share: f64 },
     #[error("there are more than {MAX_POINTS} sizes; merge similar ones")]
     Points,
-    #[error("the mean \"{text}\" is not a number above 0")]
+    #[error("\"{text}\" is neither a size and a share, with a space between, nor a mean above 0")]
     Mean { text: String },
     #[error(
         "the mean {stated} is not within 10 % of {computed:.1}, that of the sizes; correct it, or \

@@ -8,7 +8,7 @@ use crate::sim::link;
 use crate::sim::node::HostId;
 use crate::sim::setup::{Mode, Topology};
 use crate::sim::time::{Instant, Span};
-use crate::sim::traffic::Traffic;
+use crate::sim::traffic::Source;
 use crate::sim::world::{AtWindow, Ended, Schedule};
 
 /// How often it is told what time it is.
@@ -20,10 +20,10 @@ const TICK_EVERY: Span = Span::from_micros(100);
 /// as in the authors' script; alone, it takes its ideal time, so that its slowdown is then 1. There
 /// are no packets, hops, queues and priorities to count, and no loss. `sample` gets each measured
 /// message that finishes.
-pub(crate) fn run<D: Fn(f64) -> u32>(
+pub(crate) fn run<S: Source>(
     topology: &Topology,
     mode: Mode,
-    mut traffic: Traffic<D>,
+    mut traffic: S,
     schedule: Schedule,
     mut sample: impl FnMut(Sample),
     mut tick: impl FnMut(Instant),
@@ -34,8 +34,13 @@ pub(crate) fn run<D: Fn(f64) -> u32>(
     let mut ledger = Ledger::new(hosts, schedule.window);
     let mut oracle = Oracle::new(hosts, mode);
     let mut arrivals: Events<HostId> = Events::new();
+    let await_message = |arrivals: &mut Events<HostId>, traffic: &mut S, now, host| {
+        if let Some(gap) = traffic.gap(host) {
+            arrivals.push(now + gap, host);
+        }
+    };
     for host in 0..hosts {
-        arrivals.push(Instant::ZERO + traffic.gap(host), host);
+        await_message(&mut arrivals, &mut traffic, Instant::ZERO, host);
     }
     let mut window = Window::new(schedule);
     let mut finished = Vec::new();
@@ -63,7 +68,7 @@ pub(crate) fn run<D: Fn(f64) -> u32>(
                 break;
             }
         }
-        arrivals.push(now + traffic.gap(from), from);
+        await_message(&mut arrivals, &mut traffic, now, from);
         let (to, bytes) = traffic.next(from);
         let message = ledger.start(now, from, to, bytes);
         let occupied = link::occupied_by_unscheduled(bytes) as f64 * picos_per_byte;
@@ -135,6 +140,7 @@ impl Window {
         if self.phase == Phase::Before && now >= start {
             self.phase = Phase::Within;
             counted.started_bytes = ledger.started.bytes;
+            counted.backlog_bytes[0] = ledger.open_bytes();
             self.finished_bytes = ledger.finished.bytes;
             self.served = served;
         }
@@ -142,6 +148,7 @@ impl Window {
             self.phase = Phase::After;
             counted.time = end.since(start);
             counted.started_bytes = ledger.started.bytes - counted.started_bytes;
+            counted.backlog_bytes[1] = ledger.open_bytes();
             counted.arrived_bytes[0] = ledger.finished.bytes - self.finished_bytes;
             self.served = served - self.served;
         }
@@ -151,6 +158,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::traffic::Traffic;
 
     const BYTES: u32 = 1442;
 

@@ -14,7 +14,7 @@ mod waste;
 use super::plot::{Axis, Plot};
 use super::table::Table;
 use super::{Report, words};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::sim::outcome::{MaxLoadOutcome, Outcome, Verdict};
 use crate::sim::setup::{EngineSetup, Mode, Setup, Topology, Wire};
@@ -37,7 +37,7 @@ pub(super) struct Panel {
 }
 
 /// A figure that a plan can ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Figure {
     /// Median and 99th percentile of the slowdown by size.
