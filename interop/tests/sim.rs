@@ -116,7 +116,7 @@ fn what_cannot_be_run_is_said_before_anything_runs() {
             "kind.scale.hosts = [6]",
             "take a multiple of topology.hosts_per_rack",
         ),
-        ("kind.max-load.to = 1.5", "kind.max-load is out of range"),
+        ("kind.max-load.to = 1.5", "is out of range: 0 < from <= to"),
         (
             "kind = \"max-load\"\ntransport = \"srpt-oracle\"",
             "transport = \"homa\" or \"dctcp\" only",
