@@ -4,6 +4,72 @@
 //! comment. `time_cycles` and `cpu_khz` come first, then for each CPU a line `core N` and that
 //! core's counters, which have to be summed.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+
+/// Longest file that is read: some hundred counters of each of some thousand cores.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// The counters at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    sums: BTreeMap<String, u64>,
+}
+
+impl Metrics {
+    /// The present counters.
+    ///
+    /// # Errors
+    /// `NotFound`: no module, or another network namespace; `InvalidData`: the file is not what
+    /// this module says.
+    pub fn read() -> io::Result<Self> {
+        let mut text = String::new();
+        File::open(PATH)?
+            .take(MAX_BYTES)
+            .read_to_string(&mut text)?;
+        Self::parse(&text).map_err(|line| {
+            let error = format!("{PATH}, line {line}: no name and value");
+            io::Error::new(io::ErrorKind::InvalidData, error)
+        })
+    }
+
+    /// `Err`: the line that is no counter.
+    fn parse(text: &str) -> Result<Self, usize> {
+        let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+        for (number, line) in (1usize..).zip(text.lines()) {
+            let mut columns = line.split_whitespace();
+            let Some(name) = columns.next() else { continue };
+            let value: u64 = columns
+                .next()
+                .and_then(|value| value.parse().ok())
+                .ok_or(number)?;
+            // The lines that start the counters of a core are numbers of cores, not counters.
+            if name == "core" {
+                continue;
+            }
+            let sum = sums.entry(name.to_owned()).or_default();
+            *sum = sum.wrapping_add(value);
+        }
+        Ok(Self { sums })
+    }
+
+    /// A counter, summed over all cores; `None`: this module has no such counter.
+    pub fn get(&self, name: &str) -> Option<u64> {
+        self.sums.get(name).copied()
+    }
+
+    /// Packets of this [type](PACKET_TYPES) that were sent.
+    pub fn sent(&self, packet: &str) -> Option<u64> {
+        self.get(&format!("{PACKETS_SENT_PREFIX}{packet}"))
+    }
+
+    /// Packets of this [type](PACKET_TYPES) that were received.
+    pub fn received(&self, packet: &str) -> Option<u64> {
+        self.get(&format!("{PACKETS_RCVD_PREFIX}{packet}"))
+    }
+}
+
 /// The file. It exists in the initial network namespace only.
 pub const PATH: &str = "/proc/net/homa_metrics";
 
@@ -59,3 +125,37 @@ pub const PRIORITY_COUNTERS: [[&str; 2]; 8] = [
     ["priority6_bytes", "priority6_packets"],
     ["priority7_bytes", "priority7_packets"],
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+time_cycles                              123456 Time when metrics were read
+cpu_khz                                 2400000 Clock rate
+core 0
+packets_sent_DATA                            10 DATA packets sent
+requests_received                             3 Requests
+core 1
+packets_sent_DATA                             5 DATA packets sent
+requests_received                             4 Requests
+";
+
+    #[test]
+    fn counters_are_summed_over_cores() {
+        let metrics = Metrics::parse(TEXT).expect("right");
+        assert_eq!(metrics.sent("DATA"), Some(15));
+        assert_eq!(metrics.get("requests_received"), Some(7));
+        assert_eq!(metrics.get(CPU_KHZ), Some(2_400_000));
+        assert_eq!(
+            (metrics.received("DATA"), metrics.get("core")),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn a_line_without_a_value_is_named() {
+        assert_eq!(Metrics::parse("a 1\n\nb x\n"), Err(3));
+        assert_eq!(Metrics::parse("a\n"), Err(1));
+    }
+}

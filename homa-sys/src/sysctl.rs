@@ -3,8 +3,16 @@
 //! They exist in the initial network namespace only and hold for the whole machine. The reduced
 //! build offered for inclusion in Linux has none of them.
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::num::ParseIntError;
+use std::path::Path;
+
 /// Directory of the files; a parameter's name is its file's.
 pub const DIR: &str = "/proc/sys/net/homa";
+
+/// Longest line of a parameter that is read: some integers.
+const MAX_LINE: u64 = 64 * 1024;
 
 /// One parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +22,29 @@ pub struct Parameter {
     /// Value after loading the module; several where the parameter is a list, none where the
     /// specification names no default.
     pub default: &'static [i32],
+}
+
+impl Parameter {
+    /// Its present value, or values.
+    ///
+    /// # Errors
+    /// `NotFound`: no module, or another network namespace, or the parameter is one of another
+    /// build; `InvalidData`: there is something else than integers.
+    pub fn read(&self) -> io::Result<Vec<i64>> {
+        let mut text = String::new();
+        File::open(Path::new(DIR).join(self.name))?
+            .take(MAX_LINE)
+            .read_to_string(&mut text)?;
+        parse(&text).map_err(|error| {
+            let name = self.name;
+            let error = format!("{DIR}/{name}: {error}: \"{}\"", text.trim_end());
+            io::Error::new(io::ErrorKind::InvalidData, error)
+        })
+    }
+}
+
+fn parse(text: &str) -> Result<Vec<i64>, ParseIntError> {
+    text.split_whitespace().map(str::parse).collect()
 }
 
 /// Bytes of a new message that are sent without grants.
@@ -347,3 +378,25 @@ pub const GRO_FAST_GRANTS: i32 = 0x20;
 pub const GRO_SHORT_BYPASS: i32 = 0x40;
 /// In [`GRO_POLICY`]: the third generation of load balancing.
 pub const GRO_GEN3: i32 = 0x80;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_integers_between_spaces() {
+        assert_eq!(parse("40000\n"), Ok(vec![40_000]));
+        assert_eq!(parse("2147483647\t0 -1\n"), Ok(vec![2_147_483_647, 0, -1]));
+        assert!(parse("4 x").is_err());
+    }
+
+    #[test]
+    fn what_is_not_there_is_an_error() {
+        let nothing = Parameter {
+            name: "no_such_parameter",
+            default: &[],
+        };
+        let error = nothing.read().expect_err("there is none");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}
