@@ -56,7 +56,7 @@ impl Client {
     /// # Errors
     /// [`CallError`], which tells whether the request may have run.
     pub fn call(&self, to: SocketAddr, request: Message) -> Result<Message, CallError> {
-        let outcome = self.inner.call(to, request).wait(None);
+        let outcome = self.inner.call_blocking(to, request, None);
         outcome.unwrap_or(Err(CallError::Closed))
     }
 
@@ -73,7 +73,8 @@ impl Client {
     ) -> Result<Option<Message>, CallError> {
         // A time that the clock does not reach is no limit.
         let deadline = Instant::now().checked_add(timeout);
-        self.inner.call(to, request).wait(deadline).transpose()
+        let outcome = self.inner.call_blocking(to, request, deadline);
+        outcome.transpose()
     }
 
     /// Sends a request whose response nobody waits for.

@@ -1,21 +1,27 @@
 //! [`Client`]: calls from inside a tokio runtime.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use crate::config::Config;
+use crate::config::{Backend, Config};
 use crate::error::{BindError, CallError};
+use crate::kernel;
+use crate::kernel::client::ClientHandle;
+use crate::kernel::routes::{Carrier, Choice, Routes};
 use crate::message::Message;
 use crate::stats::EndpointCounters;
 use crate::user::endpoint::{Handle, Outcome, Ticket};
 use crate::user::lead::{Wants, wait};
 use crate::user::registry::{self, Driven, Family};
+
+/// Who is called through the module, of all clients of this process.
+static ROUTES: LazyLock<Routes> = LazyLock::new(Routes::default);
 
 /// Makes RPCs to any number of servers.
 ///
@@ -52,8 +58,23 @@ struct Inner {
     driven: Driven,
     config: Config,
     /// Opened when a server of that IP version is called first.
-    v4: OnceLock<Handle>,
-    v6: OnceLock<Handle>,
+    v4: OnceLock<Endpoint>,
+    v6: OnceLock<Endpoint>,
+}
+
+/// What carries the calls to servers of one IP version.
+#[derive(Clone, Debug)]
+enum Endpoint {
+    User(Handle),
+    Kernel(ClientHandle),
+    /// By peer.
+    Both(Handle, ClientHandle),
+}
+
+/// The endpoint for one call.
+enum Chosen<'a> {
+    User(&'a Handle),
+    Kernel(&'a ClientHandle),
 }
 
 impl Client {
@@ -97,15 +118,20 @@ impl Client {
     /// The future yields a [`CallError`], which tells whether the request may have run.
     pub fn call(&self, to: SocketAddr, request: Message) -> Call {
         let started = self
-            .endpoint(Family::of(to))
+            .choose(to)
             .map_err(CallError::from)
             .and_then(|endpoint| {
-                let (ticket, receiver) = endpoint.call(to, request)?;
-                Ok(Running {
-                    endpoint: endpoint.clone(),
-                    ticket,
-                    receiver,
-                })
+                let (rpc, receiver) = match endpoint {
+                    Chosen::User(endpoint) => {
+                        let (ticket, receiver) = endpoint.call(to, request)?;
+                        (Rpc::User(endpoint.clone(), ticket), receiver)
+                    }
+                    Chosen::Kernel(endpoint) => {
+                        let (ticket, receiver) = endpoint.call(to, request)?;
+                        (Rpc::Kernel(endpoint.clone(), ticket, to), receiver)
+                    }
+                };
+                Ok(Running { rpc, receiver })
             });
         Call {
             state: started.map_or_else(|error| State::Failed(Some(error)), State::Running),
@@ -118,31 +144,93 @@ impl Client {
     /// # Errors
     /// [`CallError`] if it cannot even be sent.
     pub fn call_detached(&self, to: SocketAddr, request: Message) -> Result<(), CallError> {
-        self.endpoint(Family::of(to))?.call_detached(to, request)
+        match self.choose(to)? {
+            Chosen::User(endpoint) => endpoint.call_detached(to, request),
+            Chosen::Kernel(endpoint) => endpoint.call_detached(to, request),
+        }
+    }
+
+    /// [`Client::call`] on a thread, for clients that are driven by their callers; `None` when the
+    /// deadline has passed.
+    pub(crate) fn call_blocking(
+        &self,
+        to: SocketAddr,
+        request: Message,
+        deadline: Option<Instant>,
+    ) -> Option<Outcome> {
+        match self.choose(to) {
+            Ok(Chosen::Kernel(endpoint)) => {
+                let outcome = endpoint.call_blocking(to, request, deadline);
+                if let Some(outcome) = &outcome {
+                    ROUTES.ended(to, outcome.as_ref().err(), Instant::now());
+                }
+                outcome
+            }
+            Ok(Chosen::User(_)) | Err(_) => self.call(to, request).wait(deadline),
+        }
     }
 
     /// The local address from which `to` is called: unspecified IP, and the UDP port, or on IP
     /// protocol 146 the Homa port.
     pub fn local_addr(&self, to: SocketAddr) -> Option<SocketAddr> {
-        Some(self.endpoint(Family::of(to)).ok()?.local_addr())
+        Some(match self.endpoint(Family::of(to)).ok()? {
+            Endpoint::User(endpoint) | Endpoint::Both(endpoint, _) => endpoint.local_addr(),
+            Endpoint::Kernel(endpoint) => {
+                let port = u16::try_from(endpoint.info().ok()?.port).ok()?;
+                SocketAddr::new(Family::of(to).unspecified(), port)
+            }
+        })
     }
 
-    /// What the endpoint that calls `to` has counted so far, for all clients that share it.
+    /// What the endpoint that calls `to` has counted so far, for all clients that share it. The
+    /// kernel module counts for the whole machine, in `/proc/net/homa_metrics`; here all are 0.
     pub fn counters(&self, to: SocketAddr) -> EndpointCounters {
-        self.endpoint(Family::of(to))
-            .map(|endpoint| endpoint.counters())
-            .unwrap_or_default()
+        match self.endpoint(Family::of(to)) {
+            Ok(Endpoint::User(endpoint) | Endpoint::Both(endpoint, _)) => endpoint.counters(),
+            Ok(Endpoint::Kernel(_)) | Err(_) => EndpointCounters::default(),
+        }
     }
 
-    fn endpoint(&self, family: Family) -> Result<&Handle, BindError> {
+    /// The endpoint for a call to this peer.
+    fn choose(&self, to: SocketAddr) -> Result<Chosen<'_>, BindError> {
+        let (user, module) = match self.endpoint(Family::of(to))? {
+            Endpoint::User(endpoint) => return Ok(Chosen::User(endpoint)),
+            Endpoint::Kernel(endpoint) => return Ok(Chosen::Kernel(endpoint)),
+            Endpoint::Both(user, module) => (user, module),
+        };
+        let Choice { carrier, probe } = ROUTES.choose(to, Instant::now());
+        if probe {
+            kernel::probe(&self.inner.driven, module, to, move |answered| {
+                ROUTES.probed(to, answered, Instant::now());
+            });
+        }
+        Ok(match carrier {
+            Carrier::Udp => Chosen::User(user),
+            Carrier::Module => Chosen::Kernel(module),
+        })
+    }
+
+    fn endpoint(&self, family: Family) -> Result<&Endpoint, BindError> {
         let slot = match family {
             Family::V4 => &self.inner.v4,
             Family::V6 => &self.inner.v6,
         };
         if slot.get().is_none() {
-            let handle = registry::client(&self.inner.driven, &self.inner.config, family)?;
+            let Inner { driven, config, .. } = &*self.inner;
+            let endpoint = match config.backend {
+                Backend::User => Endpoint::User(registry::client(driven, config, family)?),
+                Backend::Kernel => Endpoint::Kernel(kernel::client(driven, config, family)?),
+                Backend::Auto => {
+                    let user = registry::client(driven, config, family)?;
+                    match kernel::client(driven, config, family) {
+                        Ok(module) => Endpoint::Both(user, module),
+                        Err(BindError::NoModule(_)) => Endpoint::User(user),
+                        Err(error) => return Err(error),
+                    }
+                }
+            };
             // Another thread may have been faster; both handles are of the same endpoint.
-            let _ = slot.set(handle);
+            let _ = slot.set(endpoint);
         }
         slot.get().ok_or(BindError::NoRuntime)
     }
@@ -151,6 +239,13 @@ impl Client {
 impl Family {
     fn of(addr: SocketAddr) -> Self {
         if addr.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    fn unspecified(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Self::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
     }
 }
 
@@ -169,9 +264,14 @@ enum State {
 
 #[derive(Debug)]
 struct Running {
-    endpoint: Handle,
-    ticket: Ticket,
+    rpc: Rpc,
     receiver: oneshot::Receiver<Outcome>,
+}
+
+#[derive(Debug)]
+enum Rpc {
+    User(Handle, Ticket),
+    Kernel(ClientHandle, kernel::client::Ticket, SocketAddr),
 }
 
 impl Call {
@@ -179,10 +279,15 @@ impl Call {
     /// their callers.
     pub(crate) fn wait(mut self, deadline: Option<Instant>) -> Option<Outcome> {
         match &mut self.state {
-            State::Running(running) => {
-                let endpoint = running.endpoint.clone();
+            State::Running(Running {
+                rpc: Rpc::User(endpoint, _),
+                ..
+            }) => {
+                let endpoint = endpoint.clone();
                 wait(&endpoint, Wants::Own, self, deadline)
             }
+            // Threads wait in the module for their own response.
+            State::Running(_) => Some(Err(CallError::Closed)),
             State::Failed(error) => Some(Err(error.take().unwrap_or(CallError::Closed))),
         }
     }
@@ -195,8 +300,12 @@ impl Future for Call {
         match &mut self.state {
             State::Running(running) => {
                 let outcome = ready!(Pin::new(&mut running.receiver).poll(cx));
+                let outcome = outcome.unwrap_or(Err(CallError::Closed));
+                if let Rpc::Kernel(_, _, to) = &running.rpc {
+                    ROUTES.ended(*to, outcome.as_ref().err(), Instant::now());
+                }
                 self.state = State::Failed(None);
-                Poll::Ready(outcome.unwrap_or(Err(CallError::Closed)))
+                Poll::Ready(outcome)
             }
             State::Failed(error) => Poll::Ready(Err(error.take().unwrap_or(CallError::Closed))),
         }
@@ -207,7 +316,10 @@ impl Drop for Running {
     fn drop(&mut self) {
         if !self.receiver.is_terminated() {
             self.receiver.close();
-            self.endpoint.cancel_call(self.ticket);
+            match &self.rpc {
+                Rpc::User(endpoint, ticket) => endpoint.cancel_call(*ticket),
+                Rpc::Kernel(endpoint, ticket, _) => endpoint.cancel_call(*ticket),
+            }
         }
     }
 }

@@ -22,6 +22,13 @@ use crate::faults::Faults;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Config {
+    /// Who carries the messages. Default: the engine of this crate.
+    pub backend: Backend,
+    /// Memory into which the kernel module puts messages until they are dropped, in bytes.
+    /// Default `None`: 64 MiB, or more where many processors need it. At least 2,000,000 bytes and
+    /// 65,536 for each processor that this machine could have, at most 4 GiB. When it is full,
+    /// senders wait. Pages that were never used take no memory. With the module only.
+    pub kernel_region_bytes: Option<usize>,
     /// Largest IP packet in bytes. Default `None`: 1,500. 576 to 9,000. Larger packets cost
     /// less; a path that does not take them is noticed, by ICMP or by their loss, which costs some
     /// milliseconds for the first message, and again every 10 minutes.
@@ -54,6 +61,23 @@ pub struct Config {
     pub protocol: Settings,
 }
 
+/// Who carries the messages of an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// The engine of this crate, over UDP or on IP protocol 146 ([`Config::for_carrier`]).
+    #[default]
+    User,
+    /// The Homa kernel module, which has to be loaded. Of the other settings only
+    /// [`Config::kernel_region_bytes`] counts: the rest are the module's parameters
+    /// (`sysctl net.homa`).
+    Kernel,
+    /// Both, where the module is loaded: servers take requests from either; clients call a peer on
+    /// UDP until it has answered through the module, which is asked in the background with the
+    /// first call. Where there is no module this is [`Backend::User`]. The engine's carrier has to
+    /// be UDP.
+    Auto,
+}
+
 /// UDP port of an endpoint's second socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum BulkPort {
@@ -69,6 +93,8 @@ pub enum BulkPort {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            backend: Backend::default(),
+            kernel_region_bytes: None,
             mtu: None,
             recv_buffer_bytes: 4 << 20,
             bulk_port: BulkPort::default(),
@@ -145,6 +171,13 @@ impl Config {
                 key: "recv_buffer_bytes",
                 value: self.recv_buffer_bytes.to_string(),
                 range: "65536 bytes to 1 GiB, default 4 MiB",
+            });
+        }
+        if self.backend == Backend::Auto && self.protocol.carrier != Carrier::Udp {
+            return Err(ConfigError {
+                key: "backend",
+                value: "Auto".into(),
+                range: "User or Kernel where the engine's carrier is IP protocol 146",
             });
         }
         if self.bulk_port == BulkPort::Fixed(0) {

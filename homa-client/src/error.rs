@@ -66,6 +66,12 @@ pub enum CallError {
         /// The server called.
         peer: SocketAddr,
     },
+    /// The system, or the kernel module, failed.
+    #[error("the system failed the call: {source}; the request may have run")]
+    System {
+        /// What it said.
+        source: io::Error,
+    },
     /// The local endpoint is closed: its runtime has ended.
     #[error("the local Homa endpoint is closed")]
     Closed,
@@ -192,6 +198,9 @@ pub enum BindError {
          IP protocol 146: unload it with `rmmod homa` as root, or use UDP"
     )]
     ModuleLoaded,
+    /// [`Backend::Kernel`](crate::Backend::Kernel) without a kernel module that can be used.
+    #[error("the Homa kernel module is not available ({0}), or use UDP")]
+    NoModule(#[from] homa_sys::probe::Unusable),
     /// The operating system refused a socket.
     #[error("cannot open a socket on {addr}: {source}")]
     Socket {

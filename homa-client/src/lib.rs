@@ -6,7 +6,8 @@
 //!
 //! * [`Client`] and [`Server`] work inside a tokio runtime, [`blocking`] has the same for
 //!   threads. They carry Homa over UDP and need neither a kernel module nor privileges; or, where
-//!   [`Config::for_carrier`] says so, on IP protocol 146, which needs the capability CAP_NET_RAW.
+//!   [`Config::for_carrier`] says so, on IP protocol 146, which needs the capability CAP_NET_RAW; or,
+//!   where [`Config::backend`] says so, through the kernel module.
 //! * [`engine`] is the protocol alone, without IO, for other drivers and simulators. It is all
 //!   that is left without the feature `user`.
 //!
@@ -29,9 +30,14 @@ pub mod engine;
 #[cfg(feature = "user")]
 mod error;
 mod faults;
+#[cfg(feature = "user")]
+mod kernel;
 mod message;
 #[cfg(feature = "user")]
 mod server;
+#[cfg(feature = "user")]
+#[doc(hidden)]
+pub use kernel::check as kernel_check;
 #[cfg(feature = "user")]
 mod stats;
 #[cfg(feature = "user")]
@@ -39,7 +45,7 @@ mod user;
 
 #[cfg(feature = "user")]
 pub use client::{Call, Client};
-pub use config::{BulkPort, Config, ConfigError};
+pub use config::{Backend, BulkPort, Config, ConfigError};
 #[cfg(feature = "user")]
 pub use devices::{NetworkDevice, network_devices, pacing_mbps};
 pub use engine::Unreachable;

@@ -2,13 +2,16 @@
 
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use crate::config::Config;
+use crate::config::{Backend, Config};
 use crate::engine::SendError;
 use crate::error::{BindError, ReplyError};
+use crate::kernel;
+use crate::kernel::server::{Accepted, Reply, ServerEndpoint};
 use crate::message::Message;
 use crate::stats::{EndpointCounters, Monitor};
 use crate::user::endpoint::Handle;
@@ -28,7 +31,15 @@ use crate::user::shard::LocalRpc;
 /// for that.
 #[derive(Debug)]
 pub struct Server {
-    endpoint: Handle,
+    by: By,
+}
+
+/// Who carries its messages.
+#[derive(Debug)]
+enum By {
+    User(Handle),
+    Kernel(Arc<ServerEndpoint>),
+    Both(Handle, Arc<ServerEndpoint>),
 }
 
 impl Server {
@@ -37,7 +48,7 @@ impl Server {
     ///
     /// # Errors
     /// [`BindError`]: a setting or the port is out of range, the address is in use or not ours,
-    /// or there is no runtime.
+    /// there is no runtime, or no kernel module for [`Backend::Kernel`].
     pub fn bind(addr: SocketAddr, config: &Config) -> Result<Self, BindError> {
         Self::on(&registry::current_runtime()?, addr, config)
     }
@@ -47,81 +58,176 @@ impl Server {
         addr: SocketAddr,
         config: &Config,
     ) -> Result<Self, BindError> {
-        Ok(Self {
-            endpoint: registry::server(driven, addr, config)?,
-        })
+        let by = match config.backend {
+            Backend::User => By::User(registry::server(driven, addr, config)?),
+            Backend::Kernel => By::Kernel(kernel::server(driven, addr, config)?),
+            Backend::Auto => {
+                let user = registry::server(driven, addr, config)?;
+                match kernel::server(driven, user.local_addr(), config) {
+                    Ok(module) => {
+                        if let Driven::Callers = driven {
+                            forward(&user, &module)?;
+                        }
+                        By::Both(user, module)
+                    }
+                    Err(BindError::NoModule(_)) => By::User(user),
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        Ok(Self { by })
     }
 
-    /// The address it is bound to.
+    /// The address it is bound to. The kernel module takes packets for any address of this machine,
+    /// whatever the one here is.
     pub fn local_addr(&self) -> SocketAddr {
-        self.endpoint.local_addr()
+        match &self.by {
+            By::User(endpoint) | By::Both(endpoint, _) => endpoint.local_addr(),
+            By::Kernel(endpoint) => endpoint.local_addr(),
+        }
     }
 
     /// The next request. `None` after [`Server::shutdown`], or when the runtime has ended.
     /// Cancel safe: no request is lost when the future is dropped.
     pub async fn accept(&self) -> Option<Request> {
-        self.endpoint.accepts.pop().await
+        match &self.by {
+            By::User(endpoint) => endpoint.accepts.pop().await,
+            By::Kernel(endpoint) => endpoint.accept().await.map(Request::of_kernel),
+            By::Both(user, module) => tokio::select! {
+                request = user.accepts.pop() => request,
+                accepted = module.accept() => accepted.map(Request::of_kernel),
+            },
+        }
     }
 
     /// Refuses new requests from now on, as a closed port does, and waits up to `grace` until
     /// those that were accepted are answered and the answers acknowledged. Returns whether all
     /// were; if so, the port is free again as soon as the server is dropped.
+    ///
+    /// The kernel module cannot refuse requests and still answer others: with it, new ones are
+    /// left unanswered until the last answer is acknowledged, and refused then.
     pub async fn shutdown(&self, grace: Duration) -> bool {
-        let drained = self.endpoint.drained.notified();
-        tokio::pin!(drained);
-        drained.as_mut().enable();
-        self.endpoint.drain();
-        let _ = timeout(grace, drained).await;
-        if self.endpoint.unfinished() > 0 {
-            return false;
-        }
-        self.endpoint.finish().await;
-        true
+        let endpoint = match &self.by {
+            By::User(endpoint) => endpoint,
+            By::Kernel(endpoint) => return endpoint.shutdown(grace).await,
+            By::Both(user, module) => {
+                let (user, module) = tokio::join!(drain(user, grace), module.shutdown(grace));
+                return user && module;
+            }
+        };
+        drain(endpoint, grace).await
     }
 
     /// [`Server::accept`] on a thread, for servers that are driven by their callers.
     pub(crate) fn wait_accept(&self) -> Option<Request> {
-        let accepts = &self.endpoint.accepts;
-        let request = poll_fn(|_| accepts.poll_pop());
-        wait(&self.endpoint, Wants::Request, request, None).flatten()
+        let endpoint = match &self.by {
+            By::User(endpoint) | By::Both(endpoint, _) => endpoint,
+            By::Kernel(endpoint) => return endpoint.accept_blocking().map(Request::of_kernel),
+        };
+        let request = poll_fn(|_| endpoint.accepts.poll_pop());
+        wait(endpoint, Wants::Request, request, None).flatten()
     }
 
     /// [`Server::shutdown`] on a thread, for servers that are driven by their callers.
     pub(crate) fn wait_shutdown(&self, grace: Duration) -> bool {
-        let endpoint = &self.endpoint;
-        let mut drained = std::pin::pin!(endpoint.drained.notified());
-        drained.as_mut().enable();
-        endpoint.drain();
         let deadline = Instant::now().checked_add(grace);
-        let _ = wait(endpoint, Wants::Own, drained, deadline);
-        if endpoint.unfinished() > 0 {
-            return false;
+        match &self.by {
+            By::User(endpoint) => wait_drained(endpoint, deadline),
+            By::Kernel(endpoint) => endpoint.shutdown_blocking(grace),
+            By::Both(user, module) => {
+                let user = wait_drained(user, deadline);
+                let left =
+                    deadline.map_or(grace, |end| end.saturating_duration_since(Instant::now()));
+                module.shutdown_blocking(left) && user
+            }
         }
-        let _ = wait(endpoint, Wants::Own, endpoint.finish(), None);
-        true
     }
 
     /// Refuses new requests from now on, as a closed port does, and does not wait. Once those that
     /// wait are accepted, [`Server::accept`] returns `None`.
     pub fn stop(&self) {
-        self.endpoint.stop();
+        match &self.by {
+            By::User(endpoint) => endpoint.stop(),
+            By::Kernel(endpoint) => endpoint.stop(),
+            By::Both(user, module) => {
+                user.stop();
+                module.stop();
+            }
+        }
     }
 
     /// A way to read the counters while the server is in use elsewhere.
     pub fn monitor(&self) -> Monitor {
-        Monitor::new(&self.endpoint)
+        match &self.by {
+            By::User(endpoint) | By::Both(endpoint, _) => Monitor::new(endpoint),
+            By::Kernel(_) => Monitor::default(),
+        }
     }
 
-    /// What the endpoint has counted so far.
+    /// What the endpoint has counted so far. The kernel module counts for the whole machine, in
+    /// `/proc/net/homa_metrics`; here all are 0.
     pub fn counters(&self) -> EndpointCounters {
-        self.endpoint.counters()
+        match &self.by {
+            By::User(endpoint) | By::Both(endpoint, _) => endpoint.counters(),
+            By::Kernel(_) => EndpointCounters::default(),
+        }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.endpoint.abandon_accepts();
+        match &self.by {
+            By::User(endpoint) => endpoint.abandon_accepts(),
+            By::Kernel(endpoint) => endpoint.stop(),
+            By::Both(user, module) => {
+                user.abandon_accepts();
+                module.stop();
+            }
+        }
     }
+}
+
+/// Has threads that wait for requests on UDP get those from the module, too, by a thread that waits
+/// there.
+fn forward(user: &Handle, module: &Arc<ServerEndpoint>) -> Result<(), BindError> {
+    // Not a handle: it would keep the endpoint open.
+    let (user, module) = (Arc::downgrade(user), module.clone());
+    let forward = move || {
+        while let Some(accepted) = module.accept_blocking() {
+            let Some(user) = user.upgrade() else { return };
+            user.hand_over(Request::of_kernel(accepted));
+        }
+    };
+    std::thread::Builder::new()
+        .name("homa-module".to_owned())
+        .spawn(forward)
+        .map(drop)
+        .map_err(|source| BindError::NoThread { source })
+}
+
+async fn drain(endpoint: &Handle, grace: Duration) -> bool {
+    let drained = endpoint.drained.notified();
+    tokio::pin!(drained);
+    drained.as_mut().enable();
+    endpoint.drain();
+    let _ = timeout(grace, drained).await;
+    if endpoint.unfinished() > 0 {
+        return false;
+    }
+    endpoint.finish().await;
+    true
+}
+
+fn wait_drained(endpoint: &Handle, deadline: Option<Instant>) -> bool {
+    let mut drained = std::pin::pin!(endpoint.drained.notified());
+    drained.as_mut().enable();
+    endpoint.drain();
+    let _ = wait(endpoint, Wants::Own, drained, deadline);
+    if endpoint.unfinished() > 0 {
+        return false;
+    }
+    let _ = wait(endpoint, Wants::Own, endpoint.finish(), None);
+    true
 }
 
 /// A request that waits for its answer.
@@ -142,10 +248,21 @@ impl Request {
         Self {
             message,
             responder: Responder {
-                endpoint,
-                rpc,
+                rpc: Rpc::User(endpoint, rpc),
                 peer,
                 local,
+                answered: false,
+            },
+        }
+    }
+
+    fn of_kernel((message, reply): Accepted) -> Self {
+        Self {
+            message,
+            responder: Responder {
+                peer: reply.peer(),
+                rpc: Rpc::Kernel(reply),
+                local: None,
                 answered: false,
             },
         }
@@ -177,7 +294,9 @@ impl Request {
     /// Turns it down as a closed port would: it surely has not run.
     pub(crate) fn refuse(mut self) {
         self.responder.answered = true;
-        self.responder.endpoint.refuse_request(self.responder.rpc);
+        if let Rpc::User(endpoint, rpc) = &self.responder.rpc {
+            endpoint.refuse_request(*rpc);
+        }
     }
 
     /// The bytes, and what is needed to answer.
@@ -187,14 +306,20 @@ impl Request {
 }
 
 /// The right and the duty to answer one request. When it is dropped unanswered, the caller fails
-/// as timed out after the protocol's silence limit (1 s).
+/// as timed out after the protocol's silence limit (1 s); through the kernel module it waits for as
+/// long as it wants, since that knows no other end of a request than its answer.
 #[derive(Debug)]
 pub struct Responder {
-    endpoint: Handle,
-    rpc: LocalRpc,
+    rpc: Rpc,
     peer: SocketAddr,
     local: Option<IpAddr>,
     answered: bool,
+}
+
+#[derive(Debug)]
+enum Rpc {
+    User(Handle, LocalRpc),
+    Kernel(Reply),
 }
 
 impl Responder {
@@ -204,35 +329,35 @@ impl Responder {
     /// [`ReplyError`]; if the reply has the wrong size or there is no room for it, it comes back
     /// with the responder.
     pub fn reply(mut self, reply: Message) -> Result<(), ReplyError> {
-        if self.endpoint.is_closed() {
-            self.answered = true;
-            return Err(ReplyError::Closed);
-        }
-        let error = match self.endpoint.reply(self.rpc, reply) {
+        let sent = match &self.rpc {
+            Rpc::User(endpoint, _) if endpoint.is_closed() => {
+                Err(SendError::Closed { message: reply })
+            }
+            Rpc::User(endpoint, rpc) => endpoint.reply(*rpc, reply),
+            Rpc::Kernel(kernel) => kernel.send(reply),
+        };
+        match sent {
             Ok(()) => {
                 self.answered = true;
-                return Ok(());
+                Ok(())
             }
-            Err(error) => error,
-        };
-        match error {
-            SendError::BadSize { limit, message } => Err(ReplyError::BadSize {
+            Err(SendError::BadSize { limit, message }) => Err(ReplyError::BadSize {
                 size: message.len(),
                 limit,
                 responder: Box::new(self),
                 reply: message,
             }),
-            SendError::Busy {
+            Err(SendError::Busy {
                 what,
                 limit,
                 message,
-            } => Err(ReplyError::Busy {
+            }) => Err(ReplyError::Busy {
                 what,
                 limit,
                 responder: Box::new(self),
                 reply: message,
             }),
-            SendError::Closed { .. } => {
+            Err(SendError::Closed { .. }) => {
                 self.answered = true;
                 Err(ReplyError::Closed)
             }
@@ -247,8 +372,8 @@ impl Responder {
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        if !self.answered {
-            self.endpoint.abandon(self.rpc);
+        if let (Rpc::User(endpoint, rpc), false) = (&self.rpc, self.answered) {
+            endpoint.abandon(*rpc);
         }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Weak};
 use crate::engine::{Counters, RpcInfo};
 use crate::user::endpoint::Endpoint;
 
-/// Reads the counters of an endpoint without keeping it open, say for a metrics exporter.
+/// Reads the counters of an endpoint without keeping it open, say for a metrics exporter. That of an
+/// endpoint of the kernel module has none: the module counts in `/proc/net/homa_metrics`.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
@@ -19,7 +20,7 @@ use crate::user::endpoint::Endpoint;
 /// # }).unwrap();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Monitor(Weak<Endpoint>);
 
 impl Monitor {

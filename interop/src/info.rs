@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use homa_client::blocking::Server;
@@ -22,6 +23,24 @@ pub(crate) struct Arguments {
     /// Write the same to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Exit with status 3 if this one is not available; may be given often.
+    #[arg(long, value_name = "ENGINE", value_enum)]
+    require: Vec<Name>,
+}
+
+/// Status where a required engine is not available.
+const MISSING: u8 = 3;
+
+/// What carries Homa, by its name in URIs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum Name {
+    /// The user-space engine over UDP.
+    Udp,
+    /// The user-space engine on IP protocol 146.
+    Raw,
+    /// The kernel module.
+    Kernel,
 }
 
 /// What there is to know about a host.
@@ -34,8 +53,6 @@ struct Info {
     rmem_max: Option<u64>,
     /// Why and how to change that, where it is too small.
     rmem_advice: Option<String>,
-    /// Whether the kernel's own Homa is loaded. Not used yet.
-    kernel_module: bool,
     /// What carries Homa here.
     engines: Vec<Engine>,
     /// Network devices with hardware that are up, with their speed in Mbit/s where they tell.
@@ -46,10 +63,10 @@ struct Info {
     defaults: Map<String, Value>,
 }
 
-/// One way to carry Homa, by its name in URIs.
+/// One way to carry Homa.
 #[derive(Clone, Debug, Serialize)]
 struct Engine {
-    name: &'static str,
+    name: Name,
     #[serde(flatten)]
     probed: Probed,
 }
@@ -59,6 +76,8 @@ struct Engine {
 #[serde(rename_all = "snake_case")]
 enum Probed {
     Available(Endpoint),
+    /// The kernel module, and which one.
+    Module(String),
     /// And why.
     Unavailable(String),
 }
@@ -77,13 +96,19 @@ struct Endpoint {
 }
 
 /// Prints it.
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let info = Info::of_this_host();
     if let Some(path) = &arguments.json {
         report::write_json(path, &info)?;
     }
     write!(io::stdout(), "{}", info.to_text())?;
-    Ok(())
+    let mut missing = info.engines.iter().filter(|engine| {
+        arguments.require.contains(&engine.name) && matches!(engine.probed, Probed::Unavailable(_))
+    });
+    Ok(match missing.next() {
+        Some(_) => ExitCode::from(MISSING),
+        None => ExitCode::SUCCESS,
+    })
 }
 
 impl Info {
@@ -97,13 +122,15 @@ impl Info {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             rmem_max,
             rmem_advice: rmem_max.and_then(|bytes| rmem_advice(bytes, config.recv_buffer_bytes)),
-            kernel_module: fs::exists("/sys/module/homa").unwrap_or(false),
             engines: vec![
-                Engine::probe("udp", Carrier::Udp),
-                Engine::probe("raw", Carrier::Ip),
+                Engine::probe(Name::Udp, Carrier::Udp),
+                Engine::probe(Name::Raw, Carrier::Ip),
                 Engine {
-                    name: "kernel",
-                    probed: Probed::Unavailable("not in this version".to_owned()),
+                    name: Name::Kernel,
+                    probed: match homa_sys::probe::probe() {
+                        Ok(abi) => Probed::Module(abi.to_string()),
+                        Err(error) => Probed::Unavailable(error.to_string()),
+                    },
                 },
             ],
             link_mbps: pacing_mbps(&devices),
@@ -128,16 +155,10 @@ impl Info {
 
     fn to_text(&self) -> String {
         let known = |value: Option<String>| value.unwrap_or_else(|| "unknown".to_owned());
-        let module = if self.kernel_module {
-            "loaded (not used yet)"
-        } else {
-            "not loaded"
-        };
         let mut text = format!(
             "homa-interop       {}\n\
              kernel             {}\n\
              cores              {}\n\
-             kernel module      {module}\n\
              net.core.rmem_max  {}\n\
              network devices    {}\n\
              pacing             {}\n",
@@ -158,7 +179,7 @@ impl Info {
         text.push_str("\nengines\n");
         for engine in &self.engines {
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "  {:20} {engine}", engine.name);
+            let _ = writeln!(text, "{engine}");
         }
         text.push_str("\ndefaults of an endpoint, as in homa_client::Config\n");
         for (key, value) in &self.defaults {
@@ -175,7 +196,7 @@ impl Info {
 
 impl Engine {
     /// Opens an endpoint on the loopback device for a moment.
-    fn probe(name: &'static str, carrier: Carrier) -> Self {
+    fn probe(name: Name, carrier: Carrier) -> Self {
         let config = Config::for_carrier(carrier);
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let probed = match Server::bind(any, &config) {
@@ -196,6 +217,11 @@ impl Engine {
 
 impl fmt::Display for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.name {
+            Name::Udp => "udp",
+            Name::Raw => "raw",
+            Name::Kernel => "kernel",
+        };
         let Endpoint {
             mtu,
             recv_buffer_bytes,
@@ -203,13 +229,14 @@ impl fmt::Display for Engine {
             gro,
         } = match &self.probed {
             Probed::Available(endpoint) => endpoint,
-            Probed::Unavailable(reason) => return write!(f, "not available: {reason}"),
+            Probed::Module(which) => return write!(f, "{name}: available ({which})"),
+            Probed::Unavailable(reason) => return write!(f, "{name}: not available ({reason})"),
         };
         let offload = |has: bool| if has { "yes" } else { "no" };
         write!(
             f,
-            "available: MTU {mtu}, receive buffer {recv_buffer_bytes} bytes (the kernel doubles what it \
-             is asked for, to pay for its own records), GSO {}, GRO {}",
+            "{name}: available (MTU {mtu}, receive buffer {recv_buffer_bytes} bytes: the kernel doubles \
+             what it is asked for, to pay for its own records; GSO {}, GRO {})",
             offload(*gso),
             offload(*gro),
         )
@@ -222,6 +249,8 @@ fn settings(config: &Config) -> Map<String, Value> {
     let timers = &protocol.timers;
     let time = |time: Duration| json!(format!("{time:?}"));
     [
+        ("backend", json!(format!("{:?}", config.backend))),
+        ("kernel_region_bytes", json!(config.kernel_region_bytes)),
         ("mtu", json!(config.mtu)),
         ("recv_buffer_bytes", json!(config.recv_buffer_bytes)),
         ("shards", json!(config.shards)),
@@ -344,15 +373,15 @@ mod tests {
 
     #[test]
     fn an_engine_tells_what_it_has_or_why_it_is_not_available() {
-        let udp = Engine::probe("udp", Carrier::Udp).to_string();
+        let udp = Engine::probe(Name::Udp, Carrier::Udp).to_string();
         assert!(
-            udp.starts_with("available: MTU 1500, receive buffer "),
+            udp.starts_with("udp: available (MTU 1500, receive buffer "),
             "{udp}"
         );
         // Depends on who runs this, and where.
-        let raw = Engine::probe("raw", Carrier::Ip).to_string();
+        let raw = Engine::probe(Name::Raw, Carrier::Ip).to_string();
         assert!(
-            raw.ends_with("GSO no, GRO no")
+            raw.ends_with("GSO no, GRO no)")
                 || raw.contains("setcap cap_net_raw+ep")
                 || raw.contains("rmmod homa"),
             "{raw}"

@@ -4,6 +4,7 @@ mod bench;
 mod child;
 mod echo;
 mod info;
+mod kernel_check;
 mod latency;
 mod progress;
 mod report;
@@ -43,6 +44,7 @@ enum Command {
     /// Prints what this host offers and which defaults follow from it.
     #[command(after_help = "Example:\n  homa-interop info")]
     Info(info::Arguments),
+    KernelCheck(kernel_check::Arguments),
     Sim(Box<sim::Arguments>),
     Soak(soak::Arguments),
     /// Runs the set-up of `sim` that standard input has, and prints what it took as a line of JSON.
@@ -88,7 +90,8 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Bench { bench } => bench::run(bench)?,
-        Command::Info(arguments) => info::run(arguments)?,
+        Command::Info(arguments) => return info::run(arguments),
+        Command::KernelCheck(arguments) => return kernel_check::run(arguments),
         Command::Sim(arguments) => return Ok(sim::run(arguments)),
         Command::SimSize => sim::run_size_from_stdin()?,
         Command::Soak(arguments) => return soak::run(arguments),

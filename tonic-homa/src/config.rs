@@ -348,10 +348,6 @@ mod tests {
             ("timeout = 5", "invalid type"),
             ("timeout = '5'", "`5` is no duration"),
             ("timeout = '5 fortnights'", "(ns, us, ms, s, min, h)"),
-            (
-                "engine = 'kernel'",
-                "engine=kernel is not supported by this version",
-            ),
             ("engine = 'tcp'", "`tcp` is no value of `engine`"),
             ("concurrency_limit = -1", "concurrency_limit"),
             ("uri", "line 1"),

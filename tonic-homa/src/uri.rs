@@ -3,14 +3,14 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use homa_client::Carrier;
+use homa_client::{Backend, Carrier};
 use http::Uri;
 
 /// Ports of Homa servers end here; the ones above belong to clients.
 const LAST_SERVER_PORT: u16 = 32_767;
 
 /// The keys that can be used. `stream` and `fallback` are known too, but always refused.
-const KNOWN_KEYS: &str = "engine (auto, udp, raw) and wire (native)";
+const KNOWN_KEYS: &str = "engine (auto, udp, raw, kernel) and wire (native)";
 
 /// Why a URI cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -148,8 +148,9 @@ pub enum UriError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Engine {
-    /// The best one that both hosts have. The default. The kernel module is not used yet, so
-    /// that this is UDP, unless `homa_config` names another carrier.
+    /// The best one that both hosts have. The default. Where the kernel module is loaded, servers
+    /// listen through it, too, and clients call those that answer there through it; else this
+    /// is UDP, unless `homa_config` names another carrier or backend.
     #[default]
     Auto,
     /// The user-space engine over UDP: needs neither a kernel module nor privileges.
@@ -157,6 +158,8 @@ pub enum Engine {
     /// The user-space engine on IP protocol 146, which the kernel module uses: needs the
     /// capability CAP_NET_RAW, and that the module is not loaded on this host.
     Raw,
+    /// The kernel module, on IP protocol 146: has to be loaded.
+    Kernel,
 }
 
 impl Engine {
@@ -165,24 +168,22 @@ impl Engine {
             "auto" => Ok(Self::Auto),
             "udp" => Ok(Self::Udp),
             "raw" => Ok(Self::Raw),
-            "kernel" => Err(UriError::Unsupported {
-                key: "engine",
-                value: value.into(),
-                remedy: "use engine=udp, engine=raw or engine=auto",
-            }),
+            "kernel" => Ok(Self::Kernel),
             _ => Err(UriError::UnknownValue {
                 key: "engine",
                 value: value.into(),
-                allowed: "auto, udp or raw",
+                allowed: "auto, udp, raw or kernel",
             }),
         }
     }
 
     /// The engine that an endpoint with these settings uses.
     pub(crate) fn of(config: &homa_client::Config) -> Self {
-        match config.protocol.carrier {
-            Carrier::Udp => Self::Udp,
-            Carrier::Ip => Self::Raw,
+        match (config.backend, config.protocol.carrier) {
+            (Backend::Kernel, _) => Self::Kernel,
+            (Backend::Auto, _) => Self::Auto,
+            (Backend::User, Carrier::Udp) => Self::Udp,
+            (Backend::User, Carrier::Ip) => Self::Raw,
         }
     }
 }
@@ -193,6 +194,7 @@ impl fmt::Display for Engine {
             Self::Auto => "auto",
             Self::Udp => "udp",
             Self::Raw => "raw",
+            Self::Kernel => "kernel",
         })
     }
 }
@@ -260,13 +262,19 @@ impl Target {
 }
 
 impl HomaTarget {
-    /// `config`, with the carrier that the URI asks for.
-    pub(crate) fn configure(&self, config: homa_client::Config) -> homa_client::Config {
-        match self.engine {
-            None | Some(Engine::Auto) => config,
-            Some(Engine::Udp) => config.with_carrier(Carrier::Udp),
-            Some(Engine::Raw) => config.with_carrier(Carrier::Ip),
-        }
+    /// `config`, with what the URI asks for to carry messages.
+    pub(crate) fn configure(&self, mut config: homa_client::Config) -> homa_client::Config {
+        let (backend, carrier) = match self.engine {
+            None | Some(Engine::Auto) => match (config.backend, config.protocol.carrier) {
+                (Backend::User, Carrier::Udp) => (Backend::Auto, Carrier::Udp),
+                named => named,
+            },
+            Some(Engine::Udp) => (Backend::User, Carrier::Udp),
+            Some(Engine::Raw) => (Backend::User, Carrier::Ip),
+            Some(Engine::Kernel) => (Backend::Kernel, config.protocol.carrier),
+        };
+        config.backend = backend;
+        config.with_carrier(carrier)
     }
 
     fn parse(text: &str, role: Role) -> Result<Self, UriError> {
@@ -503,16 +511,30 @@ mod tests {
     }
 
     #[test]
-    fn the_engine_of_the_uri_chooses_the_carrier() {
-        for (query, given, carrier) in [
-            ("", Carrier::Udp, Carrier::Udp),
-            ("?engine=auto", Carrier::Ip, Carrier::Ip),
-            ("?engine=udp", Carrier::Ip, Carrier::Udp),
-            ("?engine=raw", Carrier::Udp, Carrier::Ip),
+    fn the_engine_of_the_uri_chooses_backend_and_carrier() {
+        use Backend::{Auto, Kernel, User};
+        let config = |backend, carrier| {
+            let mut config = homa_client::Config::for_carrier(carrier);
+            config.backend = backend;
+            config
+        };
+        for (query, given, chosen) in [
+            ("", (User, Carrier::Udp), (Auto, Carrier::Udp)),
+            ("?engine=auto", (User, Carrier::Udp), (Auto, Carrier::Udp)),
+            // What the configuration names stays.
+            ("?engine=auto", (User, Carrier::Ip), (User, Carrier::Ip)),
+            ("", (Kernel, Carrier::Udp), (Kernel, Carrier::Udp)),
+            ("?engine=udp", (Kernel, Carrier::Ip), (User, Carrier::Udp)),
+            ("?engine=raw", (User, Carrier::Udp), (User, Carrier::Ip)),
+            (
+                "?engine=kernel",
+                (User, Carrier::Udp),
+                (Kernel, Carrier::Udp),
+            ),
         ] {
             let target = homa(&format!("homa://a:1{query}"), Role::Client).unwrap();
-            let config = target.configure(homa_client::Config::for_carrier(given));
-            assert_eq!(config, homa_client::Config::for_carrier(carrier), "{query}");
+            let configured = target.configure(config(given.0, given.1));
+            assert_eq!(configured, config(chosen.0, chosen.1), "{query} {given:?}");
         }
     }
 
@@ -535,7 +557,7 @@ mod tests {
                 Client,
                 [
                     "`color`",
-                    "known are engine (auto, udp, raw) and wire (native)",
+                    "known are engine (auto, udp, raw, kernel) and wire (native)",
                 ],
             ),
             (
@@ -544,16 +566,10 @@ mod tests {
                 ["`engine`", "twice"],
             ),
             (
-                "homa://a:1?engine=kernel",
+                "homa://a:1?engine=",
                 Client,
-                ["engine=kernel", "use engine=udp"],
+                ["``", "auto, udp, raw or kernel"],
             ),
-            (
-                "homa+kernel://a:1",
-                Client,
-                ["engine=kernel", "use engine=udp"],
-            ),
-            ("homa://a:1?engine=", Client, ["``", "auto, udp or raw"]),
             (
                 "homa://a:1?wire=grpc_homa",
                 Client,
@@ -586,7 +602,7 @@ mod tests {
             (
                 "homa+udp://a:1?engine=kernel",
                 Client,
-                ["engine=kernel", "use engine=udp"],
+                ["engine udp in its scheme", "engine=kernel"],
             ),
             ("homa://0.0.0.0:1", Client, ["`0.0.0.0`", "listening"]),
             ("homa://[::]:1", Client, ["`::`", "listening"]),

@@ -29,10 +29,6 @@ async fn uris_are_refused_before_anything_is_sent() {
     assert!(matches!(refused("homa://a"), UriError::MissingPort { .. }));
     assert!(matches!(refused("homa://a:1?x=1"), UriError::UnknownKey { key, .. } if key == "x"));
     assert!(matches!(
-        refused("homa://a:1?engine=kernel"),
-        UriError::Unsupported { key: "engine", .. }
-    ));
-    assert!(matches!(
         refused("homa://a:1?fallback=x"),
         UriError::Unsupported {
             key: "fallback",

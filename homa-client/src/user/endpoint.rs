@@ -23,6 +23,7 @@ use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, RpcInfo, SendError, Settings, Socket};
 use crate::error::{BindError, CallError};
 use crate::message::Message;
+use crate::server::Request;
 use crate::stats::EndpointCounters;
 
 /// "No sleep planned", for [`Endpoint::sleep_until`].
@@ -384,6 +385,14 @@ impl Endpoint {
         match self.lead {
             None => self.nudge(),
             Some(_) => background::nudge(),
+        }
+    }
+
+    /// Somebody else has received a request for this server's callers.
+    pub(crate) fn hand_over(&self, request: Request) {
+        self.accepts.push(request);
+        if let Some(lead) = &self.lead {
+            lead.share_requests(self.accepts.len());
         }
     }
 

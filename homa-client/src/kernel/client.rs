@@ -1,0 +1,424 @@
+//! [`ClientEndpoint`]: a socket of the module that makes calls.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use homa_sys::{HOMA_MAX_MESSAGE_LENGTH, homa_info};
+use nix::libc;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, oneshot};
+
+use super::alarm;
+use super::socket::{Of, Received, Socket};
+use crate::engine::Unreachable;
+use crate::error::{CallError, Executed};
+use crate::message::Message;
+
+/// What a waiting caller gets.
+pub(crate) type Outcome = Result<Message, CallError>;
+
+/// Messages that the driver hands out before it lets other tasks run.
+const MAX_BATCH: usize = 64;
+
+/// How long the socket stays open after the last handle is gone, for requests whose response
+/// nobody waits for.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What is exhausted when the module takes no more messages.
+pub(super) const SEND_MEMORY: &str = "the socket's send memory (net.homa.wmem_max)";
+
+/// What the module gives up after, unless `net.homa.timeout_ticks` says otherwise.
+const SILENCE: Duration = Duration::from_millis(100);
+
+/// Shared by all handles, calls and the driver.
+#[derive(Debug)]
+pub(crate) struct ClientEndpoint {
+    socket: Arc<Socket>,
+    /// Whether a task receives the responses; else those that wait for their own.
+    has_driver: bool,
+    waiting: Mutex<Waiting>,
+    handles: AtomicUsize,
+    closed: AtomicBool,
+    /// The last handle is gone.
+    closing: Notify,
+}
+
+/// Calls by the cookie that their response will have. Cookies are not used again, so that a
+/// response that comes while its call is given up finds nobody.
+#[derive(Debug, Default)]
+struct Waiting {
+    next: u64,
+    calls: HashMap<u64, Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    to: SocketAddr,
+    /// `None`: nobody wants the response.
+    caller: Option<oneshot::Sender<Outcome>>,
+}
+
+/// A call that was started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    id: u64,
+    cookie: u64,
+}
+
+impl ClientEndpoint {
+    /// Has the current runtime watch its socket.
+    pub(super) fn watch(&self) -> io::Result<AsyncFd<Descriptor>> {
+        Descriptor::watch(&self.socket)
+    }
+
+    pub(super) fn new(socket: Socket, has_driver: bool) -> Arc<Self> {
+        Arc::new(Self {
+            socket: Arc::new(socket),
+            has_driver,
+            waiting: Mutex::default(),
+            handles: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            closing: Notify::new(),
+        })
+    }
+
+    /// Starts a call whose response the driver will bring.
+    pub(crate) fn call(
+        &self,
+        to: SocketAddr,
+        message: Message,
+    ) -> Result<(Ticket, oneshot::Receiver<Outcome>), CallError> {
+        let (sender, receiver) = oneshot::channel();
+        let ticket = self.start(to, message, Some(sender))?;
+        Ok((ticket, receiver))
+    }
+
+    /// Starts a call whose response nobody waits for.
+    pub(crate) fn call_detached(&self, to: SocketAddr, message: Message) -> Result<(), CallError> {
+        self.reap();
+        self.start(to, message, None).map(drop)
+    }
+
+    fn start(
+        &self,
+        to: SocketAddr,
+        message: Message,
+        caller: Option<oneshot::Sender<Outcome>>,
+    ) -> Result<Ticket, CallError> {
+        check(to, &message).map_err(|error| error(message.clone()))?;
+        let cookie = {
+            let mut waiting = self.waiting();
+            waiting.next += 1;
+            let cookie = waiting.next;
+            waiting.calls.insert(cookie, Waiter { to, caller });
+            cookie
+        };
+        // Not under the lock: the response may come before this returns.
+        match self.socket.request(to, &message, cookie, false) {
+            Ok(id) => Ok(Ticket { id, cookie }),
+            Err(error) => {
+                self.waiting().calls.remove(&cookie);
+                Err(send_error(to, &error, message))
+            }
+        }
+    }
+
+    /// The caller is gone: its RPC ends. The request may still run.
+    pub(crate) fn cancel_call(&self, ticket: Ticket) {
+        if self.waiting().calls.remove(&ticket.cookie).is_some() {
+            // It may be over already.
+            let _ = self.socket.abort(ticket.id, 0);
+        }
+    }
+
+    /// A call on this thread: `None` when the deadline has passed. Nobody else is woken for it.
+    pub(crate) fn call_blocking(
+        &self,
+        to: SocketAddr,
+        message: Message,
+        deadline: Option<Instant>,
+    ) -> Option<Outcome> {
+        if let Err(error) = check(to, &message) {
+            return Some(Err(error(message)));
+        }
+        let id = match self.socket.request(to, &message, 0, true) {
+            Ok(id) => id,
+            Err(error) => return Some(Err(send_error(to, &error, message))),
+        };
+        // The module ends the wait by itself only with the RPC.
+        let armed = deadline.map(|at| alarm::arm(at, &self.socket, id));
+        let received = self.socket.wait(Of::Private(id));
+        drop(armed);
+        self.reap();
+        Some(match received {
+            Ok(Received::Message { message, .. }) => Ok(message),
+            Ok(Received::Failed { errno, .. }) if errno == alarm::ERRNO => return None,
+            Ok(Received::Failed { errno, .. }) => Err(rpc_error(to, errno)),
+            Ok(Received::Nothing | Received::Closed) => Err(CallError::Closed),
+            Err(error) => Err(CallError::System { source: error }),
+        })
+    }
+
+    /// Without a driver: takes the responses that nobody waits for, if there are any.
+    fn reap(&self) {
+        if self.has_driver || self.waiting().calls.is_empty() {
+            return;
+        }
+        let receiving = self.socket.receiving();
+        loop {
+            match receiving.next() {
+                Ok(Received::Nothing | Received::Closed) | Err(_) => return,
+                Ok(received) => self.deliver(received),
+            }
+        }
+    }
+
+    pub(crate) fn info(&self) -> io::Result<homa_info> {
+        self.socket.info()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Hands a message, or a failure, to whoever waits for it.
+    fn deliver(&self, received: Received) {
+        let (cookie, outcome) = match received {
+            Received::Message {
+                cookie, message, ..
+            } => (cookie, Ok(message)),
+            Received::Failed { cookie, errno } => (cookie, Err(errno)),
+            Received::Nothing | Received::Closed => return,
+        };
+        let Some(waiter) = self.waiting().calls.remove(&cookie) else {
+            return;
+        };
+        if let Some(caller) = waiter.caller {
+            // It may have gone meanwhile.
+            let _ = caller.send(outcome.map_err(|errno| rpc_error(waiter.to, errno)));
+        }
+    }
+
+    /// Nothing works any more: everybody who waits is told.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.socket.shutdown();
+        let waiting = std::mem::take(&mut self.waiting().calls);
+        for caller in waiting.into_values().filter_map(|waiter| waiter.caller) {
+            let _ = caller.send(Err(CallError::Closed));
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Brings the responses of an endpoint until its last handle is gone, and a while longer.
+pub(super) async fn drive(endpoint: Arc<ClientEndpoint>, fd: AsyncFd<Descriptor>) {
+    let _closer = Closer(&endpoint);
+    let mut closing = pin!(endpoint.closing.notified());
+    let linger = async {
+        closing.as_mut().await;
+        tokio::time::sleep(LINGER).await;
+    };
+    let receive = async {
+        loop {
+            let Ok(mut ready) = fd.readable().await else {
+                return;
+            };
+            match drain(&endpoint) {
+                // Readiness may be spurious: the module had packets to copy, and no message yet
+                // (A.8). What comes from here on is a new edge.
+                Drained::All => ready.clear_ready(),
+                Drained::Some => tokio::task::yield_now().await,
+                Drained::Closed => return,
+            }
+        }
+    };
+    tokio::select! {
+        () = linger => {}
+        () = receive => {}
+    }
+}
+
+enum Drained {
+    All,
+    Some,
+    Closed,
+}
+
+fn drain(endpoint: &ClientEndpoint) -> Drained {
+    let receiving = endpoint.socket.receiving();
+    for _ in 0..MAX_BATCH {
+        match receiving.next() {
+            Ok(Received::Nothing) => return Drained::All,
+            Ok(Received::Closed) => return Drained::Closed,
+            Ok(received) => endpoint.deliver(received),
+            Err(error) => {
+                tracing::error!(%error, "receiving from the homa module failed; endpoint closed");
+                return Drained::Closed;
+            }
+        }
+    }
+    Drained::Some
+}
+
+/// Closes the endpoint when its driver ends, also because its runtime does.
+struct Closer<'a>(&'a ClientEndpoint);
+
+impl Drop for Closer<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// A socket for the runtime to watch, which does not close it.
+#[derive(Debug)]
+pub(super) struct Descriptor(Arc<Socket>);
+
+impl Descriptor {
+    /// Has the current runtime watch the socket.
+    pub(super) fn watch(socket: &Arc<Socket>) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: it is the same descriptor each time it is asked for, and `Socket`, which this
+        // holds, keeps it open.
+        unsafe { AsyncFd::register(Self(socket.clone())) }.map_err(io::Error::from)
+    }
+}
+
+impl AsRawFd for Descriptor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+/// Keeps an endpoint open.
+#[derive(Debug)]
+pub(crate) struct ClientHandle(Arc<ClientEndpoint>);
+
+impl ClientHandle {
+    pub(super) fn new(endpoint: Arc<ClientEndpoint>) -> Self {
+        endpoint.handles.fetch_add(1, Ordering::AcqRel);
+        Self(endpoint)
+    }
+
+    /// One more handle of an endpoint that has some; once the last is gone there is no way back.
+    pub(super) fn join(endpoint: Arc<ClientEndpoint>) -> Option<Self> {
+        let one_more = |handles: usize| handles.checked_add(1).filter(|_| handles > 0);
+        let handles = &endpoint.handles;
+        let joined = handles.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        joined.is_ok().then(|| Self(endpoint))
+    }
+}
+
+impl Clone for ClientHandle {
+    fn clone(&self) -> Self {
+        Self::new(self.0.clone())
+    }
+}
+
+impl std::ops::Deref for ClientHandle {
+    type Target = Arc<ClientEndpoint>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Drop for ClientHandle {
+    fn drop(&mut self) {
+        if self.0.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.closing.notify_one();
+            if !self.0.has_driver && !self.0.waiting().calls.is_empty() {
+                alarm::keep(Instant::now() + LINGER, self.0.socket.clone());
+            }
+        }
+    }
+}
+
+/// What the module would refuse with nothing but `EINVAL`; the message goes into the error.
+fn check(
+    to: SocketAddr,
+    message: &Message,
+) -> Result<(), impl FnOnce(Message) -> CallError + use<>> {
+    let size = message.len();
+    let is_bad_size = !(1..=HOMA_MAX_MESSAGE_LENGTH).contains(&size);
+    let is_bad_address = to.port() == 0 || to.ip().is_unspecified() || to.ip().is_multicast();
+    if !is_bad_size && !is_bad_address {
+        return Ok(());
+    }
+    Err(move |message| {
+        if is_bad_address {
+            CallError::BadAddress { addr: to }
+        } else {
+            CallError::BadSize {
+                size,
+                limit: HOMA_MAX_MESSAGE_LENGTH,
+                message,
+            }
+        }
+    })
+}
+
+/// Why a request could not be sent (A.5).
+fn send_error(to: SocketAddr, error: &io::Error, message: Message) -> CallError {
+    let unreachable = |reason| CallError::PeerUnreachable {
+        peer: to,
+        reason,
+        executed: Executed::No,
+    };
+    match error.raw_os_error() {
+        Some(libc::EAGAIN) => CallError::Busy {
+            what: SEND_MEMORY,
+            limit: send_limit(),
+            message,
+        },
+        Some(libc::ESHUTDOWN) => CallError::Closed,
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => unreachable(Unreachable::Host),
+        Some(errno) => CallError::System {
+            source: io::Error::from_raw_os_error(errno),
+        },
+        None => CallError::System {
+            source: io::Error::other(error.to_string()),
+        },
+    }
+}
+
+/// As the module's parameter says, if that can be seen.
+pub(super) fn send_limit() -> usize {
+    let parameter = &homa_sys::sysctl::WMEM_MAX;
+    let now = parameter
+        .read()
+        .ok()
+        .and_then(|values| values.first().copied());
+    let now = now.or_else(|| parameter.default.first().map(|default| i64::from(*default)));
+    now.and_then(|bytes| usize::try_from(bytes).ok())
+        .unwrap_or(0)
+}
+
+/// Why an RPC has failed (A.10).
+fn rpc_error(peer: SocketAddr, errno: i32) -> CallError {
+    let unreachable = |reason| CallError::PeerUnreachable {
+        peer,
+        reason,
+        executed: Executed::Maybe,
+    };
+    match errno {
+        libc::ETIMEDOUT => CallError::TimedOut {
+            peer,
+            silence: SILENCE,
+        },
+        libc::ENOTCONN => unreachable(Unreachable::HomaPort),
+        libc::EPROTONOSUPPORT => unreachable(Unreachable::Protocol),
+        libc::EHOSTUNREACH => unreachable(Unreachable::Host),
+        errno => CallError::System {
+            source: io::Error::from_raw_os_error(errno),
+        },
+    }
+}

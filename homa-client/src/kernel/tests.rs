@@ -1,0 +1,515 @@
+//! The backend over a [`Machine`] that plays the module.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use homa_sys::{HOMA_BPAGE_SIZE, HOMA_MAX_MESSAGE_LENGTH};
+use nix::libc;
+
+use super::client::ClientHandle;
+use super::fake::Machine;
+use super::server::{PROBE, ServerEndpoint};
+use super::{open_client, open_server, region};
+use crate::engine::{SendError, Unreachable};
+use crate::error::{BindError, CallError, Executed};
+use crate::message::Message;
+use crate::user::registry::{Driven, current_runtime};
+
+const PORT: u16 = 4000;
+
+fn at(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
+
+fn server(machine: &Machine, driven: &Driven) -> Arc<ServerEndpoint> {
+    let calls = machine.socket();
+    open_server(driven, calls, at(PORT), region::default_bytes()).expect("the port is free")
+}
+
+fn client(machine: &Machine, driven: &Driven) -> ClientHandle {
+    client_with(machine, driven, region::default_bytes())
+}
+
+fn client_with(machine: &Machine, driven: &Driven, region_bytes: usize) -> ClientHandle {
+    open_client(driven, machine.socket(), region_bytes).expect("it opens")
+}
+
+/// Answers every request with its own bytes, until the server is stopped.
+fn echo(server: &Arc<ServerEndpoint>) -> tokio::task::JoinHandle<()> {
+    let server = server.clone();
+    tokio::spawn(async move {
+        while let Some((message, reply)) = server.accept().await {
+            reply.send(message).expect("an echo has the right length");
+        }
+    })
+}
+
+fn pattern(length: usize) -> Message {
+    let bytes: Vec<u8> = (0..length).map(|place| (place * 7 % 251) as u8).collect();
+    bytes.into()
+}
+
+async fn call(client: &ClientHandle, message: Message) -> Result<Message, CallError> {
+    let (_, receiver) = client.call(at(PORT), message)?;
+    receiver.await.expect("the driver runs")
+}
+
+fn available(client: &ClientHandle) -> u64 {
+    client.info().expect("it is open").bpool_avail_bytes
+}
+
+/// Waits for what another thread or task does soon.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        thread::yield_now();
+    }
+}
+
+#[tokio::test]
+async fn e087_messages_of_all_lengths_pass_and_others_are_refused_before_the_call() {
+    let machine = Machine::default();
+    let driven = current_runtime().expect("one");
+    let server = server(&machine, &driven);
+    echo(&server);
+    let client = client(&machine, &driven);
+    let before = available(&client);
+    for length in [
+        1, 100, 4096, 4097, 65_535, 65_536, 65_537, 131_072, 999_999, 1_000_000,
+    ] {
+        let response = call(&client, pattern(length)).await.expect("an echo");
+        assert_eq!(response.len(), length);
+        assert_eq!(
+            response.into_bytes(),
+            pattern(length).into_bytes(),
+            "{length}"
+        );
+    }
+    assert_eq!(available(&client), before, "every page was given back");
+    for length in [0, HOMA_MAX_MESSAGE_LENGTH + 1] {
+        match call(&client, pattern(length)).await {
+            Err(CallError::BadSize {
+                size,
+                limit,
+                message,
+            }) => {
+                assert_eq!((size, limit), (length, HOMA_MAX_MESSAGE_LENGTH));
+                assert_eq!(message.len(), length);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let info = client.info().expect("it is open");
+    assert_eq!(info.num_rpcs, 0);
+}
+
+#[tokio::test]
+async fn a_message_of_many_small_parts_is_sent_whole() {
+    let machine = Machine::default();
+    let driven = current_runtime().expect("one");
+    let server = server(&machine, &driven);
+    echo(&server);
+    let client = client(&machine, &driven);
+    let message: Message = (0..3000).map(|_| Bytes::from_static(b"ab")).collect();
+    let response = call(&client, message).await.expect("an echo");
+    assert_eq!(response.into_bytes(), "ab".repeat(3000));
+}
+
+/// One region takes about 30 whole messages; those that are kept hold their pages.
+#[tokio::test]
+async fn e089_a_full_region_stalls_and_goes_on_when_messages_are_dropped() {
+    let machine = Machine::default();
+    let driven = current_runtime().expect("one");
+    let server = server(&machine, &driven);
+    echo(&server);
+    let client = client_with(&machine, &driven, region::min_bytes());
+    let before = available(&client);
+    let mut kept = Vec::new();
+    let mut waiting = loop {
+        let (_, mut receiver) = client
+            .call(at(PORT), pattern(1_000_000))
+            .expect("it is sent");
+        let response = tokio::time::timeout(Duration::from_millis(200), &mut receiver).await;
+        match response {
+            Ok(response) => kept.push(response.expect("the driver runs").expect("an echo")),
+            Err(_) => break receiver,
+        }
+    };
+    assert!(!kept.is_empty() && kept.len() < 40, "{}", kept.len());
+    assert!(waiting.try_recv().is_err());
+    // Any clone keeps the pages, whatever thread it is on.
+    let part = kept.pop().expect("there is one").into_bytes();
+    let other = thread::spawn(move || drop(part));
+    other.join().expect("it is dropped");
+    drop(kept);
+    let response = waiting.await.expect("the driver runs").expect("an echo");
+    assert_eq!(response, pattern(1_000_000).into_bytes()[..]);
+    drop(response);
+    assert_eq!(available(&client), before);
+}
+
+#[tokio::test]
+async fn short_messages_that_are_kept_hold_no_pages() {
+    let machine = Machine::default();
+    let driven = current_runtime().expect("one");
+    let server = server(&machine, &driven);
+    echo(&server);
+    let client = client(&machine, &driven);
+    let before = available(&client);
+    let mut kept = Vec::new();
+    for _ in 0..100 {
+        kept.push(call(&client, pattern(1000)).await.expect("an echo"));
+    }
+    assert_eq!(available(&client), before);
+    assert!(
+        kept.iter()
+            .all(|message| *message == pattern(1000).into_bytes()[..])
+    );
+}
+
+#[test]
+fn pages_come_back_from_many_threads_each_once() {
+    let machine = Machine::default();
+    let server = server(&machine, &Driven::Callers);
+    let workers: Vec<_> = (0..4)
+        .map(|_| {
+            let server = server.clone();
+            thread::spawn(move || {
+                while let Some((message, reply)) = server.accept_blocking() {
+                    reply.send(message).expect("the right length");
+                }
+            })
+        })
+        .collect();
+    let client = client(&machine, &Driven::Callers);
+    let before = available(&client);
+    let calls = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for thread in 0..4usize {
+            let (client, calls) = (&client, &calls);
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(thread as u64);
+                let mut kept: Vec<Message> = Vec::new();
+                for _ in 0..150 {
+                    let length = random.usize(1..150_000);
+                    let response = client.call_blocking(at(PORT), pattern(length), None);
+                    let response = response.expect("no deadline").expect("an echo");
+                    assert_eq!(response.len(), length);
+                    kept.push(response);
+                    if kept.len() > 8 {
+                        let mut message = kept.swap_remove(random.usize(..kept.len()));
+                        // What was kept is what had come, whatever has come since.
+                        let expected = pattern(message.len());
+                        let half = message.len() / 2;
+                        assert_eq!(message, expected.clone().into_bytes()[..]);
+                        message.advance(half);
+                        assert_eq!(message, expected.into_bytes()[half..]);
+                    }
+                    calls.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert_eq!(calls.into_inner(), 600);
+    assert_eq!(available(&client), before);
+    assert_eq!(client.info().expect("open").num_rpcs, 0);
+    assert!(server.shutdown_blocking(Duration::from_secs(1)));
+    for worker in workers {
+        worker.join().expect("it ends with the server");
+    }
+}
+
+#[tokio::test]
+async fn failures_are_those_of_the_module_by_name() {
+    let machine = Machine::default();
+    let driven = current_runtime().expect("one");
+    let client = client(&machine, &driven);
+    // Nobody listens.
+    match call(&client, pattern(10)).await {
+        Err(CallError::PeerUnreachable { peer, reason, .. }) => {
+            assert_eq!((peer, reason), (at(PORT), Unreachable::HomaPort));
+        }
+        other => panic!("{other:?}"),
+    }
+    let server = server(&machine, &driven);
+    for (errno, expected) in [
+        (
+            libc::ETIMEDOUT,
+            "no sign of life from 127.0.0.1:4000 for 100ms",
+        ),
+        (libc::EPROTONOSUPPORT, "nothing there takes IP protocol 146"),
+        (libc::EHOSTUNREACH, "no route to the host"),
+        (
+            libc::ENOMEM,
+            "the system failed the call: Cannot allocate memory",
+        ),
+    ] {
+        let (_, receiver) = client.call(at(PORT), pattern(10)).expect("it is sent");
+        machine.fail_all(errno);
+        let error = receiver
+            .await
+            .expect("the driver runs")
+            .expect_err("it failed");
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(error.executed(), Executed::Maybe);
+    }
+    drop(server);
+    for addr in [at(0), ([0, 0, 0, 0], 1).into(), ([224, 0, 0, 1], 1).into()] {
+        let refused = client.call(addr, pattern(1)).map(drop);
+        assert!(matches!(refused, Err(CallError::BadAddress { .. })));
+    }
+}
+
+#[tokio::test]
+async fn the_send_limit_hands_the_message_back_and_calls_work_on_afterwards() {
+    let machine = Machine::default();
+    let driven = current_runtime().expect("one");
+    let server = server(&machine, &driven);
+    let client = client(&machine, &driven);
+    machine.limit_sends(1);
+    let (ticket, first) = client.call(at(PORT), pattern(1)).expect("there is room");
+    match client.call(at(PORT), pattern(77)).map(drop) {
+        Err(error @ CallError::Busy { .. }) => {
+            assert_eq!(error.executed(), Executed::No);
+            assert!(error.to_string().contains("wmem_max"), "{error}");
+            let CallError::Busy { message, .. } = error else {
+                return;
+            };
+            assert_eq!(message.len(), 77);
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(first);
+    client.cancel_call(ticket);
+    machine.limit_sends(100);
+    echo(&server);
+    call(&client, pattern(77)).await.expect("an echo");
+}
+
+#[tokio::test]
+async fn e093_a_call_that_is_dropped_vanishes() {
+    let machine = Machine::default();
+    let driven = current_runtime().expect("one");
+    let server = server(&machine, &driven);
+    let client = client(&machine, &driven);
+    let (ticket, receiver) = client.call(at(PORT), pattern(5)).expect("it is sent");
+    drop(receiver);
+    client.cancel_call(ticket);
+    assert_eq!(client.info().expect("open").num_rpcs, 0);
+    // Its request runs all the same, and its response hurts nobody.
+    let (message, reply) = server.accept().await.expect("it has arrived");
+    reply.send(message).expect("the right length");
+    drop(reply);
+    echo(&server);
+    call(&client, pattern(6)).await.expect("an echo");
+    // A second time, after the response has come, it is nothing.
+    client.cancel_call(ticket);
+}
+
+#[tokio::test]
+async fn replies_of_wrong_lengths_can_be_tried_again() {
+    let machine = Machine::default();
+    let driven = current_runtime().expect("one");
+    let server = server(&machine, &driven);
+    let client = client(&machine, &driven);
+    let (_, receiver) = client.call(at(PORT), pattern(5)).expect("it is sent");
+    let (_, reply) = server.accept().await.expect("it has arrived");
+    for length in [0, 1_000_001] {
+        let refused = reply.send(pattern(length));
+        let Err(SendError::BadSize { limit, message }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!((limit, message.len()), (1_000_000, length));
+    }
+    reply.send(pattern(9)).expect("the right length");
+    let response = receiver
+        .await
+        .expect("the driver runs")
+        .expect("a response");
+    assert_eq!(response.len(), 9);
+}
+
+#[test]
+fn a_blocking_call_ends_at_its_deadline_and_the_socket_works_on() {
+    let machine = Machine::default();
+    let server = server(&machine, &Driven::Callers);
+    let client = client(&machine, &Driven::Callers);
+    let deadline = Instant::now() + Duration::from_millis(20);
+    let outcome = client.call_blocking(at(PORT), pattern(3), Some(deadline));
+    assert!(outcome.is_none() && Instant::now() >= deadline);
+    assert_eq!(client.info().expect("open").num_rpcs, 0);
+    let answering = server.clone();
+    let worker = thread::spawn(move || {
+        while let Some((message, reply)) = answering.accept_blocking() {
+            reply.send(message).expect("the right length");
+        }
+    });
+    let far = Some(Instant::now() + Duration::from_secs(60));
+    let outcome = client.call_blocking(at(PORT), pattern(4), far);
+    assert_eq!(outcome.expect("in time").expect("an echo").len(), 4);
+    server.stop();
+    worker.join().expect("it ends");
+}
+
+#[test]
+fn responses_that_nobody_waits_for_do_not_pile_up() {
+    let machine = Machine::default();
+    let server = server(&machine, &Driven::Callers);
+    let answering = server.clone();
+    let worker = thread::spawn(move || {
+        while let Some((message, reply)) = answering.accept_blocking() {
+            reply.send(message).expect("the right length");
+        }
+    });
+    let client = client(&machine, &Driven::Callers);
+    for _ in 0..10 {
+        client
+            .call_detached(at(PORT), pattern(10_000))
+            .expect("it is sent");
+    }
+    let before = available(&client);
+    eventually("all are taken", || {
+        let answer = client.call_blocking(at(PORT), pattern(3), None);
+        answer.expect("no deadline").expect("an echo");
+        client.info().expect("open").num_rpcs == 0
+    });
+    assert_eq!(available(&client), before);
+    server.stop();
+    worker.join().expect("it ends");
+}
+
+#[tokio::test]
+async fn e095_whoever_waits_is_told_when_a_server_stops() {
+    let machine = Machine::default();
+    let driven = current_runtime().expect("one");
+    let server = server(&machine, &driven);
+    let waits = {
+        let server = server.clone();
+        tokio::spawn(async move { server.accept().await.is_none() })
+    };
+    tokio::task::yield_now().await;
+    server.stop();
+    assert!(waits.await.expect("no panic"));
+    assert!(server.accept().await.is_none());
+    // The port is free again.
+    let again = open_server(&driven, machine.socket(), at(PORT), region::default_bytes());
+    assert!(again.is_ok());
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_what_was_accepted() {
+    let machine = Machine::default();
+    let driven = current_runtime().expect("one");
+    let server = server(&machine, &driven);
+    let client = client(&machine, &driven);
+    let (_, receiver) = client.call(at(PORT), pattern(5)).expect("it is sent");
+    let (message, reply) = server.accept().await.expect("it has arrived");
+    assert!(!server.shutdown(Duration::from_millis(1)).await);
+    let ends = {
+        let server = server.clone();
+        tokio::spawn(async move { server.shutdown(Duration::from_secs(20)).await })
+    };
+    // What comes now finds nobody, and is told so at the end.
+    let (_, late) = client.call(at(PORT), pattern(6)).expect("it is sent");
+    reply.send(message).expect("the right length");
+    drop(reply);
+    receiver.await.expect("the driver runs").expect("an echo");
+    assert!(ends.await.expect("no panic"));
+    let late = late.await.expect("the driver runs");
+    assert!(
+        matches!(late, Err(CallError::PeerUnreachable { .. })),
+        "{late:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_probe_is_answered_below_the_application() {
+    let machine = Machine::default();
+    let driven = current_runtime().expect("one");
+    let server = server(&machine, &driven);
+    let seen = Arc::new(AtomicBool::new(false));
+    let accepts = {
+        let (server, seen) = (server.clone(), seen.clone());
+        tokio::spawn(async move {
+            while server.accept().await.is_some() {
+                seen.store(true, Ordering::Release);
+            }
+        })
+    };
+    let client = client(&machine, &driven);
+    let answer = call(&client, PROBE.to_vec().into())
+        .await
+        .expect("an answer");
+    assert_eq!(answer, PROBE[..]);
+    server.stop();
+    accepts.await.expect("no panic");
+    assert!(!seen.load(Ordering::Acquire));
+}
+
+#[tokio::test]
+async fn the_last_handle_closes_the_socket_after_a_while() {
+    let machine = Machine::default();
+    let driven = current_runtime().expect("one");
+    tokio::time::pause();
+    let client = client(&machine, &driven);
+    let endpoint = Arc::clone(&client);
+    let second = client.clone();
+    drop(client);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!endpoint.is_closed());
+    drop(second);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(endpoint.is_closed());
+    assert!(ClientHandle::join(endpoint).is_none());
+}
+
+#[test]
+fn e090_ports_are_those_of_servers_and_free() {
+    let machine = Machine::default();
+    let open = |port| open_server(&Driven::Callers, machine.socket(), at(port), 64 << 20);
+    let first = open(PORT).expect("free");
+    assert!(matches!(open(PORT), Err(BindError::AddressInUse { addr }) if addr == at(PORT)));
+    let any = open(0).expect("there is a free one");
+    assert!((10_000..32_000).contains(&any.local_addr().port()));
+    drop(first);
+    eventually("the port is free", || open(PORT).is_ok());
+}
+
+#[test]
+fn a_region_that_is_too_small_is_refused_by_name() {
+    let mut config = crate::Config {
+        backend: crate::Backend::Kernel,
+        ..crate::Config::default()
+    };
+    config.kernel_region_bytes = Some(HOMA_BPAGE_SIZE);
+    let error = crate::blocking::Client::bind(&config)
+        .expect_err("too small")
+        .to_string();
+    assert!(
+        error.contains("kernel_region_bytes = 65536 is out of range"),
+        "{error}"
+    );
+}
+
+#[test]
+fn without_the_module_it_says_so_and_what_to_do() {
+    if homa_sys::probe::probe().is_ok() {
+        println!("skipped: the module is loaded");
+        return;
+    }
+    let config = crate::Config {
+        backend: crate::Backend::Kernel,
+        ..crate::Config::default()
+    };
+    let error = crate::blocking::Server::bind(at(PORT), &config).expect_err("none");
+    assert!(matches!(error, BindError::NoModule(_)));
+    assert!(
+        error.to_string().contains("load the homa module"),
+        "{error}"
+    );
+}
