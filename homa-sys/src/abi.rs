@@ -5,6 +5,19 @@ use std::fmt;
 
 use libc::{Ioctl, c_char, c_int, sa_family_t, sockaddr_in, sockaddr_in6, sockaddr_storage};
 
+/// The sizes that the module was built with, on every machine with 64 bits; offsets are checked in
+/// `tests/layout.rs`.
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    assert!(size_of::<homa_rcvbuf_args>() == 16);
+    assert!(size_of::<homa_sendmsg_args>() == 24);
+    assert!(size_of::<homa_recvmsg_args>() == 88);
+    assert!(size_of::<homa_abort_args>() == 32);
+    assert!(size_of::<homa_info>() == 136);
+    assert!(size_of::<homa_rpc_info>() == 184);
+    assert!(align_of::<homa_recvmsg_args>() == 8 && align_of::<homa_rpc_info>() == 8);
+};
+
 /// Protocol number of Homa, for `socket(2)`, for the level of its socket options, and on the wire
 /// in IPv4's `protocol` and IPv6's `next header` (section 0, A.1).
 ///

@@ -12,9 +12,13 @@ use std::time::{Duration, Instant};
 use homa_client::engine::wire::Kind;
 use homa_client::kernel_check::{self, CALL_BACK, CALLED, Line, SIZES, pattern};
 use homa_client::{Backend, Carrier, Config, Message, blocking};
+use homa_sys::probe::probe;
 use serde::Serialize;
 
 use crate::report;
+
+/// Status of a check that could not run here.
+const NOT_RUN: u8 = 77;
 
 /// How long a response may take: emulated machines are slow.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -25,7 +29,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// its own. Both need IP protocol 146 between them. Peers are named by their addresses. With the
 /// module on both, all statements about it are checked; with `--engine raw` on one side, that the
 /// engine in user space and the module understand each other. Exits with status 0 only if all that
-/// could be checked holds.
+/// could be checked holds, 77 without the module.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   homa-interop kernel-check --serve 4000                          # on 192.0.2.1
@@ -121,6 +125,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         serve(any, &config)?;
         return Ok(ExitCode::SUCCESS);
     };
+    if let (Engine::Kernel, Err(why)) = (arguments.engine, probe()) {
+        writeln!(io::stdout(), "skipped: no Homa module ({why})")?;
+        return Ok(ExitCode::from(NOT_RUN));
+    }
     let mut lines: Vec<Checked> = Vec::new();
     let mut tell = |line: Line| {
         let checked = Checked::from(line);

@@ -10,7 +10,7 @@ use super::driver::{Closer, drive};
 use super::endpoint::{Endpoint, Handle, lock};
 use super::keeper;
 use super::lead::Lead;
-use crate::config::Config;
+use crate::config::{Backend, Config};
 use crate::error::BindError;
 
 /// Ports below this belong to servers.
@@ -62,6 +62,12 @@ pub(crate) fn client(
     config: &Config,
     family: Family,
 ) -> Result<Handle, BindError> {
+    // Those who may use the module as well share the endpoint of the others.
+    let config = &Config {
+        backend: Backend::User,
+        kernel_region_bytes: None,
+        ..config.clone()
+    };
     let mut clients = lock(&CLIENTS);
     clients.retain(|shared| shared.endpoint.strong_count() > 0);
     let found = clients.iter().find(|shared| {
