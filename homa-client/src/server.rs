@@ -64,17 +64,25 @@ impl Server {
             Backend::Auto => {
                 let user = registry::server(driven, addr, config)?;
                 match kernel::server(driven, user.local_addr(), config) {
-                    Ok(module) => {
-                        if let Driven::Callers = driven {
-                            forward(&user, &module)?;
-                        }
-                        By::Both(user, module)
-                    }
+                    Ok(module) => return Self::of_both(driven, user, module),
                     Err(BindError::NoModule(_)) => By::User(user),
                     Err(error) => return Err(error),
                 }
             }
         };
+        Ok(Self { by })
+    }
+
+    /// Takes requests from either.
+    pub(crate) fn of_both(
+        driven: &Driven,
+        user: Handle,
+        module: Arc<ServerEndpoint>,
+    ) -> Result<Self, BindError> {
+        if let Driven::Callers = driven {
+            forward(&user, &module)?;
+        }
+        let by = By::Both(user, module);
         Ok(Self { by })
     }
 

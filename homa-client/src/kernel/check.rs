@@ -333,7 +333,11 @@ impl Checker {
         let socket = self.socket()?;
         let port = own_port(&socket)?;
         let outcome = self.have_peer_call(port)?;
-        if !outcome.contains("not open") {
+        // The module says so to a module, and by ICMP to the engine.
+        if !["not open", "nothing listens"]
+            .iter()
+            .any(|words| outcome.contains(words))
+        {
             return Err(format!("before SO_HOMA_SERVER: {outcome}"));
         }
         call::set_server(socket.as_fd(), true).map_err(text)?;

@@ -17,7 +17,7 @@ use super::{open_client, open_server, region};
 use crate::engine::{SendError, Unreachable};
 use crate::error::{BindError, CallError, Executed};
 use crate::message::Message;
-use crate::user::registry::{Driven, current_runtime};
+use crate::user::registry::{self, Driven, current_runtime};
 
 const PORT: u16 = 4000;
 
@@ -381,6 +381,62 @@ fn responses_that_nobody_waits_for_do_not_pile_up() {
     assert_eq!(available(&client), before);
     server.stop();
     worker.join().expect("it ends");
+}
+
+/// A server on UDP and on the module, and a client that calls it through the latter.
+fn both(driven: &Driven) -> (crate::Server, ClientHandle) {
+    let machine = Machine::default();
+    let user = registry::server(driven, at(0), &crate::Config::default()).expect("a free port");
+    let module = server(&machine, driven);
+    let server = crate::Server::of_both(driven, user, module).expect("a thread");
+    (server, client(&machine, driven))
+}
+
+#[test]
+fn threads_that_wait_on_udp_get_requests_from_the_module() {
+    let (server, client) = both(&Driven::Callers);
+    thread::scope(|scope| {
+        // One thread, so that it is the one that receives on UDP.
+        scope.spawn(|| {
+            for _ in 0..20 {
+                let request = server.wait_accept().expect("not stopped");
+                let (message, responder) = request.into_parts();
+                responder.reply(message).expect("the right length");
+            }
+        });
+        for length in 1..=20 {
+            let late = Instant::now() + Duration::from_secs(20);
+            let answer = client.call_blocking(at(PORT), pattern(length), Some(late));
+            let answer = answer.expect("in time").expect("an echo");
+            assert_eq!(answer.len(), length);
+        }
+    });
+    assert!(server.wait_shutdown(Duration::from_secs(5)));
+    assert!(server.wait_accept().is_none());
+}
+
+#[tokio::test]
+async fn a_server_with_both_carriers_takes_requests_from_either() {
+    let driven = current_runtime().expect("one");
+    let (server, module) = both(&driven);
+    let server = Arc::new(server);
+    let addr = server.local_addr();
+    let serving = server.clone();
+    let answers = tokio::spawn(async move {
+        while let Some(request) = serving.accept().await {
+            let (message, responder) = request.into_parts();
+            responder.reply(message).expect("the right length");
+        }
+    });
+    let udp = crate::Client::bind(&crate::Config::default()).expect("a client");
+    for length in [1, 100_000] {
+        let answer = udp.call(addr, pattern(length)).await.expect("an echo");
+        assert_eq!(answer.len(), length);
+        let answer = call(&module, pattern(length)).await.expect("an echo");
+        assert_eq!(answer.len(), length);
+    }
+    assert!(server.shutdown(Duration::from_secs(5)).await);
+    answers.await.expect("it ends");
 }
 
 #[tokio::test]

@@ -393,6 +393,8 @@ impl Endpoint {
         self.accepts.push(request);
         if let Some(lead) = &self.lead {
             lead.share_requests(self.accepts.len());
+            // Whoever receives for all may be the only one that accepts.
+            lead.nudge();
         }
     }
 
