@@ -21,6 +21,8 @@ pub(super) enum Due {
     Abort { socket: Weak<Socket>, id: u64 },
     /// Let go of this socket.
     Release(Arc<Socket>),
+    /// End all that is left on this one.
+    ShutDown(Arc<Socket>),
 }
 
 static ALARMS: Alarms = Alarms {
@@ -57,6 +59,11 @@ pub(super) fn arm(at: Instant, socket: &Arc<Socket>, id: u64) -> Armed {
 /// Keeps a socket open until then.
 pub(super) fn keep(until: Instant, socket: Arc<Socket>) {
     plan(until, Due::Release(socket));
+}
+
+/// Shuts a socket down at that time.
+pub(super) fn shut_down(at: Instant, socket: Arc<Socket>) {
+    plan(at, Due::ShutDown(socket));
 }
 
 fn plan(at: Instant, due: Due) -> (Instant, u64) {
@@ -114,6 +121,7 @@ fn ring() {
                 }
             }
             Due::Release(socket) => drop(socket),
+            Due::ShutDown(socket) => socket.shutdown(),
         }
         planned = lock();
     }

@@ -57,6 +57,65 @@ pub struct Line {
 
 type Check = Result<(), String>;
 
+type Statement = (u8, &'static str, fn(&Checker) -> Check);
+
+const STATEMENTS: [Statement; 15] = [
+    (84, "structures have the sizes of the ABI", Checker::sizes),
+    (
+        85,
+        "sendmsg wants a control length of 0",
+        Checker::send_control,
+    ),
+    (
+        86,
+        "recvmsg wants a control length of 88",
+        Checker::receive_control,
+    ),
+    (
+        87,
+        "messages of 1 to 1,000,000 bytes pass",
+        Checker::lengths,
+    ),
+    (
+        88,
+        "an offset cannot be returned twice",
+        Checker::returned_twice,
+    ),
+    (
+        89,
+        "a full region stalls, and goes on",
+        Checker::full_region,
+    ),
+    (90, "ports that can be bound", Checker::ports),
+    (91, "unbound sockets refuse requests", Checker::unbound),
+    (92, "private RPCs are private", Checker::private),
+    (
+        93,
+        "aborted RPCs return their errno, or vanish",
+        Checker::aborted,
+    ),
+    (94, "a request is answered once", Checker::answered_once),
+    (95, "shutdown wakes who waits", Checker::shut_down),
+    (96, "IPv6 servers see IPv4 clients", Checker::mapped),
+    (97, "sizes at which something changes", Checker::edges),
+    (
+        99,
+        "10,000 RPCs leave nothing behind",
+        Checker::nothing_left,
+    ),
+];
+
+/// Statement 98, which is about what statement 97 has done.
+const NO_RESENDS: (u8, &str) = (98, "nothing was asked for again");
+
+/// All that [`run`] looks at, in the same order.
+pub fn statements() -> impl Iterator<Item = (u8, &'static str)> {
+    STATEMENTS.into_iter().flat_map(|(statement, what, _)| {
+        let with_next = (statement == 97).then_some(NO_RESENDS);
+        std::iter::once((statement, what)).chain(with_next)
+    })
+}
+
 /// Goes through all of them with a service at `peer`; `tell` gets each as soon as it is known.
 pub fn run(peer: SocketAddr, mut tell: impl FnMut(Line)) {
     let abi = match probe::probe() {
@@ -70,53 +129,7 @@ pub fn run(peer: SocketAddr, mut tell: impl FnMut(Line)) {
         }
     };
     let check = Checker { peer, abi };
-    type Statement = (u8, &'static str, fn(&Checker) -> Check);
-    let statements: [Statement; 15] = [
-        (84, "structures have the sizes of the ABI", Checker::sizes),
-        (
-            85,
-            "sendmsg wants a control length of 0",
-            Checker::send_control,
-        ),
-        (
-            86,
-            "recvmsg wants a control length of 88",
-            Checker::receive_control,
-        ),
-        (
-            87,
-            "messages of 1 to 1,000,000 bytes pass",
-            Checker::lengths,
-        ),
-        (
-            88,
-            "an offset cannot be returned twice",
-            Checker::returned_twice,
-        ),
-        (
-            89,
-            "a full region stalls, and goes on",
-            Checker::full_region,
-        ),
-        (90, "ports that can be bound", Checker::ports),
-        (91, "unbound sockets refuse requests", Checker::unbound),
-        (92, "private RPCs are private", Checker::private),
-        (
-            93,
-            "aborted RPCs return their errno, or vanish",
-            Checker::aborted,
-        ),
-        (94, "a request is answered once", Checker::answered_once),
-        (95, "shutdown wakes who waits", Checker::shut_down),
-        (96, "IPv6 servers see IPv4 clients", Checker::mapped),
-        (97, "sizes at which something changes", Checker::edges),
-        (
-            99,
-            "10,000 RPCs leave nothing behind",
-            Checker::nothing_left,
-        ),
-    ];
-    for (statement, what, holds) in statements {
+    for (statement, what, holds) in STATEMENTS {
         let before = Metrics::read().ok();
         let result = holds(&check);
         tell(Line {
@@ -125,9 +138,10 @@ pub fn run(peer: SocketAddr, mut tell: impl FnMut(Line)) {
             holds: result,
         });
         if statement == 97 {
+            let (statement, what) = NO_RESENDS;
             tell(Line {
-                statement: 98,
-                what: "nothing was asked for again",
+                statement,
+                what,
                 holds: no_resends(before.as_ref()),
             });
         }

@@ -26,9 +26,8 @@ pub(crate) type Outcome = Result<Message, CallError>;
 /// Messages that the driver hands out before it lets other tasks run.
 const MAX_BATCH: usize = 64;
 
-/// How long the socket stays open after the last handle is gone, for requests whose response
-/// nobody waits for.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long a socket stays open after its last handle is gone, for messages that have not arrived.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// What is exhausted when the module takes no more messages.
 pub(super) const SEND_MEMORY: &str = "the socket's send memory (net.homa.wmem_max)";

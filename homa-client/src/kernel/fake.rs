@@ -29,6 +29,8 @@ struct State {
     opened: usize,
     /// Messages that a socket may have sent without a response, or `EAGAIN`.
     send_limit: usize,
+    /// Signals that are still to come while somebody waits.
+    signals: usize,
 }
 
 impl Default for State {
@@ -39,6 +41,7 @@ impl Default for State {
             sockets: BTreeMap::new(),
             opened: 0,
             send_limit: usize::MAX,
+            signals: 0,
         }
     }
 }
@@ -165,6 +168,11 @@ impl Machine {
 
     pub(crate) fn limit_sends(&self, messages: usize) {
         self.lock().send_limit = messages;
+    }
+
+    /// So many waits end with `EINTR`.
+    pub(crate) fn interrupt(&self, times: usize) {
+        self.lock().signals = times;
     }
 
     /// The client RPCs of all sockets fail with this errno.
@@ -436,6 +444,14 @@ impl Calls for FakeSocket {
             }
         }
         loop {
+            if waits && state.signals > 0 {
+                state.signals -= 1;
+                if let Some(rpc) = state.side(self.number).rpcs.get_mut(&args.id) {
+                    rpc.has_waiter = false;
+                }
+                args.id = 0;
+                return errno(libc::EINTR);
+            }
             match state.find(self.number, args) {
                 Some(Ok(id)) => return state.deliver(self.number, id, args),
                 Some(Err(error)) => return errno(error),

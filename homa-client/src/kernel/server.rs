@@ -11,7 +11,8 @@ use nix::libc;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-use super::client::{Descriptor, SEND_MEMORY, send_limit};
+use super::alarm;
+use super::client::{Descriptor, LINGER, SEND_MEMORY, send_limit};
 use super::socket::{Of, Received, Socket};
 use crate::engine::SendError;
 use crate::message::Message;
@@ -35,6 +36,8 @@ pub(crate) struct ServerEndpoint {
     /// No more requests are handed out.
     stopped: AtomicBool,
     stopping: Notify,
+    /// Somebody waits for the last answers to arrive, and shuts the socket down then.
+    draining: AtomicBool,
     /// Requests that were handed out and are neither answered nor dropped.
     accepted: AtomicUsize,
     /// Requests that came after the end of accepting. They stay open in the module.
@@ -66,6 +69,7 @@ impl ServerEndpoint {
             local,
             stopped: AtomicBool::new(false),
             stopping: Notify::new(),
+            draining: AtomicBool::new(false),
             accepted: AtomicUsize::new(0),
             late: AtomicUsize::new(0),
         }))
@@ -163,8 +167,24 @@ impl ServerEndpoint {
         self.stopped.store(true, Ordering::Release);
         self.stopping.notify_waiters();
         if self.accepted.load(Ordering::Acquire) == 0 {
-            self.socket.shutdown();
+            self.close();
         }
+    }
+
+    /// Shuts the socket down: at once if all answers have arrived, else after a while, since that
+    /// ends what is under way.
+    fn close(&self) {
+        if self.unacknowledged() == 0 {
+            self.socket.shutdown();
+        } else {
+            alarm::shut_down(Instant::now() + LINGER, self.socket.clone());
+        }
+    }
+
+    /// Answers that are not known to have arrived, and requests that nobody has received.
+    fn unacknowledged(&self) -> usize {
+        let live = self.socket.info().map_or(0, |info| info.num_rpcs as usize);
+        live.saturating_sub(self.late.load(Ordering::Acquire))
     }
 
     /// Stops, and waits up to `grace` until what was accepted is answered, and the answers have
@@ -174,6 +194,7 @@ impl ServerEndpoint {
         let end = Instant::now().checked_add(grace);
         while self.unfinished() > 0 {
             if end.is_some_and(|end| Instant::now() >= end) {
+                self.draining.store(false, Ordering::Release);
                 return false;
             }
             tokio::time::sleep(DRAIN_EVERY).await;
@@ -188,6 +209,7 @@ impl ServerEndpoint {
         let end = Instant::now().checked_add(grace);
         while self.unfinished() > 0 {
             if end.is_some_and(|end| Instant::now() >= end) {
+                self.draining.store(false, Ordering::Release);
                 return false;
             }
             std::thread::sleep(DRAIN_EVERY);
@@ -197,6 +219,7 @@ impl ServerEndpoint {
     }
 
     fn refuse(&self) {
+        self.draining.store(true, Ordering::Release);
         self.stopped.store(true, Ordering::Release);
         self.stopping.notify_waiters();
     }
@@ -215,14 +238,13 @@ impl ServerEndpoint {
         if accepted > 0 {
             return accepted;
         }
-        let live = self.socket.info().map_or(0, |info| info.num_rpcs as usize);
-        live.saturating_sub(self.late.load(Ordering::Acquire))
+        self.unacknowledged()
     }
 }
 
 impl Drop for ServerEndpoint {
     fn drop(&mut self) {
-        self.socket.shutdown();
+        self.close();
     }
 }
 
@@ -254,8 +276,10 @@ impl Drop for Reply {
     fn drop(&mut self) {
         let endpoint = &self.endpoint;
         let was_last = endpoint.accepted.fetch_sub(1, Ordering::AcqRel) == 1;
-        if was_last && endpoint.stopped.load(Ordering::Acquire) {
-            endpoint.stopping.notify_waiters();
+        let is_over =
+            endpoint.stopped.load(Ordering::Acquire) && !endpoint.draining.load(Ordering::Acquire);
+        if was_last && is_over {
+            endpoint.close();
         }
     }
 }

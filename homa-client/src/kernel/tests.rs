@@ -439,6 +439,45 @@ async fn a_server_with_both_carriers_takes_requests_from_either() {
     answers.await.expect("it ends");
 }
 
+#[test]
+fn signals_interrupt_nothing() {
+    let machine = Machine::default();
+    let server = server(&machine, &Driven::Callers);
+    let client = client(&machine, &Driven::Callers);
+    machine.interrupt(5);
+    let answering = server.clone();
+    let worker = thread::spawn(move || {
+        while let Some((message, reply)) = answering.accept_blocking() {
+            reply.send(message).expect("the right length");
+        }
+    });
+    for length in [1, 100_000] {
+        let answer = client.call_blocking(at(PORT), pattern(length), None);
+        assert_eq!(answer.expect("no deadline").expect("an echo").len(), length);
+    }
+    server.stop();
+    worker.join().expect("it ends");
+}
+
+#[test]
+fn a_server_that_was_stopped_closes_with_its_last_answer() {
+    let machine = Machine::default();
+    let server = server(&machine, &Driven::Callers);
+    let client = client(&machine, &Driven::Callers);
+    let calling = client.clone();
+    let caller = thread::spawn(move || calling.call_blocking(at(PORT), pattern(5), None));
+    let (message, reply) = server.accept_blocking().expect("it arrives");
+    let waiting = server.clone();
+    let waiter = thread::spawn(move || waiting.accept_blocking().is_none());
+    server.stop();
+    drop(server);
+    reply.send(message).expect("the right length");
+    drop(reply);
+    let answer = caller.join().expect("no panic").expect("no deadline");
+    assert_eq!(answer.expect("an echo").len(), 5);
+    assert!(waiter.join().expect("no panic"));
+}
+
 #[tokio::test]
 async fn e095_whoever_waits_is_told_when_a_server_stops() {
     let machine = Machine::default();
