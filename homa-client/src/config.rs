@@ -71,8 +71,9 @@ pub enum Backend {
     /// [`Config::kernel_region_bytes`] counts: the rest are the module's parameters
     /// (`sysctl net.homa`).
     Kernel,
-    /// Both, where the module is loaded: servers take requests from either; clients call a peer on
-    /// UDP until it has answered through the module, which is asked in the background with the
+    /// Both, where the module is loaded: servers of an unspecified address (`0.0.0.0`, `::`) take
+    /// requests from either, others from UDP only, since the module's are open to every address of
+    /// the machine; clients call a peer on UDP until it has answered through the module, which is asked in the background with the
     /// first call. Where there is no module this is [`Backend::User`]. The engine's carrier has to
     /// be UDP.
     Auto,

@@ -63,6 +63,10 @@ impl Server {
             Backend::Kernel => By::Kernel(kernel::server(driven, addr, config)?),
             Backend::Auto => {
                 let user = registry::server(driven, addr, config)?;
+                if !addr.ip().is_unspecified() {
+                    // The module would take requests for all addresses.
+                    return Ok(Self { by: By::User(user) });
+                }
                 match kernel::server(driven, user.local_addr(), config) {
                     Ok(module) => return Self::of_both(driven, user, module),
                     Err(BindError::NoModule(_)) => By::User(user),

@@ -149,7 +149,7 @@ pub enum UriError {
 #[non_exhaustive]
 pub enum Engine {
     /// The best one that both hosts have. The default. Where the kernel module is loaded, servers
-    /// listen through it, too, and clients call those that answer there through it; else this
+    /// of all addresses listen through it, too, and clients call those that answer there through it; else this
     /// is UDP, unless `homa_config` names another carrier or backend.
     #[default]
     Auto,
