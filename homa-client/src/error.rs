@@ -67,10 +67,12 @@ pub enum CallError {
         peer: SocketAddr,
     },
     /// The system, or the kernel module, failed.
-    #[error("the system failed the call: {source}; the request may have run")]
+    #[error("the system failed the call: {source}")]
     System {
         /// What it said.
         source: io::Error,
+        /// Whether the request had been sent.
+        executed: Executed,
     },
     /// The local endpoint is closed: its runtime has ended.
     #[error("the local Homa endpoint is closed")]
@@ -87,7 +89,7 @@ impl CallError {
             Self::BadSize { .. } | Self::BadAddress { .. } | Self::Busy { .. } | Self::Bind(_) => {
                 Executed::No
             }
-            Self::PeerUnreachable { executed, .. } => *executed,
+            Self::PeerUnreachable { executed, .. } | Self::System { executed, .. } => *executed,
             _ => Executed::Maybe,
         }
     }

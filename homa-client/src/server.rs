@@ -105,9 +105,16 @@ impl Server {
         match &self.by {
             By::User(endpoint) => endpoint.accepts.pop().await,
             By::Kernel(endpoint) => endpoint.accept().await.map(Request::of_kernel),
+            // It is over when both are.
             By::Both(user, module) => tokio::select! {
-                request = user.accepts.pop() => request,
-                accepted = module.accept() => accepted.map(Request::of_kernel),
+                request = user.accepts.pop() => match request {
+                    Some(request) => Some(request),
+                    None => module.accept().await.map(Request::of_kernel),
+                },
+                accepted = module.accept() => match accepted {
+                    Some(accepted) => Some(Request::of_kernel(accepted)),
+                    None => user.accepts.pop().await,
+                },
             },
         }
     }
@@ -147,6 +154,8 @@ impl Server {
             By::User(endpoint) => wait_drained(endpoint, deadline),
             By::Kernel(endpoint) => endpoint.shutdown_blocking(grace),
             By::Both(user, module) => {
+                // Both at once.
+                let _draining = module.refuse();
                 let user = wait_drained(user, deadline);
                 let left =
                     deadline.map_or(grace, |end| end.saturating_duration_since(Instant::now()));
@@ -199,6 +208,12 @@ impl Drop for Server {
     }
 }
 
+/// Requests from the module that wait for a thread, at most.
+const MAX_FORWARDED: usize = 1024;
+
+/// Between two looks whether there are fewer.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
+
 /// Has threads that wait for requests on UDP get those from the module, too, by a thread that waits
 /// there.
 fn forward(user: &Handle, module: &Arc<ServerEndpoint>) -> Result<(), BindError> {
@@ -207,6 +222,10 @@ fn forward(user: &Handle, module: &Arc<ServerEndpoint>) -> Result<(), BindError>
     let forward = move || {
         while let Some(accepted) = module.accept_blocking() {
             let Some(user) = user.upgrade() else { return };
+            // What waits in the module takes memory of its region only.
+            while user.accepts.len() >= MAX_FORWARDED && !user.is_closed() {
+                std::thread::sleep(FULL_PAUSE);
+            }
             user.hand_over(Request::of_kernel(accepted));
         }
     };

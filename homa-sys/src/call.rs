@@ -12,8 +12,9 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
-use libc::{Ioctl, c_int, msghdr, sa_family_t, sockaddr_in, sockaddr_in6, socklen_t};
+use libc::{c_int, msghdr, sa_family_t, sockaddr_in, sockaddr_in6, socklen_t};
 
+use crate::probe::Numbers;
 use crate::{
     HOMAIOCFREEZE, IPPROTO_HOMA, SO_HOMA_RCVBUF, SO_HOMA_SERVER, homa_abort_args, homa_info,
     homa_rcvbuf_args, homa_recvmsg_args, homa_rpc_info, homa_sendmsg_args,
@@ -188,14 +189,13 @@ pub unsafe fn recvmsg(
     Ok((length as usize, from))
 }
 
-/// The state of the socket, and as many of its RPCs as there is room for (A.9). `command` is
-/// [`HOMAIOCINFO`](crate::HOMAIOCINFO) or [its older number](crate::legacy::HOMAIOCINFO_2025).
+/// The state of the socket, and as many of its RPCs as there is room for (A.9).
 ///
 /// # Errors
 /// `EINVAL`: the module has another number for it, or none; `ESHUTDOWN`; `ENOMEM`.
 pub fn info(
     socket: BorrowedFd<'_>,
-    command: Ioctl,
+    numbers: Numbers,
     rpcs: &mut [homa_rpc_info],
 ) -> io::Result<homa_info> {
     let mut info = homa_info {
@@ -205,24 +205,23 @@ pub fn info(
     };
     // SAFETY: both numbers are encoded for a `homa_info`, which is borrowed for writing, and so are
     // as many bytes of `rpcs` as it says; whatever is written there is a valid `homa_rpc_info`.
-    done(unsafe { libc::ioctl(socket.as_raw_fd(), command, &mut info) })?;
+    done(unsafe { libc::ioctl(socket.as_raw_fd(), numbers.info(), &mut info) })?;
     Ok(info)
 }
 
 /// Ends a client RPC, or all of the socket if `id` is 0 (A.9): silently if `error` is 0, else
-/// [`recvmsg`] returns it with that errno. `command` is [`HOMAIOCABORT`](crate::HOMAIOCABORT) or
-/// [its older number](crate::legacy::HOMAIOCABORT_2025).
+/// [`recvmsg`] returns it with that errno.
 ///
 /// # Errors
 /// `EINVAL`: there is no such RPC.
-pub fn abort(socket: BorrowedFd<'_>, command: Ioctl, id: u64, error: u32) -> io::Result<()> {
+pub fn abort(socket: BorrowedFd<'_>, numbers: Numbers, id: u64, error: u32) -> io::Result<()> {
     let mut args = homa_abort_args {
         id,
         error,
         ..homa_abort_args::default()
     };
     // SAFETY: both numbers are encoded for a `homa_abort_args`, which is borrowed for writing.
-    done(unsafe { libc::ioctl(socket.as_raw_fd(), command, &mut args) })?;
+    done(unsafe { libc::ioctl(socket.as_raw_fd(), numbers.abort(), &mut args) })?;
     Ok(())
 }
 
@@ -390,9 +389,9 @@ mod tests {
         // Level 146 is nobody's.
         assert!(errno(set_server(fd, true)).is_some());
         assert!(errno(rcvbuf(fd).map(drop)).is_some());
-        let info = info(fd, crate::HOMAIOCINFO, &mut []).map(drop);
+        let info = info(fd, Numbers::Of2026, &mut []).map(drop);
         assert_eq!(errno(info), Some(libc::ENOTTY));
-        let abort = abort(fd, crate::HOMAIOCABORT, 2, 0);
+        let abort = abort(fd, Numbers::Of2025, 2, 0);
         assert_eq!(errno(abort), Some(libc::ENOTTY));
     }
 

@@ -126,7 +126,7 @@ pub fn probe() -> Result<Abi, Unusable> {
 /// [`Unusable::Before2025`].
 pub fn abi(socket: BorrowedFd<'_>) -> Result<Abi, Unusable> {
     for numbers in [Numbers::Of2026, Numbers::Of2025] {
-        if call::info(socket, numbers.info(), &mut []).is_ok() {
+        if call::info(socket, numbers, &mut []).is_ok() {
             return Ok(Abi {
                 numbers,
                 parameters: sysctl::UNSCHED_BYTES.read().is_ok(),

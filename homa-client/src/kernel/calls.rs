@@ -112,11 +112,11 @@ impl Calls for Module {
     }
 
     fn info(&self) -> io::Result<homa_info> {
-        call::info(self.fd(), self.numbers.info(), &mut [])
+        call::info(self.fd(), self.numbers, &mut [])
     }
 
     fn abort(&self, id: u64, error: u32) -> io::Result<()> {
-        call::abort(self.fd(), self.numbers.abort(), id, error)
+        call::abort(self.fd(), self.numbers, id, error)
     }
 
     fn shutdown(&self) -> io::Result<()> {

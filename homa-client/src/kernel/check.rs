@@ -201,7 +201,7 @@ impl Checker {
         }
         // The module takes the numbers of ioctls, which hold the sizes.
         let module = self.module()?;
-        let _ = call::info(module.fd(), self.abi.numbers.info(), &mut []).map_err(text)?;
+        let _ = call::info(module.fd(), self.abi.numbers, &mut []).map_err(text)?;
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, oneshot};
 
 use super::alarm;
+use super::server::BACK_OFF;
 use super::socket::{Of, Received, Socket};
 use crate::engine::Unreachable;
 use crate::error::{CallError, Executed};
@@ -24,7 +25,7 @@ use crate::message::Message;
 pub(crate) type Outcome = Result<Message, CallError>;
 
 /// Messages that the driver hands out before it lets other tasks run.
-const MAX_BATCH: usize = 64;
+pub(super) const MAX_BATCH: usize = 64;
 
 /// How long a socket stays open after its last handle is gone, for messages that have not arrived.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
@@ -123,7 +124,7 @@ impl ClientEndpoint {
             Ok(id) => Ok(Ticket { id, cookie }),
             Err(error) => {
                 self.waiting().calls.remove(&cookie);
-                Err(send_error(to, &error, message))
+                Err(send_error(to, error, message))
             }
         }
     }
@@ -148,7 +149,7 @@ impl ClientEndpoint {
         }
         let id = match self.socket.request(to, &message, 0, true) {
             Ok(id) => id,
-            Err(error) => return Some(Err(send_error(to, &error, message))),
+            Err(error) => return Some(Err(send_error(to, error, message))),
         };
         // The module ends the wait by itself only with the RPC.
         let armed = deadline.map(|at| alarm::arm(at, &self.socket, id));
@@ -160,7 +161,10 @@ impl ClientEndpoint {
             Ok(Received::Failed { errno, .. }) if errno == alarm::ERRNO => return None,
             Ok(Received::Failed { errno, .. }) => Err(rpc_error(to, errno)),
             Ok(Received::Nothing | Received::Closed) => Err(CallError::Closed),
-            Err(error) => Err(CallError::System { source: error }),
+            Err(error) => Err(CallError::System {
+                source: error,
+                executed: Executed::Maybe,
+            }),
         })
     }
 
@@ -220,8 +224,8 @@ impl ClientEndpoint {
 }
 
 /// Brings the responses of an endpoint until its last handle is gone, and a while longer.
-pub(super) async fn drive(endpoint: Arc<ClientEndpoint>, fd: AsyncFd<Descriptor>) {
-    let _closer = Closer(&endpoint);
+pub(super) async fn drive(closer: Closer, fd: AsyncFd<Descriptor>) {
+    let endpoint = &closer.0;
     let mut closing = pin!(endpoint.closing.notified());
     let linger = async {
         closing.as_mut().await;
@@ -232,11 +236,12 @@ pub(super) async fn drive(endpoint: Arc<ClientEndpoint>, fd: AsyncFd<Descriptor>
             let Ok(mut ready) = fd.readable().await else {
                 return;
             };
-            match drain(&endpoint) {
+            match drain(endpoint) {
                 // Readiness may be spurious: the module had packets to copy, and no message yet
                 // (A.8). What comes from here on is a new edge.
                 Drained::All => ready.clear_ready(),
                 Drained::Some => tokio::task::yield_now().await,
+                Drained::Failed => tokio::time::sleep(BACK_OFF).await,
                 Drained::Closed => return,
             }
         }
@@ -250,6 +255,8 @@ pub(super) async fn drive(endpoint: Arc<ClientEndpoint>, fd: AsyncFd<Descriptor>
 enum Drained {
     All,
     Some,
+    /// It may work later.
+    Failed,
     Closed,
 }
 
@@ -261,18 +268,18 @@ fn drain(endpoint: &ClientEndpoint) -> Drained {
             Ok(Received::Closed) => return Drained::Closed,
             Ok(received) => endpoint.deliver(received),
             Err(error) => {
-                tracing::error!(%error, "receiving from the homa module failed; endpoint closed");
-                return Drained::Closed;
+                tracing::error!(%error, "receiving from the homa module failed");
+                return Drained::Failed;
             }
         }
     }
     Drained::Some
 }
 
-/// Closes the endpoint when its driver ends, also because its runtime does.
-struct Closer<'a>(&'a ClientEndpoint);
+/// Closes the endpoint when its driver ends, also because its runtime does, even before it has run.
+pub(super) struct Closer(pub(super) Arc<ClientEndpoint>);
 
-impl Drop for Closer<'_> {
+impl Drop for Closer {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -312,7 +319,8 @@ impl ClientHandle {
         let one_more = |handles: usize| handles.checked_add(1).filter(|_| handles > 0);
         let handles = &endpoint.handles;
         let joined = handles.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
-        joined.is_ok().then(|| Self(endpoint))
+        let joined = joined.is_ok().then(|| Self(endpoint))?;
+        (!joined.is_closed()).then_some(joined)
     }
 }
 
@@ -366,7 +374,7 @@ fn check(
 }
 
 /// Why a request could not be sent (A.5).
-fn send_error(to: SocketAddr, error: &io::Error, message: Message) -> CallError {
+fn send_error(to: SocketAddr, error: io::Error, message: Message) -> CallError {
     let unreachable = |reason| CallError::PeerUnreachable {
         peer: to,
         reason,
@@ -380,11 +388,9 @@ fn send_error(to: SocketAddr, error: &io::Error, message: Message) -> CallError 
         },
         Some(libc::ESHUTDOWN) => CallError::Closed,
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => unreachable(Unreachable::Host),
-        Some(errno) => CallError::System {
-            source: io::Error::from_raw_os_error(errno),
-        },
-        None => CallError::System {
-            source: io::Error::other(error.to_string()),
+        _ => CallError::System {
+            source: error,
+            executed: Executed::No,
         },
     }
 }
@@ -418,6 +424,7 @@ fn rpc_error(peer: SocketAddr, errno: i32) -> CallError {
         libc::EHOSTUNREACH => unreachable(Unreachable::Host),
         errno => CallError::System {
             source: io::Error::from_raw_os_error(errno),
+            executed: Executed::Maybe,
         },
     }
 }

@@ -35,7 +35,7 @@ use nix::libc;
 use tokio::runtime;
 
 use self::calls::{Calls, Module};
-use self::client::{ClientEndpoint, ClientHandle, drive};
+use self::client::{ClientEndpoint, ClientHandle, Closer, drive};
 use self::routes::PROBE_TIMEOUT;
 use self::server::ServerEndpoint;
 use self::socket::Socket;
@@ -72,14 +72,12 @@ pub(crate) fn client(
     };
     let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
     clients.retain(|shared| shared.endpoint.strong_count() > 0);
-    let found = clients.iter().find(|shared| {
+    let mut alike = clients.iter().filter(|shared| {
         (shared.runtime, shared.family, shared.region_bytes) == (runtime, family, region_bytes)
     });
-    if let Some(handle) = found
-        .and_then(|shared| shared.endpoint.upgrade())
-        .and_then(ClientHandle::join)
-        && !handle.is_closed()
-    {
+    // Others may be on their way to be closed.
+    let open = alike.find_map(|shared| ClientHandle::join(shared.endpoint.upgrade()?));
+    if let Some(handle) = open {
         return Ok(handle);
     }
     let module = Module::open(sys(family))?;
@@ -107,7 +105,7 @@ fn open_client(
     if let Driven::Runtime(runtime) = driven {
         let _inside = runtime.enter();
         let fd = handle.watch().map_err(socket_error(any))?;
-        runtime.spawn(drive(Arc::clone(&handle), fd));
+        runtime.spawn(drive(Closer(Arc::clone(&handle)), fd));
     }
     Ok(handle)
 }

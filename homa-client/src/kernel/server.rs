@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use super::alarm;
-use super::client::{Descriptor, LINGER, SEND_MEMORY, send_limit};
+use super::client::{Descriptor, LINGER, MAX_BATCH, SEND_MEMORY, send_limit};
 use super::socket::{Of, Received, Socket};
 use crate::engine::SendError;
 use crate::message::Message;
@@ -25,7 +25,7 @@ pub(crate) const PROBE: [u8; 16] = *b"homa-rs probe \x01\xff";
 const DRAIN_EVERY: Duration = Duration::from_millis(5);
 
 /// How long accepting waits after the module has refused to receive.
-const BACK_OFF: Duration = Duration::from_millis(10);
+pub(super) const BACK_OFF: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(crate) struct ServerEndpoint {
@@ -40,8 +40,18 @@ pub(crate) struct ServerEndpoint {
     draining: AtomicBool,
     /// Requests that were handed out and are neither answered nor dropped.
     accepted: AtomicUsize,
-    /// Requests that came after the end of accepting. They stay open in the module.
-    late: AtomicUsize,
+    /// Requests that nobody will answer, since they came after the end of accepting, or their
+    /// [`Reply`] was dropped. They stay open in the module.
+    left: AtomicUsize,
+}
+
+/// While somebody waits for the last answers; see [`ServerEndpoint::refuse`].
+pub(crate) struct Draining<'a>(&'a ServerEndpoint);
+
+impl Drop for Draining<'_> {
+    fn drop(&mut self) {
+        self.0.draining.store(false, Ordering::Release);
+    }
 }
 
 /// The right to answer one request.
@@ -50,6 +60,7 @@ pub(crate) struct Reply {
     endpoint: Arc<ServerEndpoint>,
     id: u64,
     peer: SocketAddr,
+    is_sent: AtomicBool,
 }
 
 /// A request, and what answers it.
@@ -71,7 +82,7 @@ impl ServerEndpoint {
             stopping: Notify::new(),
             draining: AtomicBool::new(false),
             accepted: AtomicUsize::new(0),
-            late: AtomicUsize::new(0),
+            left: AtomicUsize::new(0),
         }))
     }
 
@@ -93,7 +104,14 @@ impl ServerEndpoint {
                 () = stopping => continue,
             };
             let receiving = self.socket.receiving();
+            let mut taken = 0;
             loop {
+                taken += 1;
+                if taken > MAX_BATCH {
+                    drop(receiving);
+                    tokio::task::yield_now().await;
+                    break;
+                }
                 match receiving.next() {
                     Ok(Received::Nothing) => {
                         ready.clear_ready();
@@ -142,21 +160,25 @@ impl ServerEndpoint {
         else {
             return None;
         };
+        // Before the look at `stopped`: whoever sets that looks at this afterwards.
+        self.accepted.fetch_add(1, Ordering::SeqCst);
+        if self.stopped.load(Ordering::SeqCst) {
+            // Nobody will take it. The client hears so when the socket is shut down.
+            self.left.fetch_add(1, Ordering::AcqRel);
+            self.accepted.fetch_sub(1, Ordering::SeqCst);
+            return None;
+        }
         if message == PROBE[..] {
             // The client asks again if this does not arrive.
             let _ = self.socket.respond(from, id, &message);
+            self.accepted.fetch_sub(1, Ordering::SeqCst);
             return None;
         }
-        if self.stopped.load(Ordering::Acquire) {
-            // Nobody will take it. The client hears so when the socket is shut down.
-            self.late.fetch_add(1, Ordering::AcqRel);
-            return None;
-        }
-        self.accepted.fetch_add(1, Ordering::AcqRel);
         let reply = Reply {
             endpoint: self.clone(),
             id,
             peer: from,
+            is_sent: AtomicBool::new(false),
         };
         Some((message, reply))
     }
@@ -164,9 +186,9 @@ impl ServerEndpoint {
     /// Hands out no more requests. Whoever waits in the module for one gets it, and it is not
     /// answered.
     pub(crate) fn stop(&self) {
-        self.stopped.store(true, Ordering::Release);
+        self.stopped.store(true, Ordering::SeqCst);
         self.stopping.notify_waiters();
-        if self.accepted.load(Ordering::Acquire) == 0 {
+        if self.accepted.load(Ordering::SeqCst) == 0 {
             self.close();
         }
     }
@@ -184,17 +206,16 @@ impl ServerEndpoint {
     /// Answers that are not known to have arrived, and requests that nobody has received.
     fn unacknowledged(&self) -> usize {
         let live = self.socket.info().map_or(0, |info| info.num_rpcs as usize);
-        live.saturating_sub(self.late.load(Ordering::Acquire))
+        live.saturating_sub(self.left.load(Ordering::Acquire))
     }
 
     /// Stops, and waits up to `grace` until what was accepted is answered, and the answers have
     /// arrived. Returns whether they have. Then the port is free.
     pub(crate) async fn shutdown(self: &Arc<Self>, grace: Duration) -> bool {
-        self.refuse();
+        let _draining = self.refuse();
         let end = Instant::now().checked_add(grace);
         while self.unfinished() > 0 {
             if end.is_some_and(|end| Instant::now() >= end) {
-                self.draining.store(false, Ordering::Release);
                 return false;
             }
             tokio::time::sleep(DRAIN_EVERY).await;
@@ -205,11 +226,10 @@ impl ServerEndpoint {
 
     /// [`ServerEndpoint::shutdown`] on a thread.
     pub(crate) fn shutdown_blocking(self: &Arc<Self>, grace: Duration) -> bool {
-        self.refuse();
+        let _draining = self.refuse();
         let end = Instant::now().checked_add(grace);
         while self.unfinished() > 0 {
             if end.is_some_and(|end| Instant::now() >= end) {
-                self.draining.store(false, Ordering::Release);
                 return false;
             }
             std::thread::sleep(DRAIN_EVERY);
@@ -218,22 +238,25 @@ impl ServerEndpoint {
         true
     }
 
-    fn refuse(&self) {
+    /// Hands out no more requests, and leaves the socket open until what this returns is dropped.
+    pub(crate) fn refuse(&self) -> Draining<'_> {
         self.draining.store(true, Ordering::Release);
-        self.stopped.store(true, Ordering::Release);
+        self.stopped.store(true, Ordering::SeqCst);
         self.stopping.notify_waiters();
+        Draining(self)
     }
 
     /// Requests that are not answered, or whose answer is not acknowledged. The module counts those
     /// that came too late, too, and tells them apart only when they are received.
     fn unfinished(self: &Arc<Self>) -> usize {
         let receiving = self.socket.receiving();
-        loop {
+        for _ in 0..MAX_BATCH {
             match receiving.next() {
                 Ok(Received::Nothing | Received::Closed) | Err(_) => break,
                 Ok(received) => drop(self.take(received)),
             }
         }
+        drop(receiving);
         let accepted = self.accepted.load(Ordering::Acquire);
         if accepted > 0 {
             return accepted;
@@ -260,22 +283,33 @@ impl Reply {
         if !(1..=limit).contains(&message.len()) {
             return Err(SendError::BadSize { limit, message });
         }
-        let sent = self.endpoint.socket.respond(self.peer, self.id, &message);
-        sent.map_err(|error| match error.raw_os_error() {
-            Some(libc::EAGAIN | libc::ENOMEM) => SendError::Busy {
-                what: SEND_MEMORY,
-                limit: send_limit(),
-                message,
+        match self.endpoint.socket.respond(self.peer, self.id, &message) {
+            Ok(()) => {
+                self.is_sent.store(true, Ordering::Release);
+                Ok(())
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::ENOMEM) => Err(SendError::Busy {
+                    what: SEND_MEMORY,
+                    limit: send_limit(),
+                    message,
+                }),
+                _ => {
+                    tracing::warn!(peer = %self.peer, %error, "the homa module takes no reply");
+                    Err(SendError::Closed { message })
+                }
             },
-            _ => SendError::Closed { message },
-        })
+        }
     }
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
         let endpoint = &self.endpoint;
-        let was_last = endpoint.accepted.fetch_sub(1, Ordering::AcqRel) == 1;
+        if !*self.is_sent.get_mut() {
+            endpoint.left.fetch_add(1, Ordering::AcqRel);
+        }
+        let was_last = endpoint.accepted.fetch_sub(1, Ordering::SeqCst) == 1;
         let is_over =
             endpoint.stopped.load(Ordering::Acquire) && !endpoint.draining.load(Ordering::Acquire);
         if was_last && is_over {

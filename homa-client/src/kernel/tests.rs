@@ -479,6 +479,42 @@ fn a_server_that_was_stopped_closes_with_its_last_answer() {
 }
 
 #[tokio::test]
+async fn requests_that_nobody_answers_do_not_hold_up_a_shutdown() {
+    let machine = Machine::default();
+    let driven = current_runtime().expect("one");
+    let server = server(&machine, &driven);
+    let client = client(&machine, &driven);
+    let (_, dropped) = client.call(at(PORT), pattern(5)).expect("it is sent");
+    drop(server.accept().await.expect("it has arrived"));
+    let began = Instant::now();
+    assert!(server.shutdown(Duration::from_secs(20)).await);
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let outcome = dropped.await.expect("the driver runs");
+    assert!(matches!(outcome, Err(CallError::PeerUnreachable { .. })));
+}
+
+#[tokio::test]
+async fn what_waits_on_one_carrier_is_accepted_after_the_other_has_ended() {
+    let driven = current_runtime().expect("one");
+    // `accept` looks at both in any order.
+    for _ in 0..20 {
+        let (server, _) = both(&driven);
+        let addr = server.local_addr();
+        let udp = crate::Client::bind(&crate::Config::default()).expect("a client");
+        let call = tokio::spawn(async move { udp.call(addr, pattern(3)).await });
+        while server.counters().protocol.requests_delivered == 0 {
+            tokio::task::yield_now().await;
+        }
+        server.stop();
+        let request = server.accept().await.expect("it waits");
+        request.reply(pattern(4)).expect("the right length");
+        assert!(server.accept().await.is_none());
+        let answer = call.await.expect("no panic").expect("an answer");
+        assert_eq!(answer.len(), 4);
+    }
+}
+
+#[tokio::test]
 async fn e095_whoever_waits_is_told_when_a_server_stops() {
     let machine = Machine::default();
     let driven = current_runtime().expect("one");

@@ -43,7 +43,7 @@ impl AcceptQueue {
         std::mem::take(&mut lock(&self.requests))
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         lock(&self.requests).len()
     }
 
