@@ -127,7 +127,10 @@ impl Client {
                         (Rpc::User(endpoint.clone(), ticket), receiver)
                     }
                     Chosen::Kernel(endpoint) => {
-                        let (ticket, receiver) = endpoint.call(to, request)?;
+                        let started = endpoint.call(to, request);
+                        let (ticket, receiver) = started.inspect_err(|error| {
+                            ROUTES.ended(to, Some(error), Instant::now());
+                        })?;
                         (Rpc::Kernel(endpoint.clone(), ticket, to), receiver)
                     }
                 };
@@ -161,8 +164,9 @@ impl Client {
         match self.choose(to) {
             Ok(Chosen::Kernel(endpoint)) => {
                 let outcome = endpoint.call_blocking(to, request, deadline);
-                if let Some(outcome) = &outcome {
-                    ROUTES.ended(to, outcome.as_ref().err(), Instant::now());
+                match &outcome {
+                    Some(outcome) => ROUTES.ended(to, outcome.as_ref().err(), Instant::now()),
+                    None => ROUTES.given_up(to, Instant::now()),
                 }
                 outcome
             }
@@ -318,7 +322,10 @@ impl Drop for Running {
             self.receiver.close();
             match &self.rpc {
                 Rpc::User(endpoint, ticket) => endpoint.cancel_call(*ticket),
-                Rpc::Kernel(endpoint, ticket, _) => endpoint.cancel_call(*ticket),
+                Rpc::Kernel(endpoint, ticket, to) => {
+                    endpoint.cancel_call(*ticket);
+                    ROUTES.given_up(*to, Instant::now());
+                }
             }
         }
     }

@@ -201,7 +201,9 @@ pub enum BindError {
     )]
     ModuleLoaded,
     /// [`Backend::Kernel`](crate::Backend::Kernel) without a kernel module that can be used.
-    #[error("the Homa kernel module is not available ({0}), or use UDP")]
+    #[error(
+        "the Homa kernel module is not available ({0}); or use Backend::User, engine=udp in URIs"
+    )]
     NoModule(#[from] homa_sys::probe::Unusable),
     /// The operating system refused a socket.
     #[error("cannot open a socket on {addr}: {source}")]

@@ -61,20 +61,32 @@ impl Server {
         let by = match config.backend {
             Backend::User => By::User(registry::server(driven, addr, config)?),
             Backend::Kernel => By::Kernel(kernel::server(driven, addr, config)?),
-            Backend::Auto => {
-                let user = registry::server(driven, addr, config)?;
-                if !addr.ip().is_unspecified() {
-                    // The module would take requests for all addresses.
-                    return Ok(Self { by: By::User(user) });
-                }
-                match kernel::server(driven, user.local_addr(), config) {
-                    Ok(module) => return Self::of_both(driven, user, module),
-                    Err(BindError::NoModule(_)) => By::User(user),
-                    Err(error) => return Err(error),
-                }
-            }
+            Backend::Auto => return Self::auto(driven, addr, config, PORT_TRIES),
         };
         Ok(Self { by })
+    }
+
+    /// On UDP and, where it is loaded, through the module.
+    fn auto(
+        driven: &Driven,
+        addr: SocketAddr,
+        config: &Config,
+        tries: u32,
+    ) -> Result<Self, BindError> {
+        let user = registry::server(driven, addr, config)?;
+        if !addr.ip().is_unspecified() {
+            // The module would take requests for all addresses.
+            return Ok(Self { by: By::User(user) });
+        }
+        match kernel::server(driven, user.local_addr(), config) {
+            Ok(module) => Self::of_both(driven, user, module),
+            Err(BindError::NoModule(_)) => Ok(Self { by: By::User(user) }),
+            // Any port will do, and this one is not free in the module.
+            Err(BindError::AddressInUse { .. }) if addr.port() == 0 && tries > 1 => {
+                Self::auto(driven, addr, config, tries - 1)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes requests from either.
@@ -207,6 +219,9 @@ impl Drop for Server {
         }
     }
 }
+
+/// Tries to find a port that is free on both carriers.
+const PORT_TRIES: u32 = 8;
 
 /// Requests from the module that wait for a thread, at most.
 const MAX_FORWARDED: usize = 1024;

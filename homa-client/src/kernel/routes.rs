@@ -24,6 +24,10 @@ pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Calls in a row that nothing was heard of, after which a peer is called on UDP again.
 const TIMEOUTS: u32 = 2;
 
+/// Calls in a row that were given up, after which a peer is asked whether the module still reaches
+/// it: deadlines may be shorter than the module's patience.
+const GIVEN_UP: u32 = 8;
+
 /// Most peers that are remembered. Others are called on UDP.
 const MAX_PEERS: usize = 65_536;
 
@@ -38,6 +42,7 @@ struct Route {
     /// When it is asked again.
     until: Instant,
     timeouts: u32,
+    given_up: u32,
 }
 
 /// What carries a call.
@@ -96,16 +101,34 @@ impl Routes {
         let Some(route) = peers.get_mut(&to) else {
             return;
         };
+        route.given_up = 0;
         match error {
             Some(CallError::TimedOut { .. }) => route.timeouts += 1,
-            Some(CallError::PeerUnreachable {
-                reason: Unreachable::Protocol | Unreachable::HomaPort,
-                ..
-            }) => route.timeouts = TIMEOUTS,
+            Some(
+                CallError::PeerUnreachable {
+                    reason: Unreachable::Protocol | Unreachable::HomaPort,
+                    ..
+                }
+                | CallError::System { .. }
+                | CallError::Closed,
+            ) => route.timeouts = TIMEOUTS,
             _ => route.timeouts = 0,
         }
         if route.timeouts >= TIMEOUTS {
             *route = Route::on(Carrier::Udp, now + NEGATIVE);
+        }
+    }
+
+    /// Nobody waits any more for a call through the module.
+    pub(crate) fn given_up(&self, to: SocketAddr, now: Instant) {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(route) = peers.get_mut(&to) else {
+            return;
+        };
+        route.given_up += 1;
+        if route.given_up >= GIVEN_UP {
+            route.given_up = 0;
+            route.until = now;
         }
     }
 
@@ -123,6 +146,7 @@ impl Route {
             carrier,
             until,
             timeouts: 0,
+            given_up: 0,
         }
     }
 }
@@ -199,10 +223,32 @@ mod tests {
         assert!(moves_back(&[Some(&unreachable(Unreachable::Protocol))]));
         assert!(moves_back(&[Some(&unreachable(Unreachable::HomaPort))]));
         assert!(!moves_back(&[Some(&unreachable(Unreachable::Host))]));
+        assert!(moves_back(&[Some(&CallError::Closed)]));
         let late = Some(&timed_out);
         assert!(!moves_back(&[late]));
         assert!(moves_back(&[late, late]));
         assert!(!moves_back(&[late, None, late]));
+    }
+
+    #[test]
+    fn a_peer_whose_calls_are_given_up_is_asked_again() {
+        let (routes, start) = (Routes::default(), Instant::now());
+        routes.choose(to(), start);
+        routes.probed(to(), true, start);
+        for _ in 1..GIVEN_UP {
+            routes.given_up(to(), start);
+        }
+        assert_eq!(routes.choose(to(), start), MODULE);
+        // One that is answered makes up for it.
+        routes.ended(to(), None, start);
+        for _ in 1..GIVEN_UP {
+            routes.given_up(to(), start);
+        }
+        assert_eq!(routes.choose(to(), start), MODULE);
+        routes.given_up(to(), start);
+        assert_eq!(routes.choose(to(), start), asking(MODULE));
+        routes.probed(to(), false, start);
+        assert_eq!(routes.choose(to(), start), UDP);
     }
 
     #[test]
