@@ -125,7 +125,8 @@ impl Server {
     }
 
     /// Refuses new requests from now on and does not wait. Once those that wait are accepted,
-    /// [`Server::accept`] returns `None`. May be called anywhere.
+    /// [`Server::accept`] returns `None`; through the kernel module, where threads wait in the
+    /// module itself, not before the last accepted request is answered. May be called anywhere.
     pub fn stop(&self) {
         self.inner.stop();
     }

@@ -26,6 +26,7 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Instant;
@@ -50,6 +51,10 @@ const PORT_TRIES: u16 = 64;
 /// Client endpoints that are open: one per runtime, settings and IP version, and of those for all
 /// blocking clients one per settings and IP version.
 static CLIENTS: Mutex<Vec<Shared>> = Mutex::new(Vec::new());
+
+/// Probes of blocking clients that are under way, and most of them.
+static PROBING: AtomicUsize = AtomicUsize::new(0);
+const MAX_PROBING: usize = 16;
 
 struct Shared {
     /// None for blocking clients.
@@ -140,15 +145,22 @@ pub(crate) fn probe(
             }));
         }
         Driven::Callers => {
+            // Each probe has a thread, so there are a few at a time; others are asked later.
+            if PROBING.fetch_add(1, Ordering::AcqRel) >= MAX_PROBING {
+                PROBING.fetch_sub(1, Ordering::AcqRel);
+                return then(false);
+            }
             let ask = move || {
                 let deadline = Instant::now() + PROBE_TIMEOUT;
                 let answer = module.call_blocking(to, question, Some(deadline));
+                PROBING.fetch_sub(1, Ordering::AcqRel);
                 then(matches!(answer, Some(Ok(answer)) if is_answer(&answer)));
             };
             // Without a thread the peer is called on UDP, and asked again later.
-            let _ = thread::Builder::new()
-                .name("homa-probe".to_owned())
-                .spawn(ask);
+            let thread = thread::Builder::new().name("homa-probe".to_owned());
+            if thread.spawn(ask).is_err() {
+                PROBING.fetch_sub(1, Ordering::AcqRel);
+            }
         }
     }
 }
