@@ -123,7 +123,7 @@ pub(crate) fn probe(
     then: impl FnOnce(bool) + Send + 'static,
 ) {
     let (module, question) = (module.clone(), Message::from(&server::PROBE[..]));
-    let is_answer = |answer: &Message| *answer == server::PROBE[..];
+    let is_answer = |answer: &Message| *answer == server::PROBE_ANSWER[..];
     match driven {
         Driven::Runtime(runtime) => {
             drop(runtime.spawn(async move {

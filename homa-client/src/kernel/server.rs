@@ -17,9 +17,11 @@ use super::socket::{Of, Received, Socket};
 use crate::engine::SendError;
 use crate::message::Message;
 
-/// What a client asks a server of ours to know whether it can be reached through the module: it is
-/// answered with the same, below the application.
+/// What a client asks a server of ours to know whether it can be reached through the module, ...
 pub(crate) const PROBE: [u8; 16] = *b"homa-rs probe \x01\xff";
+
+/// ... and what that answers, below the application. Not the same: others may be echo services.
+pub(crate) const PROBE_ANSWER: [u8; 16] = *b"homa-rs answer\x01\xff";
 
 /// Between two looks whether the last responses have arrived.
 const DRAIN_EVERY: Duration = Duration::from_millis(5);
@@ -165,13 +167,14 @@ impl ServerEndpoint {
         if self.stopped.load(Ordering::SeqCst) {
             // Nobody will take it. The client hears so when the socket is shut down.
             self.left.fetch_add(1, Ordering::AcqRel);
-            self.accepted.fetch_sub(1, Ordering::SeqCst);
+            self.finish_one();
             return None;
         }
         if message == PROBE[..] {
             // The client asks again if this does not arrive.
-            let _ = self.socket.respond(from, id, &message);
-            self.accepted.fetch_sub(1, Ordering::SeqCst);
+            let answer = Message::from(&PROBE_ANSWER[..]);
+            let _ = self.socket.respond(from, id, &answer);
+            self.finish_one();
             return None;
         }
         let reply = Reply {
@@ -189,6 +192,16 @@ impl ServerEndpoint {
         self.stopped.store(true, Ordering::SeqCst);
         self.stopping.notify_waiters();
         if self.accepted.load(Ordering::SeqCst) == 0 {
+            self.close();
+        }
+    }
+
+    /// A request is done with. The last one closes a server that was stopped meanwhile, unless
+    /// somebody waits to do so.
+    fn finish_one(&self) {
+        let was_last = self.accepted.fetch_sub(1, Ordering::SeqCst) == 1;
+        let is_over = self.stopped.load(Ordering::SeqCst) && !self.draining.load(Ordering::Acquire);
+        if was_last && is_over {
             self.close();
         }
     }
@@ -309,11 +322,6 @@ impl Drop for Reply {
         if !*self.is_sent.get_mut() {
             endpoint.left.fetch_add(1, Ordering::AcqRel);
         }
-        let was_last = endpoint.accepted.fetch_sub(1, Ordering::SeqCst) == 1;
-        let is_over =
-            endpoint.stopped.load(Ordering::Acquire) && !endpoint.draining.load(Ordering::Acquire);
-        if was_last && is_over {
-            endpoint.close();
-        }
+        endpoint.finish_one();
     }
 }

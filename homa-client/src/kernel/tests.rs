@@ -12,7 +12,8 @@ use nix::libc;
 
 use super::client::ClientHandle;
 use super::fake::Machine;
-use super::server::{PROBE, ServerEndpoint};
+use super::server::{PROBE, PROBE_ANSWER, ServerEndpoint};
+use super::socket::{Of, Received, Socket};
 use super::{open_client, open_server, region};
 use crate::engine::{SendError, Unreachable};
 use crate::error::{BindError, CallError, Executed};
@@ -576,10 +577,48 @@ async fn a_probe_is_answered_below_the_application() {
     let answer = call(&client, PROBE.to_vec().into())
         .await
         .expect("an answer");
-    assert_eq!(answer, PROBE[..]);
+    assert_eq!(answer, PROBE_ANSWER[..]);
     server.stop();
     accepts.await.expect("no panic");
     assert!(!seen.load(Ordering::Acquire));
+}
+
+/// What comes of a probe.
+fn probed(driven: &Driven, client: &ClientHandle, to: SocketAddr) -> bool {
+    let (told, answered) = std::sync::mpsc::channel();
+    super::probe(driven, client, to, move |answered| {
+        told.send(answered).expect("somebody waits");
+    });
+    answered
+        .recv_timeout(Duration::from_secs(20))
+        .expect("it ends")
+}
+
+#[test]
+fn only_servers_of_ours_pass_a_probe() {
+    let machine = Machine::default();
+    let driven = Driven::Callers;
+    let server = server(&machine, &driven);
+    let accepting = server.clone();
+    let worker = thread::spawn(move || accepting.accept_blocking().is_none());
+    let client = client(&machine, &driven);
+    assert!(probed(&driven, &client, at(PORT)));
+    assert!(!probed(&driven, &client, at(PORT + 1)), "nobody is there");
+    // One that returns whatever it gets.
+    let echo = Socket::new(machine.socket(), region::default_bytes()).expect("it opens");
+    echo.bind(PORT + 1).expect("it is free");
+    let echo = Arc::new(echo);
+    let echoing = echo.clone();
+    let other = thread::spawn(move || match echoing.wait(Of::Shared) {
+        Ok(Received::Message {
+            id, from, message, ..
+        }) => echoing.respond(from, id, &message).is_ok(),
+        _ => false,
+    });
+    assert!(!probed(&driven, &client, at(PORT + 1)), "an echo");
+    assert!(other.join().expect("no panic"));
+    server.stop();
+    assert!(worker.join().expect("no panic"));
 }
 
 #[tokio::test]
