@@ -1,5 +1,6 @@
 //! [`Client`]: calls from inside a tokio runtime.
 
+use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
@@ -15,6 +16,7 @@ use crate::kernel;
 use crate::kernel::client::ClientHandle;
 use crate::kernel::routes::{Carrier, Choice, Routes};
 use crate::message::Message;
+use crate::server::RequestHandler;
 use crate::stats::EndpointCounters;
 use crate::user::endpoint::{Handle, Outcome, Ticket};
 use crate::user::lead::{Wants, wait};
@@ -48,15 +50,16 @@ static ROUTES: LazyLock<Routes> = LazyLock::new(Routes::default);
 /// # }).unwrap();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     driven: Driven,
     config: Config,
+    /// Who takes the requests of servers, if anybody does.
+    handler: Option<RequestHandler>,
     /// Opened when a server of that IP version is called first.
     v4: OnceLock<Endpoint>,
     v6: OnceLock<Endpoint>,
@@ -87,11 +90,33 @@ impl Client {
         Self::on(registry::current_runtime()?, config)
     }
 
+    /// The same, and `handler` takes the requests that servers send with a
+    /// [`Pusher`](crate::Pusher), on the thread that receives them. Clients with equal settings share
+    /// their endpoint if they have the same handler as well.
+    ///
+    /// Any host can send such requests: the handler has to check who did. Through the kernel module
+    /// there are none; see [`Client::accepts_from`].
+    ///
+    /// # Errors
+    /// Those of [`Client::bind`].
+    pub fn bind_accepting(config: &Config, handler: RequestHandler) -> Result<Self, BindError> {
+        Self::with(registry::current_runtime()?, config, Some(handler))
+    }
+
     pub(crate) fn on(driven: Driven, config: &Config) -> Result<Self, BindError> {
+        Self::with(driven, config, None)
+    }
+
+    fn with(
+        driven: Driven,
+        config: &Config,
+        handler: Option<RequestHandler>,
+    ) -> Result<Self, BindError> {
         config.check()?;
         let inner = Inner {
             driven,
             config: config.clone(),
+            handler,
             v4: OnceLock::new(),
             v6: OnceLock::new(),
         };
@@ -117,27 +142,52 @@ impl Client {
     /// # Errors
     /// The future yields a [`CallError`], which tells whether the request may have run.
     pub fn call(&self, to: SocketAddr, request: Message) -> Call {
-        let started = self
-            .choose(to)
-            .map_err(CallError::from)
-            .and_then(|endpoint| {
-                let (rpc, receiver) = match endpoint {
-                    Chosen::User(endpoint) => {
-                        let (ticket, receiver) = endpoint.call(to, request)?;
-                        (Rpc::User(endpoint.clone(), ticket), receiver)
-                    }
-                    Chosen::Kernel(endpoint) => {
-                        let started = endpoint.call(to, request);
-                        let (ticket, receiver) = started.inspect_err(|error| {
-                            ROUTES.ended(to, Some(error), Instant::now());
-                        })?;
-                        (Rpc::Kernel(endpoint.clone(), ticket, to), receiver)
-                    }
+        match self.choose(to) {
+            Ok(Chosen::User(endpoint)) => {
+                Call::start(endpoint, |endpoint| endpoint.call(to, request))
+            }
+            Ok(Chosen::Kernel(endpoint)) => {
+                let started = endpoint
+                    .call(to, request)
+                    .inspect_err(|error| ROUTES.ended(to, Some(error), Instant::now()));
+                Call::of(started.map(|(ticket, receiver)| Running {
+                    rpc: Rpc::Kernel(endpoint.clone(), ticket, to),
+                    receiver,
+                }))
+            }
+            Err(error) => Call::of(Err(error.into())),
+        }
+    }
+
+    /// Whether requests of the server at `to` reach this client: it has a handler for them, and no
+    /// kernel module may carry the calls.
+    pub fn accepts_from(&self, to: SocketAddr) -> bool {
+        self.inner.handler.is_some()
+            && matches!(self.endpoint(Family::of(to)), Ok(Endpoint::User(_)))
+    }
+
+    /// One RPC that cannot be cancelled: `then` gets its response, on the thread that receives it.
+    /// That saves waking a task, but other packets wait meanwhile: it has to be short and must not
+    /// block or panic.
+    ///
+    /// # Errors
+    /// [`CallError`] if it cannot even be sent; `then` does not run in that case.
+    pub fn call_then(
+        &self,
+        to: SocketAddr,
+        request: Message,
+        then: impl FnOnce(Result<Message, CallError>) + Send + 'static,
+    ) -> Result<(), CallError> {
+        match self.choose(to)? {
+            Chosen::User(endpoint) => endpoint.call_then(to, request, Box::new(then)),
+            Chosen::Kernel(_) => {
+                let call = self.call(to, request);
+                let Driven::Runtime(runtime) = &self.inner.driven else {
+                    return Err(CallError::Closed);
                 };
-                Ok(Running { rpc, receiver })
-            });
-        Call {
-            state: started.map_or_else(|error| State::Failed(Some(error)), State::Running),
+                runtime.spawn(async move { then(call.await) });
+                Ok(())
+            }
         }
     }
 
@@ -220,12 +270,18 @@ impl Client {
             Family::V6 => &self.inner.v6,
         };
         if slot.get().is_none() {
-            let Inner { driven, config, .. } = &*self.inner;
+            let Inner {
+                driven,
+                config,
+                handler,
+                ..
+            } = &*self.inner;
+            let user = || registry::client(driven, config, family, handler.as_ref());
             let endpoint = match config.backend {
-                Backend::User => Endpoint::User(registry::client(driven, config, family)?),
+                Backend::User => Endpoint::User(user()?),
                 Backend::Kernel => Endpoint::Kernel(kernel::client(driven, config, family)?),
                 Backend::Auto => {
-                    let user = registry::client(driven, config, family)?;
+                    let user = user()?;
                     match kernel::client(driven, config, family) {
                         Ok(module) => Endpoint::Both(user, module),
                         Err(BindError::NoModule(_)) => Endpoint::User(user),
@@ -237,6 +293,15 @@ impl Client {
             let _ = slot.set(endpoint);
         }
         slot.get().ok_or(BindError::NoRuntime)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("backend", &self.inner.config.backend)
+            .field("accepting", &self.inner.handler.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -279,6 +344,23 @@ enum Rpc {
 }
 
 impl Call {
+    /// One that an endpoint of this crate's engine carries.
+    pub(crate) fn start(
+        endpoint: &Handle,
+        start: impl FnOnce(&Handle) -> Result<(Ticket, oneshot::Receiver<Outcome>), CallError>,
+    ) -> Self {
+        Self::of(start(endpoint).map(|(ticket, receiver)| Running {
+            rpc: Rpc::User(endpoint.clone(), ticket),
+            receiver,
+        }))
+    }
+
+    fn of(started: Result<Running, CallError>) -> Self {
+        Self {
+            state: started.map_or_else(|error| State::Failed(Some(error)), State::Running),
+        }
+    }
+
     /// Waits on this thread; `None` when the deadline has passed. For clients that are driven by
     /// their callers.
     pub(crate) fn wait(mut self, deadline: Option<Instant>) -> Option<Outcome> {

@@ -34,6 +34,8 @@ mod faults;
 mod kernel;
 mod message;
 #[cfg(feature = "user")]
+mod push;
+#[cfg(feature = "user")]
 mod server;
 #[cfg(feature = "user")]
 #[doc(hidden)]
@@ -55,6 +57,8 @@ pub use error::{BindError, CallError, Executed, ReplyError};
 pub use faults::Faults;
 pub use message::Message;
 #[cfg(feature = "user")]
-pub use server::{Request, Responder, Server};
+pub use push::Pusher;
+#[cfg(feature = "user")]
+pub use server::{Request, RequestHandler, Responder, Server};
 #[cfg(feature = "user")]
 pub use stats::{EndpointCounters, FaultCounters, Monitor};

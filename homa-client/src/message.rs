@@ -74,6 +74,25 @@ impl Message {
         Some(part)
     }
 
+    /// Takes the first `count` bytes off as a message of their own, without copying them, or all
+    /// that there are.
+    pub fn split_to(&mut self, count: usize) -> Self {
+        let mut taken = Self::new();
+        while taken.len < count
+            && let Some(part) = self.parts.front_mut()
+        {
+            let left = count - taken.len;
+            if part.len() > left {
+                let start = part.split_to(left);
+                self.len -= left;
+                taken.push(start);
+            } else if let Some(part) = self.pop_part() {
+                taken.push(part);
+            }
+        }
+        taken
+    }
+
     /// The whole message as one [`Bytes`]. Copies only if there is more than one part.
     pub fn into_bytes(mut self) -> Bytes {
         if self.parts.len() <= 1 {
@@ -244,5 +263,17 @@ mod tests {
         assert_eq!(message.clone().into_bytes(), "f");
         assert_eq!(message.copy_to_bytes(1), "f");
         assert!(message.is_empty() && message.chunk().is_empty());
+    }
+
+    #[test]
+    fn a_rope_is_split_anywhere_without_copying() {
+        for at in 0..=7 {
+            let mut rest = rope();
+            let start = rest.split_to(at);
+            let taken = at.min(6);
+            assert_eq!((start.len(), rest.len()), (taken, 6 - taken));
+            assert_eq!(start, b"abcdef"[..taken]);
+            assert_eq!(rest, b"abcdef"[taken..]);
+        }
     }
 }

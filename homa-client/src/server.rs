@@ -13,6 +13,7 @@ use crate::error::{BindError, ReplyError};
 use crate::kernel;
 use crate::kernel::server::{Accepted, Reply, ServerEndpoint};
 use crate::message::Message;
+use crate::push::Pusher;
 use crate::stats::{EndpointCounters, Monitor};
 use crate::user::endpoint::Handle;
 use crate::user::lead::{Wants, wait};
@@ -128,6 +129,27 @@ impl Server {
                     None => user.accepts.pop().await,
                 },
             },
+        }
+    }
+
+    /// Hands every request to `handler` from now on, those that wait included, instead of queueing
+    /// it for [`Server::accept`], and returns when no more will come: after [`Server::shutdown`], or
+    /// when the runtime has ended.
+    ///
+    /// This saves the way from the thread that receives to a task that accepts. The handler runs on
+    /// the receiving thread, and other packets wait meanwhile: it has to be short and must not block
+    /// or panic. Only the first handler counts; dropping the future does not take it away.
+    pub async fn hand_to(&self, handler: RequestHandler) {
+        match &self.by {
+            By::User(user) => {
+                user.accepts.hand_to(handler);
+                user.accepts.closed().await;
+            }
+            By::Kernel(module) => hand_over_all(module, &handler).await,
+            By::Both(user, module) => {
+                user.accepts.hand_to(handler.clone());
+                tokio::join!(user.accepts.closed(), hand_over_all(module, &handler));
+            }
         }
     }
 
@@ -251,6 +273,13 @@ fn forward(user: &Handle, module: &Arc<ServerEndpoint>) -> Result<(), BindError>
         .map_err(|source| BindError::NoThread { source })
 }
 
+/// Requests from the module are received by whoever waits for them.
+async fn hand_over_all(module: &Arc<ServerEndpoint>, handler: &RequestHandler) {
+    while let Some(accepted) = module.accept().await {
+        handler(Request::of_kernel(accepted));
+    }
+}
+
 async fn drain(endpoint: &Handle, grace: Duration) -> bool {
     let drained = endpoint.drained.notified();
     tokio::pin!(drained);
@@ -276,6 +305,9 @@ fn wait_drained(endpoint: &Handle, deadline: Option<Instant>) -> bool {
     true
 }
 
+/// Takes requests on the thread that receives them; has to be short and must not block or panic.
+pub type RequestHandler = Arc<dyn Fn(Request) + Send + Sync>;
+
 /// A request that waits for its answer.
 #[derive(Debug)]
 pub struct Request {
@@ -284,19 +316,12 @@ pub struct Request {
 }
 
 impl Request {
-    pub(crate) fn new(
-        endpoint: Handle,
-        rpc: LocalRpc,
-        peer: SocketAddr,
-        local: Option<IpAddr>,
-        message: Message,
-    ) -> Self {
+    pub(crate) fn new(endpoint: Handle, rpc: LocalRpc, from: Origin, message: Message) -> Self {
         Self {
             message,
             responder: Responder {
                 rpc: Rpc::User(endpoint, rpc),
-                peer,
-                local,
+                from,
                 answered: false,
             },
         }
@@ -306,9 +331,12 @@ impl Request {
         Self {
             message,
             responder: Responder {
-                peer: reply.peer(),
+                from: Origin {
+                    peer: reply.peer(),
+                    port: reply.peer().port(),
+                    local: None,
+                },
                 rpc: Rpc::Kernel(reply),
-                local: None,
                 answered: false,
             },
         }
@@ -321,12 +349,12 @@ impl Request {
 
     /// The client's address with its UDP port, or on IP protocol 146 its Homa port.
     pub fn peer(&self) -> SocketAddr {
-        self.responder.peer
+        self.responder.peer()
     }
 
     /// The local IP address that it was sent to, where the system tells.
     pub fn local_ip(&self) -> Option<IpAddr> {
-        self.responder.local
+        self.responder.from.local
     }
 
     /// Answers it, on this thread.
@@ -357,9 +385,19 @@ impl Request {
 #[derive(Debug)]
 pub struct Responder {
     rpc: Rpc,
-    peer: SocketAddr,
-    local: Option<IpAddr>,
+    from: Origin,
     answered: bool,
+}
+
+/// Where a request came from, which is where requests to its sender go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// Its sender's address.
+    pub(crate) peer: SocketAddr,
+    /// Its sender's Homa port.
+    pub(crate) port: u16,
+    /// The address of this host that it came to, where the system tells.
+    pub(crate) local: Option<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -374,7 +412,7 @@ impl Responder {
     /// # Errors
     /// [`ReplyError`]; if the reply has the wrong size or there is no room for it, it comes back
     /// with the responder.
-    pub fn reply(mut self, reply: Message) -> Result<(), ReplyError> {
+    pub fn reply(self, reply: Message) -> Result<(), ReplyError> {
         let sent = match &self.rpc {
             Rpc::User(endpoint, _) if endpoint.is_closed() => {
                 Err(SendError::Closed { message: reply })
@@ -382,6 +420,28 @@ impl Responder {
             Rpc::User(endpoint, rpc) => endpoint.reply(*rpc, reply),
             Rpc::Kernel(kernel) => kernel.send(reply),
         };
+        self.replied(sent)
+    }
+
+    /// Answers with the packets that leave next through the endpoint, or at the latest a few
+    /// milliseconds from now: for answers that nobody waits for, such as acknowledgments, which cost
+    /// no system call then. A second one to the same client has both leave at once. Through the
+    /// kernel module it is the same as [`Responder::reply`].
+    ///
+    /// # Errors
+    /// As those of [`Responder::reply`].
+    pub fn reply_lazily(self, reply: Message) -> Result<(), ReplyError> {
+        let sent = match &self.rpc {
+            Rpc::User(endpoint, _) if endpoint.is_closed() => {
+                Err(SendError::Closed { message: reply })
+            }
+            Rpc::User(endpoint, rpc) => endpoint.reply_lazily(*rpc, self.from.peer, reply),
+            Rpc::Kernel(kernel) => kernel.send(reply),
+        };
+        self.replied(sent)
+    }
+
+    fn replied(mut self, sent: Result<(), SendError>) -> Result<(), ReplyError> {
         match sent {
             Ok(()) => {
                 self.answered = true;
@@ -412,7 +472,17 @@ impl Responder {
 
     /// The client's address with its UDP port, or on IP protocol 146 its Homa port.
     pub fn peer(&self) -> SocketAddr {
-        self.peer
+        self.from.peer
+    }
+
+    /// A way to send requests to the client that sent this one; whether it takes any is up to it,
+    /// see [`Client::bind_accepting`](crate::Client::bind_accepting). `None` for requests that came
+    /// through the kernel module.
+    pub fn pusher(&self) -> Option<Pusher> {
+        match &self.rpc {
+            Rpc::User(endpoint, _) => Some(Pusher::new(endpoint.clone(), self.from)),
+            Rpc::Kernel(_) => None,
+        }
     }
 }
 

@@ -45,6 +45,8 @@ pub enum Event {
         port: u16,
         /// Who sent it.
         peer: SocketAddr,
+        /// The Homa port it was sent from, where its sender takes requests if it takes any.
+        peer_port: u16,
         /// The local address it was sent to, where known.
         local: Option<IpAddr>,
         /// The request.

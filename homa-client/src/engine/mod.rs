@@ -309,6 +309,15 @@ impl Engine {
         Ok(RpcId { key, id })
     }
 
+    /// Has the packets of a request leave from the address `local` of this host, for peers that
+    /// take packets from no other. To be called before the first of them is polled.
+    pub fn leave_from(&mut self, rpc: RpcId, local: IpAddr) {
+        let key = self.rpcs.resolve(rpc);
+        if let Some(found) = key.and_then(|key| self.rpcs.get_mut(key)) {
+            found.local_ip = Some(local);
+        }
+    }
+
     /// Answers a request. If its RPC is gone (the client has cancelled it, say) the reply is
     /// dropped, and that is no error.
     pub fn send_reply(&mut self, now: Time, rpc: RpcId, message: Message) -> Result<(), SendError> {

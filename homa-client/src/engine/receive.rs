@@ -473,12 +473,13 @@ impl Engine {
             });
             self.end(now, key, Remember::No);
         } else {
-            let (port, local) = (rpc.local_port, rpc.local_ip);
+            let (port, local, peer_port) = (rpc.local_port, rpc.local_ip, rpc.peer_port);
             let peer = self.rpcs.get(key).map_or(addr, |rpc| self.name_of(rpc));
             let event = Event::Request {
                 rpc: id,
                 port,
                 peer,
+                peer_port,
                 local,
                 message,
                 charged,

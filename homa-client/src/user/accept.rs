@@ -1,18 +1,21 @@
-//! [`AcceptQueue`]: requests that wait to be accepted.
+//! [`AcceptQueue`]: requests that wait to be accepted, or are handed to whoever takes them at once.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::task::Poll;
 
 use tokio::sync::Notify;
 
 use super::endpoint::lock;
-use crate::server::Request;
+use crate::server::{Request, RequestHandler};
 
 /// Requests in the order of their arrival.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct AcceptQueue {
+    /// Takes all requests, once it is set.
+    handler: OnceLock<RequestHandler>,
     requests: Mutex<VecDeque<Request>>,
     arrived: Notify,
     closed: AtomicBool,
@@ -21,7 +24,14 @@ pub(crate) struct AcceptQueue {
 impl AcceptQueue {
     /// Turns the request down if nobody accepts any more.
     pub(super) fn push(&self, request: Request) {
+        if let Some(handler) = self.handler.get() {
+            return handler(request);
+        }
         let mut requests = lock(&self.requests);
+        if let Some(handler) = self.handler.get() {
+            drop(requests);
+            return handler(request);
+        }
         if self.closed.load(Ordering::Acquire) {
             drop(requests);
             return request.refuse();
@@ -29,6 +39,38 @@ impl AcceptQueue {
         requests.push_back(request);
         drop(requests);
         self.arrived.notify_one();
+    }
+
+    /// Has `handler` take all requests from now on, and those that wait. The first one stays.
+    pub(crate) fn hand_to(&self, handler: RequestHandler) {
+        let waiting = {
+            // With the lock, so that none is queued after those that wait were taken.
+            let mut requests = lock(&self.requests);
+            if self.handler.set(handler.clone()).is_err() {
+                return;
+            }
+            std::mem::take(&mut *requests)
+        };
+        waiting.into_iter().for_each(|request| handler(request));
+    }
+
+    /// Whether there is a handler.
+    pub(crate) fn is_handed(&self) -> bool {
+        self.handler.get().is_some()
+    }
+
+    /// Waits until no more requests will come.
+    pub(crate) async fn closed(&self) {
+        let mut arrived = std::pin::pin!(self.arrived.notified());
+        loop {
+            arrived.as_mut().enable();
+            if self.closed.load(Ordering::Acquire) {
+                self.arrived.notify_one();
+                return;
+            }
+            arrived.as_mut().await;
+            arrived.set(self.arrived.notified());
+        }
     }
 
     /// No more requests will come: wakes everybody who waits for one.
@@ -78,5 +120,15 @@ impl AcceptQueue {
             }
             self.arrived.notified().await;
         }
+    }
+}
+
+impl fmt::Debug for AcceptQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AcceptQueue")
+            .field("requests", &self.requests)
+            .field("handed", &self.is_handed())
+            .field("closed", &self.closed)
+            .finish_non_exhaustive()
     }
 }

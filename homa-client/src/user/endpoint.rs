@@ -1,7 +1,7 @@
 //! [`Endpoint`]: engines, their sockets, and who waits for what.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::clock::Clock;
 use super::keeper;
 use super::lead::Lead;
 use super::link::{Link, Waits};
-use super::shard::{LocalRpc, Shard, Waiter, share};
+use super::shard::{LocalRpc, Shard, Then, Waiter, share};
 use super::turn::Receiving;
 use crate::config::Config;
 use crate::devices::{network_devices, own_ips, pacing_mbps};
@@ -23,7 +23,7 @@ use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, RpcInfo, SendError, Settings, Socket};
 use crate::error::{BindError, CallError};
 use crate::message::Message;
-use crate::server::Request;
+use crate::server::{Origin, Request};
 use crate::stats::EndpointCounters;
 
 /// "No sleep planned", for [`Endpoint::sleep_until`].
@@ -45,7 +45,7 @@ pub(crate) struct Endpoint {
     pub(super) clock: Clock,
     /// The Homa port of this endpoint's client or server.
     port: u16,
-    server: bool,
+    role: Role,
     /// Wakes the driver of a runtime.
     pub(super) nudged: Notify,
     /// Who drives it, if its callers do and not a runtime.
@@ -72,6 +72,17 @@ pub(crate) struct Endpoint {
     pub(crate) drained: Notify,
 }
 
+/// What an endpoint is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Calls servers.
+    Client,
+    /// Calls servers, and takes the requests that these send.
+    AcceptingClient,
+    /// Takes requests.
+    Server,
+}
+
 /// A call that was started.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticket {
@@ -85,7 +96,7 @@ impl Endpoint {
     pub(super) fn open(
         addr: SocketAddr,
         config: &Config,
-        server: bool,
+        role: Role,
         lead: Option<Arc<Lead>>,
     ) -> Result<Self, BindError> {
         config.check()?;
@@ -97,12 +108,12 @@ impl Endpoint {
         let capture = config.capture.as_deref().map(Capture::open).transpose()?;
         let settings = settings(config, &link);
         let carrier = settings.carrier;
-        let port = link.homa_port(server, random());
+        let port = link.homa_port(role == Role::Server, random());
         let count = config.shards();
         let share = share(&settings, count);
         let shard = |index| {
             let named = (index, random());
-            Shard::new(share.clone(), config, named, (port, server))
+            Shard::new(share.clone(), config, named, (port, role))
         };
         let shards: Box<[Shard]> = (0..count).map(shard).collect::<Result<_, _>>()?;
         if !link.local().ip().to_canonical().is_loopback() {
@@ -120,7 +131,7 @@ impl Endpoint {
             capture,
             clock: Clock::new(),
             port,
-            server,
+            role,
             nudged: Notify::new(),
             lead,
             receiving: Mutex::default(),
@@ -162,17 +173,58 @@ impl Endpoint {
         message: Message,
     ) -> Result<(Ticket, oneshot::Receiver<Outcome>), CallError> {
         let (sender, receiver) = oneshot::channel();
-        let ticket = self.start(to, message, Waiter::Caller(sender))?;
+        let ticket = self.start(To::server(to), message, Waiter::Caller(sender))?;
         Ok((ticket, receiver))
+    }
+
+    /// Starts a call, and has `then` run when it is over.
+    pub(crate) fn call_then(
+        &self,
+        to: SocketAddr,
+        message: Message,
+        then: Then,
+    ) -> Result<(), CallError> {
+        self.start(To::server(to), message, Waiter::Then(then))
+            .map(drop)
+    }
+
+    /// The same, to the sender of a request.
+    pub(crate) fn call_back_then(
+        &self,
+        to: Origin,
+        message: Message,
+        then: Then,
+    ) -> Result<(), CallError> {
+        self.start(To::sender(to), message, Waiter::Then(then))
+            .map(drop)
+    }
+
+    /// [`Endpoint::call`] to the sender of a request.
+    pub(crate) fn call_back(
+        &self,
+        to: Origin,
+        message: Message,
+    ) -> Result<(Ticket, oneshot::Receiver<Outcome>), CallError> {
+        let (sender, receiver) = oneshot::channel();
+        let ticket = self.start(To::sender(to), message, Waiter::Caller(sender))?;
+        Ok((ticket, receiver))
+    }
+
+    /// The same, when nobody waits for the response.
+    pub(crate) fn call_back_detached(&self, to: Origin, message: Message) -> Result<(), CallError> {
+        self.start(To::sender(to), message, Waiter::Detached)
+            .map(drop)
     }
 
     /// Starts a call whose response nobody waits for.
     pub(crate) fn call_detached(&self, to: SocketAddr, message: Message) -> Result<(), CallError> {
-        self.start(to, message, Waiter::Detached).map(drop)
+        self.start(To::server(to), message, Waiter::Detached)
+            .map(drop)
     }
 
-    fn start(&self, to: SocketAddr, message: Message, waiter: Waiter) -> Result<Ticket, CallError> {
-        let to = without_flow(to);
+    fn start(&self, to: To, message: Message, waiter: Waiter) -> Result<Ticket, CallError> {
+        let To { addr, port, local } = to;
+        let to = without_flow(addr);
         if to.port() == 0 || to.ip().is_unspecified() || to.ip().is_multicast() {
             return Err(CallError::BadAddress { addr: to });
         }
@@ -184,12 +236,14 @@ impl Endpoint {
         }
         let entry = state.waiting.insert(waiter);
         let now = self.clock.now();
-        let started =
-            state
-                .engine
-                .send_request(now, self.port, to, to.port(), message, entry as u64);
+        let started = state
+            .engine
+            .send_request(now, self.port, to, port, message, entry as u64);
         match started {
             Ok(rpc) => {
+                if let Some(local) = local {
+                    state.engine.leave_from(rpc, local);
+                }
                 self.transmit(shard, state);
                 self.wake_keeper();
                 Ok(Ticket {
@@ -239,6 +293,28 @@ impl Endpoint {
             .engine
             .send_reply(self.clock.now(), rpc.rpc, message)?;
         self.transmit(shard, state);
+        Ok(())
+    }
+
+    /// Answers a request with the packets that leave next, within a few milliseconds.
+    pub(crate) fn reply_lazily(
+        &self,
+        rpc: LocalRpc,
+        peer: SocketAddr,
+        message: Message,
+    ) -> Result<(), SendError> {
+        let shard = &self.shards[rpc.shard];
+        let mut state = shard.lock();
+        let limit = state.engine.settings().max_message_bytes;
+        if message.is_empty() || message.len() > limit {
+            return Err(SendError::BadSize { limit, message });
+        }
+        let now = self.clock.now();
+        if state.reply_lazily(now, rpc.rpc, peer, message) {
+            self.transmit(shard, state);
+        } else {
+            self.nudge_if_sooner(&state);
+        }
         Ok(())
     }
 
@@ -364,7 +440,7 @@ impl Endpoint {
     /// Whether nobody would miss this endpoint from now on. Clients wait for the servers that will
     /// ask whether their responses have arrived.
     pub(super) fn owes_nothing(&self) -> bool {
-        self.server && self.unfinished() == 0
+        self.role == Role::Server && self.unfinished() == 0
     }
 
     /// Ends the driver of a server that has nothing left to do, and waits for that.
@@ -434,8 +510,10 @@ impl Endpoint {
             let waiting = std::mem::take(&mut state.waiting);
             drop(state);
             for (_, waiter) in waiting {
-                if let Waiter::Caller(sender) = waiter {
-                    drop(sender.send(Err(CallError::Closed)));
+                match waiter {
+                    Waiter::Caller(sender) => drop(sender.send(Err(CallError::Closed))),
+                    Waiter::Then(then) => then(Err(CallError::Closed)),
+                    Waiter::Detached => {}
                 }
             }
         }
@@ -446,6 +524,33 @@ impl Endpoint {
         // Not under the lock, which their end takes.
         drop(self.accepts.take_all());
         self.drained.notify_waiters();
+    }
+}
+
+/// Where a request goes.
+struct To {
+    addr: SocketAddr,
+    port: u16,
+    /// The address of this host that it leaves from, if that matters.
+    local: Option<IpAddr>,
+}
+
+impl To {
+    /// A server's UDP port has the number of its Homa port.
+    fn server(addr: SocketAddr) -> Self {
+        Self {
+            addr,
+            port: addr.port(),
+            local: None,
+        }
+    }
+
+    fn sender(from: Origin) -> Self {
+        Self {
+            addr: from.peer,
+            port: from.port,
+            local: from.local,
+        }
     }
 }
 

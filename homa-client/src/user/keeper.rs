@@ -209,6 +209,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::user::endpoint::Role;
 
     fn is_nudged(endpoint: &Endpoint) -> bool {
         pin!(endpoint.nudged.notified()).enable()
@@ -222,7 +223,7 @@ mod tests {
             .unwrap();
         let _inside = runtime.enter();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let endpoint = Endpoint::open(any, &Config::default(), false, None).unwrap();
+        let endpoint = Endpoint::open(any, &Config::default(), Role::Client, None).unwrap();
         let endpoint = Arc::new(endpoint);
         let silent = std::net::UdpSocket::bind(any).unwrap();
         assert!(!endpoint.keep(&mut Vec::new()) && !is_nudged(&endpoint));

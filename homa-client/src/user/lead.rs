@@ -583,12 +583,12 @@ mod tests {
 
     use super::*;
     use crate::Config;
-    use crate::user::endpoint::{Handle, random};
+    use crate::user::endpoint::{Handle, Role, random};
 
     /// No background thread looks after it: what waiting threads miss stays undone.
-    fn alone(addr: SocketAddr, server: bool) -> Option<Handle> {
+    fn alone(addr: SocketAddr, role: Role) -> Option<Handle> {
         let lead = Some(Arc::new(Lead::new().unwrap()));
-        let endpoint = Endpoint::open(addr, &Config::default(), server, lead).ok()?;
+        let endpoint = Endpoint::open(addr, &Config::default(), role, lead).ok()?;
         Some(Handle::new(Arc::new(endpoint)))
     }
 
@@ -606,9 +606,9 @@ mod tests {
     fn the_role_is_never_lost() {
         const CALLERS: usize = 8;
         const CALLS: usize = 300;
-        let free_port = || alone(loopback(10_000 + (random() % 22_000) as u16), true);
+        let free_port = || alone(loopback(10_000 + (random() % 22_000) as u16), Role::Server);
         let server = (0..64).find_map(|_| free_port()).unwrap();
-        let client = alone(loopback(0), false).unwrap();
+        let client = alone(loopback(0), Role::Client).unwrap();
         let to = server.local_addr();
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -653,7 +653,7 @@ mod tests {
     /// What a leader sleeps through must not be a call of another thread.
     #[test]
     fn a_leader_wakes_for_what_is_due_sooner() {
-        let endpoint = alone(loopback(0), false).unwrap();
+        let endpoint = alone(loopback(0), Role::Client).unwrap();
         let lead = endpoint.lead.as_ref().unwrap();
         std::thread::scope(|scope| {
             let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

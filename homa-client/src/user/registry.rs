@@ -7,11 +7,12 @@ use tokio::runtime;
 
 use super::background;
 use super::driver::{Closer, drive};
-use super::endpoint::{Endpoint, Handle, lock};
+use super::endpoint::{Endpoint, Handle, Role, lock};
 use super::keeper;
 use super::lead::Lead;
 use crate::config::{Backend, Config};
 use crate::error::BindError;
+use crate::server::RequestHandler;
 
 /// Ports below this belong to servers.
 pub(crate) const FIRST_CLIENT_PORT: u16 = 32_768;
@@ -53,6 +54,8 @@ struct Shared {
     runtime: Option<runtime::Id>,
     config: Config,
     family: Family,
+    /// Who takes the requests of servers, if anybody does.
+    handler: Option<RequestHandler>,
     endpoint: Weak<Endpoint>,
 }
 
@@ -61,6 +64,7 @@ pub(crate) fn client(
     driven: &Driven,
     config: &Config,
     family: Family,
+    handler: Option<&RequestHandler>,
 ) -> Result<Handle, BindError> {
     // Those who may use the module as well share the endpoint of the others.
     let config = &Config {
@@ -71,7 +75,10 @@ pub(crate) fn client(
     let mut clients = lock(&CLIENTS);
     clients.retain(|shared| shared.endpoint.strong_count() > 0);
     let found = clients.iter().find(|shared| {
-        shared.runtime == driven.id() && shared.family == family && shared.config == *config
+        shared.runtime == driven.id()
+            && shared.family == family
+            && same(shared.handler.as_ref(), handler)
+            && shared.config == *config
     });
     if let Some(handle) = found
         .and_then(|shared| shared.endpoint.upgrade())
@@ -84,14 +91,31 @@ pub(crate) fn client(
         Family::V4 => (Ipv4Addr::UNSPECIFIED, 0).into(),
         Family::V6 => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    let handle = open(driven, any, config, false)?;
+    let role = match handler {
+        None => Role::Client,
+        Some(_) => Role::AcceptingClient,
+    };
+    let handle = open(driven, any, config, role)?;
+    if let Some(handler) = handler {
+        handle.accepts.hand_to(handler.clone());
+    }
     clients.push(Shared {
         runtime: driven.id(),
         config: config.clone(),
         family,
+        handler: handler.cloned(),
         endpoint: Arc::downgrade(&handle),
     });
     Ok(handle)
+}
+
+/// Whether both are the same handler, or none.
+fn same(a: Option<&RequestHandler>, b: Option<&RequestHandler>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 /// A server endpoint; port 0 takes any free one below 32768.
@@ -104,12 +128,13 @@ pub(crate) fn server(
         return Err(BindError::PortOutOfRange { port: addr.port() });
     }
     if addr.port() != 0 {
-        return open(driven, addr, config, true);
+        return open(driven, addr, config, Role::Server);
     }
     for _ in 0..PORT_TRIES {
         // Above those that well-known services use.
         let port = 10_000 + (super::endpoint::random() % 22_000) as u16;
-        match open(driven, SocketAddr::new(addr.ip(), port), config, true) {
+        let addr = SocketAddr::new(addr.ip(), port);
+        match open(driven, addr, config, Role::Server) {
             // The bulk port may be in use instead, which no other main port changes.
             Err(BindError::AddressInUse { addr }) if addr.port() == port => {}
             result => return result,
@@ -122,12 +147,12 @@ fn open(
     driven: &Driven,
     addr: SocketAddr,
     config: &Config,
-    server: bool,
+    role: Role,
 ) -> Result<Handle, BindError> {
     match driven {
         Driven::Runtime(runtime) => {
             let _inside = runtime.enter();
-            let handle = Handle::new(Arc::new(Endpoint::open(addr, config, server, None)?));
+            let handle = Handle::new(Arc::new(Endpoint::open(addr, config, role, None)?));
             keeper::watch(&handle);
             runtime.spawn(drive(Closer::new(Arc::clone(&handle))));
             Ok(handle)
@@ -135,7 +160,7 @@ fn open(
         Driven::Callers => {
             let no_thread = |source| BindError::NoThread { source };
             let lead = Arc::new(Lead::new().map_err(|errno| no_thread(errno.into()))?);
-            let endpoint = Endpoint::open(addr, config, server, Some(lead.clone()))?;
+            let endpoint = Endpoint::open(addr, config, role, Some(lead.clone()))?;
             let handle = Handle::new(Arc::new(endpoint));
             background::look_after(Arc::clone(&handle), lead).map_err(no_thread)?;
             Ok(handle)

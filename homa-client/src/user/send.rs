@@ -21,6 +21,7 @@ impl Endpoint {
     /// Sends whatever is ready, on this thread; unless another thread is at it, which then takes
     /// this along.
     pub(super) fn transmit<'a>(&'a self, shard: &'a Shard, mut state: MutexGuard<'a, State>) {
+        state.release_lazy(self.clock.now());
         if state.transmitting || !state.stalled.is_empty() {
             state.missed = true;
             return;
@@ -136,7 +137,7 @@ impl Endpoint {
     }
 
     /// The driver sleeps too long for what was started just now.
-    fn nudge_if_sooner(&self, state: &State) {
+    pub(super) fn nudge_if_sooner(&self, state: &State) {
         let sleep_until = match &self.lead {
             None => self.sleep_until.load(Ordering::Acquire),
             Some(lead) => lead.sleeps_until(&self.sleep_until),

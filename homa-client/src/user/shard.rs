@@ -1,6 +1,7 @@
 //! [`Shard`]: an engine behind its lock, for some of an endpoint's peers.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,14 +10,14 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::sync::oneshot;
 
-use super::endpoint::{Endpoint, Handle, Outcome, lock};
+use super::endpoint::{Endpoint, Handle, Outcome, Role, lock};
 use super::faults::Faulty;
 use crate::charge::Charge;
 use crate::config::Config;
-use crate::engine::{Engine, Event, Failure, RpcId, Settings, Time, Transmit, Wake};
+use crate::engine::{Engine, Event, Failure, RpcId, SendError, Settings, Time, Transmit, Wake};
 use crate::error::{BindError, CallError, Executed};
 use crate::message::Message;
-use crate::server::Request;
+use crate::server::{Origin, Request};
 
 /// Packets per batch: what is filled under the lock and sent after it is released.
 const BATCH: usize = 64;
@@ -58,17 +59,50 @@ pub(super) struct State {
     /// What did not fit into the socket's send buffer.
     pub(super) stalled: VecDeque<Transmit>,
     pub(super) closed: bool,
+    /// Replies that wait for company on their way.
+    lazy: Vec<LazyReply>,
+    /// When they leave alone.
+    lazy_due: Option<Time>,
 }
 
+/// A reply that is in no hurry.
 #[derive(Debug)]
+struct LazyReply {
+    rpc: RpcId,
+    peer: SocketAddr,
+    message: Message,
+}
+
+/// How long a reply waits for other packets to leave with. As fine as a runtime's timer.
+const LAZY: Duration = Duration::from_millis(1);
+
+/// Replies that wait, at most.
+const MAX_LAZY: usize = 32;
+
+/// What happens when a call is over.
 pub(super) enum Waiter {
     Caller(oneshot::Sender<Outcome>),
+    Then(Then),
     Detached,
+}
+
+/// Runs when a call is over, on the thread that receives.
+pub(crate) type Then = Box<dyn FnOnce(Outcome) + Send>;
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Caller(_) => "Caller",
+            Self::Then(_) => "Then",
+            Self::Detached => "Detached",
+        })
+    }
 }
 
 /// Something for the application, to be handed over without the lock.
 pub(super) enum Delivery {
     Outcome(oneshot::Sender<Outcome>, Outcome),
+    Then(Then, Outcome),
     Request(Request),
     Drained,
 }
@@ -86,12 +120,12 @@ impl Shard {
         settings: Settings,
         config: &Config,
         (index, seed): (usize, u64),
-        (port, server): (u16, bool),
+        (port, role): (u16, Role),
     ) -> Result<Self, BindError> {
         let mut engine = Engine::new(settings, seed)?;
-        engine.open_port(port, server);
+        engine.open_port(port, role != Role::Client);
         // Those that share a seed must not lose the same packets.
-        let stream = 2 * index as u64 + u64::from(server);
+        let stream = 2 * index as u64 + u64::from(role == Role::Server);
         let faults = config.faults.clone();
         let state = State {
             engine,
@@ -104,6 +138,8 @@ impl Shard {
             missed: false,
             stalled: VecDeque::new(),
             closed: false,
+            lazy: Vec::new(),
+            lazy_due: None,
         };
         Ok(Self {
             state: Mutex::new(state),
@@ -186,10 +222,12 @@ impl State {
         let held = self.faults.as_ref().and_then(|faults| faults.next_due());
         // A link's delays are about as fine as the pacer's.
         let held = held.map(|at| (at, Wake::Pace));
+        let lazy = self.lazy_due.map(|at| (at, Wake::Reap));
         let stalled = !self.stalled.is_empty();
         self.engine
             .wakes()
             .chain(held)
+            .chain(lazy)
             .filter(|(_, wake)| !(stalled && *wake == Wake::Pace))
             .min_by_key(|(at, _)| *at)
     }
@@ -201,8 +239,49 @@ impl State {
     }
 
     fn finish(&mut self, cookie: u64, outcome: Outcome, into: &mut Vec<Delivery>) {
-        if let Some(Waiter::Caller(sender)) = self.waiting.try_remove(cookie as usize) {
-            into.push(Delivery::Outcome(sender, outcome));
+        match self.waiting.try_remove(cookie as usize) {
+            Some(Waiter::Caller(sender)) => into.push(Delivery::Outcome(sender, outcome)),
+            Some(Waiter::Then(then)) => into.push(Delivery::Then(then, outcome)),
+            Some(Waiter::Detached) | None => {}
+        }
+    }
+
+    /// Keeps a reply for the packets that leave next, or for [`LAZY`]. Returns whether to send it
+    /// now: a second one to the same peer does not wait, so that nobody waits for the timer who
+    /// goes on sending.
+    pub(super) fn reply_lazily(
+        &mut self,
+        now: Time,
+        rpc: RpcId,
+        peer: SocketAddr,
+        message: Message,
+    ) -> bool {
+        let full = self.lazy.len() >= MAX_LAZY || self.lazy.iter().any(|other| other.peer == peer);
+        self.lazy.push(LazyReply { rpc, peer, message });
+        self.lazy_due.get_or_insert(now + LAZY);
+        full
+    }
+
+    /// Has the replies that wait leave with what is sent next.
+    pub(super) fn release_lazy(&mut self, now: Time) {
+        if self.lazy_due.take().is_none() {
+            return;
+        }
+        for reply in std::mem::take(&mut self.lazy) {
+            let LazyReply { rpc, peer, message } = reply;
+            // Its size was checked before.
+            if let Err(SendError::Busy { message, .. }) = self.engine.send_reply(now, rpc, message)
+            {
+                self.lazy.push(LazyReply { rpc, peer, message });
+                self.lazy_due = Some(now + LAZY);
+            }
+        }
+    }
+
+    /// The same, if they have waited for long enough.
+    pub(super) fn release_due(&mut self, now: Time) {
+        if self.lazy_due.is_some_and(|due| due <= now) {
+            self.release_lazy(now);
         }
     }
 }
@@ -226,6 +305,7 @@ impl Endpoint {
                 Event::Request {
                     rpc,
                     peer,
+                    peer_port,
                     local,
                     message,
                     charged,
@@ -233,8 +313,12 @@ impl Endpoint {
                 } => {
                     let message = shard.charged(message, charged);
                     let rpc = LocalRpc { shard: index, rpc };
-                    let request =
-                        Request::new(Handle::new(self.clone()), rpc, peer, local, message);
+                    let from = Origin {
+                        peer,
+                        port: peer_port,
+                        local,
+                    };
+                    let request = Request::new(Handle::new(self.clone()), rpc, from, message);
                     into.push(Delivery::Request(request));
                 }
                 Event::Response {
@@ -310,7 +394,7 @@ mod tests {
     fn shard() -> Shard {
         let config = Config::default();
         let settings = config.protocol.clone();
-        let shard = Shard::new(settings, &config, (0, 1), (PORT, false)).unwrap();
+        let shard = Shard::new(settings, &config, (0, 1), (PORT, Role::Client)).unwrap();
         let own: [IpAddr; 1] = [[10, 0, 0, 1].into()];
         shard.lock().set_link(Some(10_000), own.into());
         shard

@@ -89,6 +89,7 @@ impl Endpoint {
                 let dropped = state.engine.handle_datagram(now, datagram);
                 refused.extend(kept.filter(|_| dropped == Some(DropReason::Port)));
             }
+            state.release_due(now);
             overdue |= state.is_overdue(now);
             self.collect(now, index, &mut state, deliveries);
             live |= state.engine.live_rpcs() > 0;
@@ -155,6 +156,7 @@ impl Endpoint {
             match delivery {
                 // A caller that is gone meanwhile has dropped its end.
                 Delivery::Outcome(sender, outcome) => drop(sender.send(outcome)),
+                Delivery::Then(then, outcome) => then(outcome),
                 Delivery::Request(request) => self.accepts.push(request),
                 Delivery::Drained => self.drained.notify_waiters(),
             }
