@@ -75,6 +75,15 @@ pub enum Error {
     #[cfg(feature = "tcp")]
     #[error(transparent)]
     Tcp(#[from] tonic::transport::Error),
+    /// A connector was given for a `homa:` URI.
+    #[error(
+        "`{uri}` goes over Homa, which has no byte streams for a connector to open: use \
+         `connect()`, or an http:// URI with this connector"
+    )]
+    Connector {
+        /// The endpoint's URI.
+        uri: String,
+    },
     /// The runtime on which the server's Homa endpoint was opened has ended.
     #[error("the server's Homa endpoint is closed: the runtime that it was opened on has ended")]
     Closed,

@@ -41,8 +41,8 @@
 //! * Streaming calls are answered `UNIMPLEMENTED`, unless the whole stream is ready at once.
 //! * Longer messages are answered `RESOURCE_EXHAUSTED`.
 //!
-//! Both work over `http://` from the same binary; there is no silent fallback to it. There is no
-//! TLS over either: nothing is encrypted or authenticated.
+//! Both work over `http://` from the same binary; a step to it is taken only where a URI asks for
+//! it with `fallback`. There is no TLS over either: nothing is encrypted or authenticated.
 //!
 //! # Features
 //!

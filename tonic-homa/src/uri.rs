@@ -5,12 +5,14 @@ use std::net::IpAddr;
 
 use homa_client::{Backend, Carrier};
 use http::Uri;
+use percent_encoding::percent_decode_str;
 
 /// Ports of Homa servers end here; the ones above belong to clients.
 const LAST_SERVER_PORT: u16 = 32_767;
 
-/// The keys that can be used. `stream` and `fallback` are known too, but always refused.
-const KNOWN_KEYS: &str = "engine (auto, udp, raw, kernel) and wire (native)";
+/// The keys that can be used.
+const KNOWN_KEYS: &str = "engine (auto, udp, raw, kernel), wire (native), stream (push, pull) and \
+                          fallback (an http: or unix: URI)";
 
 /// Why a URI cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -124,6 +126,26 @@ pub enum UriError {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// A fallback that calls cannot step to.
+    #[error("fallback `{fallback}` cannot be used ({reason}): write for example {example}")]
+    Fallback {
+        /// The value, from a URI or a configuration.
+        fallback: String,
+        /// What is wrong with it.
+        reason: String,
+        /// What it could look like.
+        example: &'static str,
+    },
+    /// A key that only clients can use.
+    #[error("`{key}` in `{uri}` is for clients only: {remedy}")]
+    ClientsOnly {
+        /// The URI as given.
+        uri: String,
+        /// The key.
+        key: &'static str,
+        /// What to do instead.
+        remedy: &'static str,
+    },
     /// A value whose feature this version does not have.
     #[error("{key}={value} is not supported by this version: {remedy}")]
     Unsupported {
@@ -199,6 +221,49 @@ impl fmt::Display for Engine {
     }
 }
 
+/// How the messages of streaming calls come to the client.
+///
+/// ```
+/// use tonic_homa::transport::{Endpoint, StreamMode};
+///
+/// // The same as `stream = "pull"` in a configuration.
+/// let endpoint = Endpoint::from_static("homa://10.0.0.1:4000?stream=pull");
+/// assert_eq!(StreamMode::default(), StreamMode::Push);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StreamMode {
+    /// The server sends them as they come, as far as the client's credit goes. The default.
+    #[default]
+    Push,
+    /// The client asks for them. For clients behind a firewall or address translation that lets
+    /// only answers through.
+    Pull,
+}
+
+impl StreamMode {
+    pub(crate) fn parse(value: &str) -> Result<Self, UriError> {
+        match value {
+            "push" => Ok(Self::Push),
+            "pull" => Ok(Self::Pull),
+            _ => Err(UriError::UnknownValue {
+                key: "stream",
+                value: value.into(),
+                allowed: "push or pull",
+            }),
+        }
+    }
+}
+
+impl fmt::Display for StreamMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Push => "push",
+            Self::Pull => "pull",
+        })
+    }
+}
+
 /// Who uses the URI: the rules for ports and schemes differ.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -225,6 +290,10 @@ pub(crate) struct HomaTarget {
     pub(crate) authority: String,
     /// `None` if the URI says nothing about it.
     pub(crate) engine: Option<Engine>,
+    /// `None` if the URI says nothing about it.
+    pub(crate) stream: Option<StreamMode>,
+    /// The TCP URI to step to where no server answers over Homa.
+    pub(crate) fallback: Option<String>,
     /// The whole URI.
     pub(crate) uri: Uri,
 }
@@ -306,6 +375,8 @@ impl HomaTarget {
             port,
             authority: authority.as_str().into(),
             engine: None,
+            stream: None,
+            fallback: None,
             uri: uri.clone(),
         };
         if let Some((_, engine)) = uri.scheme_str().unwrap_or_default().split_once('+') {
@@ -326,12 +397,12 @@ impl HomaTarget {
                 });
             }
             seen.push(key);
-            target.set(text, key, value)?;
+            target.set(text, role, key, value)?;
         }
         Ok(target)
     }
 
-    fn set(&mut self, uri: &str, key: &str, value: &str) -> Result<(), UriError> {
+    fn set(&mut self, uri: &str, role: Role, key: &str, value: &str) -> Result<(), UriError> {
         match (key, value) {
             ("engine", _) => {
                 let query = Engine::parse(value)?;
@@ -361,19 +432,25 @@ impl HomaTarget {
                     allowed: "native",
                 });
             }
-            ("stream", _) => {
-                return Err(UriError::Unsupported {
+            ("stream", _) if role == Role::Server => {
+                return Err(UriError::ClientsOnly {
+                    uri: uri.into(),
                     key: "stream",
-                    value: value.into(),
-                    remedy: "leave it out, and use an http:// URI for streaming calls",
+                    remedy: "leave it out, servers do as each client asks",
+                });
+            }
+            ("stream", _) => self.stream = Some(StreamMode::parse(value)?),
+            ("fallback", _) if role == Role::Server => {
+                return Err(UriError::ClientsOnly {
+                    uri: uri.into(),
+                    key: "fallback",
+                    remedy: "leave it out, and serve on both URIs at once with `serve_on`",
                 });
             }
             ("fallback", _) => {
-                return Err(UriError::Unsupported {
-                    key: "fallback",
-                    value: value.into(),
-                    remedy: "leave it out, and give the http:// URI itself where TCP is wanted",
-                });
+                let decoded = percent_decode_str(value).decode_utf8();
+                let decoded = decoded.map_err(|error| bad_fallback(value, error))?;
+                self.fallback = Some(fallback(&decoded)?);
             }
             _ => {
                 return Err(UriError::UnknownKey {
@@ -383,6 +460,25 @@ impl HomaTarget {
             }
         }
         Ok(())
+    }
+}
+
+/// Checks a fallback: TCP, and not one that has a fallback itself.
+pub(crate) fn fallback(text: &str) -> Result<String, UriError> {
+    match Target::parse(text, Role::Client) {
+        #[cfg(feature = "tcp")]
+        Ok(Target::Tcp(uri)) => Ok(uri),
+        Ok(Target::Homa(_)) => Err(bad_fallback(text, "it is Homa again")),
+        Err(error @ (UriError::NoTls { .. } | UriError::TcpDisabled { .. })) => Err(error),
+        Err(error) => Err(bad_fallback(text, error)),
+    }
+}
+
+fn bad_fallback(text: &str, reason: impl fmt::Display) -> UriError {
+    UriError::Fallback {
+        fallback: text.into(),
+        reason: reason.to_string(),
+        example: "http://10.0.0.1:4000",
     }
 }
 
@@ -457,198 +553,4 @@ fn invalid(uri: &str, reason: impl fmt::Display) -> UriError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn homa(uri: &str, role: Role) -> Result<HomaTarget, UriError> {
-        match Target::parse(uri, role)? {
-            Target::Homa(target) => Ok(target),
-            #[cfg(feature = "tcp")]
-            Target::Tcp(uri) => panic!("{uri} is TCP"),
-        }
-    }
-
-    #[test]
-    fn hosts_ports_and_options_are_read() {
-        for (uri, host, port, engine) in [
-            ("homa://10.0.0.1:4000", "10.0.0.1", 4_000, None),
-            ("homa://node-1.example:1/", "node-1.example", 1, None),
-            ("homa://[::1]:4000", "::1", 4_000, None),
-            (
-                "homa://a:65535?engine=auto",
-                "a",
-                65_535,
-                Some(Engine::Auto),
-            ),
-            (
-                "homa://a:1?wire=native&engine=udp",
-                "a",
-                1,
-                Some(Engine::Udp),
-            ),
-            ("homa+udp://a:1", "a", 1, Some(Engine::Udp)),
-            ("homa+udp://a:1?engine=udp", "a", 1, Some(Engine::Udp)),
-            ("homa://a:1?engine=raw", "a", 1, Some(Engine::Raw)),
-            ("homa+raw://a:1", "a", 1, Some(Engine::Raw)),
-            ("HOMA://a:1", "a", 1, None),
-        ] {
-            let target = homa(uri, Role::Client).unwrap();
-            assert_eq!(
-                (&*target.host, target.port, target.engine),
-                (host, port, engine),
-                "{uri}"
-            );
-        }
-        assert_eq!(
-            homa("homa://[::1]:4000", Role::Client).unwrap().authority,
-            "[::1]:4000"
-        );
-        assert_eq!(homa("homa://0.0.0.0:0", Role::Server).unwrap().port, 0);
-        assert_eq!(
-            homa("homa://0.0.0.0:32767", Role::Server).unwrap().port,
-            32_767
-        );
-    }
-
-    #[test]
-    fn the_engine_of_the_uri_chooses_backend_and_carrier() {
-        use Backend::{Auto, Kernel, User};
-        let config = |backend, carrier| {
-            let mut config = homa_client::Config::for_carrier(carrier);
-            config.backend = backend;
-            config
-        };
-        for (query, given, chosen) in [
-            ("", (User, Carrier::Udp), (Auto, Carrier::Udp)),
-            ("?engine=auto", (User, Carrier::Udp), (Auto, Carrier::Udp)),
-            // What the configuration names stays.
-            ("?engine=auto", (User, Carrier::Ip), (User, Carrier::Ip)),
-            ("", (Kernel, Carrier::Udp), (Kernel, Carrier::Udp)),
-            ("?engine=udp", (Kernel, Carrier::Ip), (User, Carrier::Udp)),
-            ("?engine=raw", (User, Carrier::Udp), (User, Carrier::Ip)),
-            (
-                "?engine=kernel",
-                (User, Carrier::Udp),
-                (Kernel, Carrier::Udp),
-            ),
-        ] {
-            let target = homa(&format!("homa://a:1{query}"), Role::Client).unwrap();
-            let configured = target.configure(config(given.0, given.1));
-            assert_eq!(configured, config(chosen.0, chosen.1), "{query} {given:?}");
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_used_is_refused_with_value_limit_and_remedy() {
-        use Role::{Client, Server};
-        for (uri, role, named) in [
-            ("ftp://a:1", Client, ["`ftp`", "use homa://"]),
-            ("homa:4000", Client, ["homa:4000", "use homa://"]),
-            ("a:4000", Client, ["a:4000", "use homa://"]),
-            ("", Client, ["``", "use homa://"]),
-            ("homa://a", Client, ["no port", "a:4000"]),
-            ("homa://a:", Client, ["no port", "a:4000"]),
-            ("homa://[::1]", Server, ["no port", "[::1]:4000"]),
-            ("homa://a:0", Client, ["port 0", "1 to 65535"]),
-            ("homa://a:65536", Client, ["65536", "1 to 65535"]),
-            ("homa://a:32768", Server, ["32768", "1 to 32767"]),
-            (
-                "homa://a:1?color=red",
-                Client,
-                [
-                    "`color`",
-                    "known are engine (auto, udp, raw, kernel) and wire (native)",
-                ],
-            ),
-            (
-                "homa://a:1?engine=udp&engine=udp",
-                Client,
-                ["`engine`", "twice"],
-            ),
-            (
-                "homa://a:1?engine=",
-                Client,
-                ["``", "auto, udp, raw or kernel"],
-            ),
-            (
-                "homa://a:1?wire=grpc_homa",
-                Client,
-                ["wire=grpc_homa", "wire=native"],
-            ),
-            ("homa://a:1?wire=auto", Client, ["wire=auto", "wire=native"]),
-            ("homa://a:1?wire=x", Client, ["`x`", "native"]),
-            ("homa://a:1?stream=push", Client, ["stream=push", "http://"]),
-            (
-                "homa://a:1?stream=no",
-                Client,
-                ["stream=no", "leave it out"],
-            ),
-            (
-                "homa://a:1?fallback=http://a:1",
-                Client,
-                ["fallback=http://a:1", "http://"],
-            ),
-            ("homa://a:1/path", Client, ["/path", "a path"]),
-            ("homa://me@a:1", Client, ["me@a", "user names"]),
-            ("homa://:1", Client, ["homa://:1", "homa://10.0.0.1:4000"]),
-            ("homa://a b:1", Client, ["a b", "valid URI"]),
-            ("homa://a:1#x", Client, ["`#x`", "leave it out"]),
-            ("homa://a:1?wire=native#", Server, ["`#`", "leave it out"]),
-            (
-                "homa+udp://a:1?engine=auto",
-                Client,
-                ["engine udp in its scheme", "engine=auto"],
-            ),
-            (
-                "homa+udp://a:1?engine=kernel",
-                Client,
-                ["engine udp in its scheme", "engine=kernel"],
-            ),
-            ("homa://0.0.0.0:1", Client, ["`0.0.0.0`", "listening"]),
-            ("homa://[::]:1", Client, ["`::`", "listening"]),
-            (
-                "homa://[::ffff:0.0.0.0]:1",
-                Client,
-                ["0.0.0.0", "listening"],
-            ),
-            ("homa://224.0.0.1:1", Client, ["`224.0.0.1`", "multicast"]),
-            ("homa://[ff02::1]:1", Client, ["`ff02::1`", "multicast"]),
-            ("unix:/tmp/a", Server, ["unix:/tmp/a", "homa:// or http://"]),
-            ("https://a", Client, ["https://a", "TLS"]),
-            ("https://a", Server, ["https://a", "TLS"]),
-        ] {
-            let error = Target::parse(uri, role).unwrap_err().to_string();
-            assert!(
-                named.iter().all(|named| error.contains(named)),
-                "{uri}: {error}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_example_of_an_invalid_uri_has_its_scheme() {
-        for (uri, shown) in [
-            ("homa://a b:1", "homa://10.0.0.1:4000"),
-            ("http://a b:1", "http://10.0.0.1:4000"),
-            ("HTTP://a b:1", "http://10.0.0.1:4000"),
-            ("unix:", "unix:/run/greeter.sock"),
-            ("\u{fffd}", "homa://10.0.0.1:4000"),
-        ] {
-            let error = invalid(uri, "because").to_string();
-            assert!(error.ends_with(&format!("for example {shown}")), "{error}");
-        }
-    }
-
-    #[test]
-    fn tcp_is_left_to_tonic_or_refused() {
-        for uri in ["http://a:1", "http://a", "unix:/tmp/a"] {
-            match Target::parse(uri, Role::Client) {
-                #[cfg(feature = "tcp")]
-                Ok(Target::Tcp(_)) => {}
-                #[cfg(not(feature = "tcp"))]
-                Err(UriError::TcpDisabled { .. }) => {}
-                other => panic!("{uri}: {other:?}"),
-            }
-        }
-    }
-}
+mod tests;

@@ -30,10 +30,18 @@ async fn uris_are_refused_before_anything_is_sent() {
     assert!(matches!(refused("homa://a:1?x=1"), UriError::UnknownKey { key, .. } if key == "x"));
     assert!(matches!(
         refused("homa://a:1?fallback=x"),
-        UriError::Unsupported {
+        UriError::Fallback { fallback, .. } if fallback == "x"
+    ));
+    assert!(matches!(
+        refused("homa://a:1?wire=grpc_homa"),
+        UriError::Unsupported { key: "wire", .. }
+    ));
+    assert!(matches!(
+        "homa://127.0.0.1:0?fallback=http://a:1".parse::<ServeAddr>(),
+        Err(Error::Uri(UriError::ClientsOnly {
             key: "fallback",
             ..
-        }
+        }))
     ));
     assert!(matches!(
         refused("homa+udp://a:1?engine=auto"),

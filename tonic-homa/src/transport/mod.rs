@@ -9,7 +9,12 @@
 //! * Over Homa the deadline covers the whole call on both ends and fails with
 //!   `DEADLINE_EXCEEDED`, not `CANCELLED`; dropping a call ends its handler; and a handler that
 //!   panics is answered `INTERNAL`.
-//! * There is no TLS, no balancing over several endpoints, and no custom connector.
+//! * A list of servers may mix both transports, and one that a call could not reach is put aside.
+//! * Connectors and `serve_with_incoming` are for byte streams, which Homa has not: they work with
+//!   `http:` URIs, and [`Listener`] is what binds a Homa address beforehand.
+//! * There is no TLS, and none of the types and setters for it.
+//!
+//! The setters that mean something to TCP or HTTP/2 only are there and say so.
 //!
 //! # Latency
 //!
@@ -28,10 +33,11 @@ mod identity;
 pub mod server;
 
 pub use http::Uri;
+pub use http_body::Body;
 
 pub use crate::error::Error;
 pub use crate::status::ResetError;
-pub use crate::uri::{Engine, UriError};
+pub use crate::uri::{Engine, StreamMode, UriError};
 #[doc(inline)]
 pub use channel::{Channel, Endpoint};
 #[doc(inline)]

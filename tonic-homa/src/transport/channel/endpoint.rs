@@ -3,26 +3,21 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Uri};
+#[cfg(feature = "tcp")]
+use hyper::rt::Executor;
 use tokio::sync::Semaphore;
 
-use super::Channel;
-use super::call::HomaChannel;
-use super::limit::{self, RateLimit};
+#[cfg(feature = "tcp")]
+use super::BoxFuture;
+use super::limit;
 use crate::config::{self, ClientConfig};
 use crate::error::Error;
 use crate::metadata;
 use crate::uri::{HomaTarget, Role, Target, UriError};
-
-/// For `connect()` over Homa where nothing is set: a datagram can be lost without anybody
-/// noticing, so that there has to be some limit.
-const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-const USER_AGENT: &str = concat!("tonic-homa/", env!("CARGO_PKG_VERSION"));
 
 /// Makes [`Channel`]s. Its URI decides about the transport:
 ///
@@ -37,11 +32,24 @@ const USER_AGENT: &str = concat!("tonic-homa/", env!("CARGO_PKG_VERSION"));
 ///
 /// | key | values |
 /// |---|---|
-/// | `engine` | `auto` (default: UDP), `udp`, `raw` (IP protocol 146, needs CAP_NET_RAW) |
+/// | `engine` | `auto` (default), `udp`, `raw`, `kernel`: see [`Engine`](crate::transport::Engine) |
 /// | `wire` | `native` |
+/// | `stream` | `push` (default), `pull`: see [`StreamMode`](crate::transport::StreamMode) |
+/// | `fallback` | a TCP URI, see below |
 ///
-/// Everything else is refused with an [`Error`] that names it. There is never a silent step from
-/// Homa to TCP.
+/// Everything else is refused with an [`Error`] that names it.
+///
+/// # Fallback
+///
+/// There is never a silent step from Homa to TCP. With `homa://host:4000?fallback=http://host:4000`
+/// it is asked for: if no server answers the probe of [`connect`](Self::connect) within
+/// [`connect_timeout`](Self::connect_timeout), for whatever reason, or if this host cannot use
+/// Homa at all, that is logged as a warning and the channel is one over TCP. A channel of
+/// [`connect_lazy`](Self::connect_lazy) decides with its first call, which waits for the probe.
+/// The decision is made once: a channel over TCP stays there, and one over Homa does not step
+/// away when its server dies. Where TCP does not work either, nothing is decided, and the next
+/// call asks again. Characters such as `&` and `#` in the value are written with percent signs
+/// (`%26`, `%23`).
 ///
 /// ```
 /// use std::time::Duration;
@@ -55,48 +63,45 @@ const USER_AGENT: &str = concat!("tonic-homa/", env!("CARGO_PKG_VERSION"));
 /// ```
 #[derive(Clone)]
 pub struct Endpoint {
-    kind: Kind,
-    settings: Settings,
+    pub(super) kind: Kind,
+    pub(super) settings: Settings,
+    /// Leads to where the URI points, or to its fallback. With neither it is never connected, and
+    /// only keeps what was set.
+    #[cfg(feature = "tcp")]
+    pub(super) tcp: tonic::transport::Endpoint,
 }
 
 #[derive(Clone)]
-enum Kind {
+pub(super) enum Kind {
     Homa(HomaTarget),
     #[cfg(feature = "tcp")]
-    Tcp(Box<tonic::transport::Endpoint>),
+    Tcp,
     /// From an [`Uri`] that cannot be used; `connect` tells.
     Refused(Uri, UriError),
 }
 
 /// What is needed for Homa; the TCP endpoint has its own copies.
 #[derive(Clone)]
-struct Settings {
-    timeout: Option<Duration>,
-    connect_timeout: Option<Duration>,
-    concurrency_limit: Option<usize>,
-    rate_limit: Option<(u64, Duration)>,
-    user_agent: Option<HeaderValue>,
-    origin: Option<Uri>,
-    max_message_bytes: usize,
-    max_metadata_bytes: usize,
-    homa: homa_client::Config,
+pub(super) struct Settings {
+    pub(super) timeout: Option<Duration>,
+    pub(super) connect_timeout: Option<Duration>,
+    pub(super) concurrency_limit: Option<usize>,
+    pub(super) rate_limit: Option<(u64, Duration)>,
+    pub(super) user_agent: Option<HeaderValue>,
+    pub(super) origin: Option<Uri>,
+    pub(super) max_message_bytes: usize,
+    pub(super) max_metadata_bytes: usize,
+    pub(super) homa: homa_client::Config,
 }
 
-/// Applies a setting to tonic's endpoint, if this one is over TCP.
-macro_rules! on_tcp {
-    ($self:ident, $tcp:ident => $set:expr) => {{
+/// Applies a setting to tonic's endpoint as well.
+macro_rules! also_on_tcp {
+    ($self:ident.$name:ident($($value:expr),*)) => {
         #[cfg(feature = "tcp")]
-        let endpoint = match $self.kind {
-            Kind::Tcp($tcp) => Self {
-                kind: Kind::Tcp(Box::new($set)),
-                ..$self
-            },
-            _ => $self,
-        };
-        #[cfg(not(feature = "tcp"))]
-        let endpoint = $self;
-        endpoint
-    }};
+        {
+            $self.tcp = $self.tcp.$name($($value),*);
+        }
+    };
 }
 
 /// Setters that mean something to TCP or HTTP/2 only.
@@ -106,10 +111,12 @@ macro_rules! tcp_only {
         ///
         /// No effect over Homa, which has neither connections nor HTTP/2.
         #[must_use]
-        pub fn $name(self, $value: $type) -> Self {
+        #[cfg_attr(not(feature = "tcp"), allow(unused_mut, reason = "for TCP only"))]
+        pub fn $name(mut self, $value: $type) -> Self {
+            also_on_tcp!(self.$name($value));
             #[cfg(not(feature = "tcp"))]
             let _ = $value;
-            on_tcp!(self, tcp => tcp.$name($value))
+            self
         }
     )*};
 }
@@ -208,14 +215,16 @@ impl Endpoint {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = Some(timeout);
-        on_tcp!(self, tcp => tcp.timeout(timeout))
+        also_on_tcp!(self.timeout(timeout));
+        self
     }
 
     /// Longest time for [`connect`](Self::connect). Default: 5 s over Homa, none over TCP.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = Some(timeout);
-        on_tcp!(self, tcp => tcp.connect_timeout(timeout))
+        also_on_tcp!(self.connect_timeout(timeout));
+        self
     }
 
     /// Most calls of a channel and its clones in flight; more wait. 0 counts as 1. Default: no
@@ -224,7 +233,8 @@ impl Endpoint {
     pub fn concurrency_limit(mut self, limit: usize) -> Self {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         self.settings.concurrency_limit = Some(limit);
-        on_tcp!(self, tcp => tcp.concurrency_limit(limit))
+        also_on_tcp!(self.concurrency_limit(limit));
+        self
     }
 
     /// Most calls of a channel and its clones in each window of `duration`; more wait. 0 counts
@@ -234,7 +244,8 @@ impl Endpoint {
         let limit = limit.max(1);
         let duration = duration.clamp(Duration::from_nanos(1), limit::LONGEST_WINDOW);
         self.settings.rate_limit = Some((limit, duration));
-        on_tcp!(self, tcp => tcp.rate_limit(limit, duration))
+        also_on_tcp!(self.rate_limit(limit, duration));
+        self
     }
 
     /// Put before this crate's own name in the `user-agent` header. Default: nothing.
@@ -246,8 +257,8 @@ impl Endpoint {
         let agent = agent.try_into().map_err(|_| Error::UserAgent)?;
         self.settings.user_agent = Some(agent.clone());
         #[cfg(feature = "tcp")]
-        if let Kind::Tcp(tcp) = self.kind {
-            self.kind = Kind::Tcp(Box::new(tcp.user_agent(agent)?));
+        {
+            self.tcp = self.tcp.user_agent(agent)?;
         }
         Ok(self)
     }
@@ -256,7 +267,8 @@ impl Endpoint {
     #[must_use]
     pub fn origin(mut self, origin: Uri) -> Self {
         self.settings.origin = Some(origin.clone());
-        on_tcp!(self, tcp => tcp.origin(origin))
+        also_on_tcp!(self.origin(origin));
+        self
     }
 
     /// Longest Homa message, with header and metadata: a call with a longer request fails with
@@ -320,47 +332,17 @@ impl Endpoint {
         /// Longest HTTP/2 header list. Default: hyper's. Over Homa see
         /// [`max_metadata_bytes`](Self::max_metadata_bytes).
         http2_max_header_list_size(bytes: u32);
+        /// Most HTTP/2 streams that were reset and are remembered. Default: hyper's.
+        http2_max_concurrent_reset_streams(streams: usize);
+        /// How long a reset HTTP/2 stream is remembered. Default: hyper's.
+        http2_reset_stream_duration(duration: Duration);
+        /// Most HTTP/2 streams that may be reset for protocol errors before the connection is
+        /// given up. Default: hyper's.
+        http2_max_local_error_reset_streams(streams: impl Into<Option<usize>>);
         /// Largest HTTP/2 frame. Default: hyper's.
         max_frame_size(bytes: impl Into<Option<u32>>);
         /// Local IP address of the connection. Default: the system's choice.
         local_address(addr: Option<IpAddr>);
-    }
-
-    /// Makes a channel, and makes sure that a server is there: over Homa with one round trip.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Resolve`], [`Error::Connect`], [`Error::ConnectTimeout`] or
-    /// [`Error::Handshake`] over Homa if no server of this protocol answers, [`Error::Bind`] if
-    /// this host cannot open a Homa endpoint, [`Error::Tcp`] for all failures over TCP, and
-    /// [`Error::Uri`] if the endpoint was made of a [`Uri`] that cannot be used.
-    pub async fn connect(&self) -> Result<Channel, Error> {
-        match &self.kind {
-            Kind::Homa(target) => {
-                let channel = self.homa_channel(target)?;
-                channel.probe().await?;
-                Ok(Channel::homa(channel))
-            }
-            #[cfg(feature = "tcp")]
-            Kind::Tcp(tcp) => Ok(Channel::tcp(tcp.connect().await?)),
-            Kind::Refused(_, error) => Err(error.clone().into()),
-        }
-    }
-
-    /// Makes a channel and sends nothing: the first call finds out whether a server is there.
-    ///
-    /// An endpoint that was made of a [`Uri`] that cannot be used gives a channel whose calls
-    /// fail with `INVALID_ARGUMENT` and the reason.
-    pub fn connect_lazy(&self) -> Channel {
-        match &self.kind {
-            Kind::Homa(target) => match self.homa_channel(target) {
-                Ok(channel) => Channel::homa(channel),
-                Err(error) => Channel::refused(error.to_string()),
-            },
-            #[cfg(feature = "tcp")]
-            Kind::Tcp(tcp) => Channel::tcp(tcp.connect_lazy()),
-            Kind::Refused(_, error) => Channel::refused(error.to_string()),
-        }
     }
 
     /// The URI.
@@ -368,7 +350,7 @@ impl Endpoint {
         match &self.kind {
             Kind::Homa(target) => &target.uri,
             #[cfg(feature = "tcp")]
-            Kind::Tcp(tcp) => tcp.uri(),
+            Kind::Tcp => self.tcp.uri(),
             Kind::Refused(uri, _) => uri,
         }
     }
@@ -379,26 +361,82 @@ impl Endpoint {
     }
 
     fn parse(uri: &str) -> Result<Self, Error> {
-        let kind = match Target::parse(uri, Role::Client)? {
-            Target::Homa(target) => Kind::Homa(target),
-            #[cfg(feature = "tcp")]
-            Target::Tcp(uri) => {
-                let reason = |error: tonic::transport::Error| {
-                    let source = std::error::Error::source(&error).map(ToString::to_string);
-                    UriError::Invalid {
-                        uri: uri.clone(),
-                        reason: source.unwrap_or_else(|| error.to_string()),
-                    }
-                };
-                let tcp = tonic::transport::Endpoint::from_shared(uri.clone()).map_err(reason)?;
-                Kind::Tcp(Box::new(tcp))
-            }
-        };
-        Ok(Self::with_kind(kind))
+        Self::to(Target::parse(uri, Role::Client)?)
     }
 
-    fn with_kind(kind: Kind) -> Self {
-        let settings = Settings {
+    fn to(target: Target) -> Result<Self, Error> {
+        match target {
+            Target::Homa(target) => Self::to_homa(target),
+            #[cfg(feature = "tcp")]
+            Target::Tcp(uri) => Ok(Self {
+                kind: Kind::Tcp,
+                settings: Settings::default(),
+                tcp: tcp_endpoint(&uri)?,
+            }),
+        }
+    }
+
+    fn to_homa(target: HomaTarget) -> Result<Self, Error> {
+        Ok(Self {
+            settings: Settings::default(),
+            #[cfg(feature = "tcp")]
+            tcp: match &target.fallback {
+                Some(uri) => tcp_endpoint(uri)?,
+                None => target.uri.clone().into(),
+            },
+            kind: Kind::Homa(target),
+        })
+    }
+
+    fn refused(uri: Uri, error: UriError) -> Self {
+        Self {
+            settings: Settings::default(),
+            #[cfg(feature = "tcp")]
+            tcp: uri.clone().into(),
+            kind: Kind::Refused(uri, error),
+        }
+    }
+}
+
+/// The setters that take or give types of hyper, and what can be asked of TCP.
+#[cfg(feature = "tcp")]
+impl Endpoint {
+    /// What runs the tasks of a TCP connection. Default: `tokio::spawn`.
+    ///
+    /// No effect over Homa, where a channel has no task.
+    #[must_use]
+    pub fn executor<E>(mut self, executor: E) -> Self
+    where
+        E: Executor<BoxFuture> + Send + Sync + 'static,
+    {
+        self.tcp = self.tcp.executor(executor);
+        self
+    }
+
+    /// What [`tcp_nodelay`](Self::tcp_nodelay) was set to.
+    pub fn get_tcp_nodelay(&self) -> bool {
+        self.tcp.get_tcp_nodelay()
+    }
+
+    /// What [`tcp_keepalive`](Self::tcp_keepalive) was set to.
+    pub fn get_tcp_keepalive(&self) -> Option<Duration> {
+        self.tcp.get_tcp_keepalive()
+    }
+
+    /// What [`tcp_keepalive_interval`](Self::tcp_keepalive_interval) was set to.
+    pub fn get_tcp_keepalive_interval(&self) -> Option<Duration> {
+        self.tcp.get_tcp_keepalive_interval()
+    }
+
+    /// What [`tcp_keepalive_retries`](Self::tcp_keepalive_retries) was set to.
+    pub fn get_tcp_keepalive_retries(&self) -> Option<u32> {
+        self.tcp.get_tcp_keepalive_retries()
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
             timeout: None,
             connect_timeout: None,
             concurrency_limit: None,
@@ -408,58 +446,20 @@ impl Endpoint {
             max_message_bytes: config::DEFAULT_MESSAGE_BYTES,
             max_metadata_bytes: metadata::DEFAULT_LIMIT,
             homa: homa_client::Config::default(),
-        };
-        Self { kind, settings }
+        }
     }
+}
 
-    fn homa_channel(&self, target: &HomaTarget) -> Result<HomaChannel, Error> {
-        let Settings {
-            origin, user_agent, ..
-        } = &self.settings;
-        let origin = origin.as_ref();
-        let authority = origin
-            .and_then(Uri::authority)
-            .map(|authority| authority.as_str());
-        let mut section = Vec::new();
-        metadata::encode_origin(
-            authority.unwrap_or(&target.authority).as_bytes(),
-            origin.and_then(Uri::scheme_str).unwrap_or("homa"),
-            &mut section,
-        )
-        .map_err(|error| UriError::Invalid {
-            uri: target.uri.to_string(),
-            reason: error.to_string(),
-        })?;
-        let user_agent = match user_agent {
-            None => HeaderValue::from_static(USER_AGENT),
-            Some(agent) => {
-                let both = [agent.as_bytes(), b" ", USER_AGENT.as_bytes()].concat();
-                HeaderValue::from_bytes(&both).map_err(|_| Error::UserAgent)?
-            }
-        };
-        Ok(HomaChannel {
-            target: target.clone(),
-            config: target.configure(self.settings.homa.clone()),
-            timeout: self.settings.timeout,
-            connect_timeout: self
-                .settings
-                .connect_timeout
-                .unwrap_or(DEFAULT_CONNECT_TIMEOUT),
-            origin: section,
-            user_agent,
-            max_message_bytes: self
-                .settings
-                .max_message_bytes
-                .min(self.settings.homa.protocol.max_message_bytes),
-            max_metadata_bytes: self.settings.max_metadata_bytes,
-            concurrency: self.settings.concurrency_limit.map(Semaphore::new),
-            rate: self
-                .settings
-                .rate_limit
-                .map(|(calls, per)| RateLimit::new(calls, per)),
-            route: Mutex::new(None),
-        })
-    }
+/// tonic's own endpoint, whose errors do not say which URI they mean.
+#[cfg(feature = "tcp")]
+fn tcp_endpoint(uri: &str) -> Result<tonic::transport::Endpoint, UriError> {
+    tonic::transport::Endpoint::from_shared(uri.to_owned()).map_err(|error| {
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        UriError::Invalid {
+            uri: uri.into(),
+            reason: source.unwrap_or_else(|| error.to_string()),
+        }
+    })
 }
 
 impl From<Uri> for Endpoint {
@@ -468,13 +468,13 @@ impl From<Uri> for Endpoint {
     fn from(uri: Uri) -> Self {
         match Self::parse(&uri.to_string()) {
             Ok(endpoint) => endpoint,
-            Err(Error::Uri(error)) => Self::with_kind(Kind::Refused(uri, error)),
+            Err(Error::Uri(error)) => Self::refused(uri, error),
             Err(other) => {
                 let error = UriError::Invalid {
                     uri: uri.to_string(),
                     reason: other.to_string(),
                 };
-                Self::with_kind(Kind::Refused(uri, error))
+                Self::refused(uri, error)
             }
         }
     }

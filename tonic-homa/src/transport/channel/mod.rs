@@ -1,12 +1,16 @@
 //! The client side: [`Endpoint`] and [`Channel`].
 
+mod balance;
 mod call;
+mod connect;
 mod endpoint;
+#[cfg(feature = "tcp")]
+mod fallback;
 mod limit;
 mod peer;
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,8 +22,14 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use crate::error::Error;
+use balance::Balance;
+pub use balance::Change;
 use call::HomaChannel;
 pub use endpoint::Endpoint;
+#[cfg(feature = "tcp")]
+use fallback::Fallback;
+
+type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A connection of generated clients to a server, over Homa or TCP.
 ///
@@ -50,6 +60,11 @@ enum Kind {
     Homa(Arc<HomaChannel>),
     #[cfg(feature = "tcp")]
     Tcp(tonic::transport::Channel),
+    /// Homa if a server answers there, else TCP.
+    #[cfg(feature = "tcp")]
+    Fallback(Arc<Fallback>),
+    /// Several of these.
+    Balance(Arc<Balance>),
     /// Made without a usable URI; every call tells why.
     Refused(Arc<str>),
 }
@@ -79,24 +94,31 @@ impl Channel {
         Endpoint::from_shared(uri)
     }
 
+    fn of(kind: Kind) -> Self {
+        Self { kind }
+    }
+
     fn homa(channel: HomaChannel) -> Self {
-        Self {
-            kind: Kind::Homa(Arc::new(channel)),
-        }
+        Self::of(Kind::Homa(Arc::new(channel)))
     }
 
     fn refused(reason: String) -> Self {
-        Self {
-            kind: Kind::Refused(reason.into()),
-        }
+        Self::of(Kind::Refused(reason.into()))
     }
 
     #[cfg(feature = "tcp")]
     fn tcp(channel: tonic::transport::Channel) -> Self {
-        Self {
-            kind: Kind::Tcp(channel),
-        }
+        Self::of(Kind::Tcp(channel))
     }
+}
+
+/// One call, as soon as the channel is ready for it.
+async fn call_ready(
+    mut channel: Channel,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    poll_fn(|cx| channel.poll_ready(cx)).await?;
+    channel.call(request).await
 }
 
 impl Service<Request<Body>> for Channel {
@@ -110,17 +132,20 @@ impl Service<Request<Body>> for Channel {
     )]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         match &mut self.kind {
-            Kind::Homa(_) | Kind::Refused(_) => Poll::Ready(Ok(())),
             #[cfg(feature = "tcp")]
             Kind::Tcp(channel) => channel.poll_ready(cx).map_err(tcp_status),
+            _ => Poll::Ready(Ok(())),
         }
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let kind = match &mut self.kind {
-            Kind::Homa(channel) => FutureKind::Homa(Box::pin(channel.clone().call(request))),
+            Kind::Homa(channel) => FutureKind::Boxed(Box::pin(channel.clone().call(request))),
             #[cfg(feature = "tcp")]
             Kind::Tcp(channel) => FutureKind::Tcp(channel.call(request)),
+            #[cfg(feature = "tcp")]
+            Kind::Fallback(channel) => FutureKind::Boxed(Box::pin(channel.clone().call(request))),
+            Kind::Balance(channel) => FutureKind::Boxed(Box::pin(channel.clone().call(request))),
             Kind::Refused(reason) => FutureKind::Refused(Some(Status::invalid_argument(&**reason))),
         };
         ResponseFuture { kind }
@@ -134,6 +159,9 @@ impl fmt::Debug for Channel {
             Kind::Homa(channel) => debug.field("uri", channel.uri()).finish(),
             #[cfg(feature = "tcp")]
             Kind::Tcp(_) => debug.finish_non_exhaustive(),
+            #[cfg(feature = "tcp")]
+            Kind::Fallback(channel) => debug.field("uri", channel.uri()).finish(),
+            Kind::Balance(_) => debug.finish_non_exhaustive(),
             Kind::Refused(reason) => debug.field("refused", reason).finish(),
         }
     }
@@ -145,7 +173,7 @@ pub struct ResponseFuture {
 }
 
 enum FutureKind {
-    Homa(Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send>>),
+    Boxed(Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send>>),
     #[cfg(feature = "tcp")]
     Tcp(tonic::transport::channel::ResponseFuture),
     Refused(Option<Status>),
@@ -156,7 +184,7 @@ impl Future for ResponseFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.kind {
-            FutureKind::Homa(call) => call.as_mut().poll(cx),
+            FutureKind::Boxed(call) => call.as_mut().poll(cx),
             #[cfg(feature = "tcp")]
             FutureKind::Tcp(call) => Pin::new(call).poll(cx).map_err(tcp_status),
             FutureKind::Refused(status) => status

@@ -4,24 +4,19 @@ mod answer;
 mod homa;
 mod info;
 mod listener;
+mod serve;
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::{Future, pending, poll_fn};
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use axum_core::response::IntoResponse;
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body as HttpBody;
-use tokio::sync::watch;
+use http::Request;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::Routes;
-use tower_layer::{Identity, Layer, Stack};
+use tower_layer::{Identity, Stack};
 use tower_service::Service;
 use tracing::Span;
 
@@ -29,14 +24,11 @@ use crate::config::{self, ServerConfig};
 use crate::error::Error;
 use crate::metadata;
 pub use info::{HomaConnectInfo, Wire};
-use listener::Socket;
 pub use listener::{Listener, ServeAddr};
 #[cfg(feature = "connect-info")]
-pub use tonic::transport::server::TcpConnectInfo;
+pub use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming, UdsConnectInfo};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-/// One listener being served.
-type Serving = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 type TraceFn = Arc<dyn Fn(&Request<()>) -> Span + Send + Sync>;
 
 const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
@@ -71,12 +63,26 @@ pub struct Server<L = Identity> {
 struct Settings {
     timeout: Option<Duration>,
     concurrency_limit: Option<usize>,
+    max_concurrent_streams: Option<u32>,
     load_shed: bool,
     trace: Option<TraceFn>,
     shutdown_grace: Duration,
     max_message_bytes: usize,
     max_metadata_bytes: usize,
     homa: homa_client::Config,
+}
+
+impl Settings {
+    /// These, with the one limit that holds over Homa.
+    fn for_homa(&self) -> Self {
+        let streams = self
+            .max_concurrent_streams
+            .and_then(|streams| usize::try_from(streams).ok());
+        Self {
+            concurrency_limit: self.concurrency_limit.into_iter().chain(streams).min(),
+            ..self.clone()
+        }
+    }
 }
 
 #[cfg(feature = "tcp")]
@@ -197,6 +203,20 @@ impl<L> Server<L> {
         self
     }
 
+    /// Most open calls of one client; more wait. 0 counts as 1. Default: no limit.
+    ///
+    /// Over TCP these are HTTP/2 streams, and the client itself holds back what is too much. Over
+    /// Homa the server does: this is one more
+    /// [`concurrency_limit_per_connection`](Self::concurrency_limit_per_connection), the lesser
+    /// of the two counts, and with [`load_shed`](Self::load_shed) calls over it are refused.
+    #[must_use]
+    pub fn max_concurrent_streams(mut self, streams: impl Into<Option<u32>>) -> Self {
+        let streams = streams.into().map(|streams| streams.max(1));
+        self.settings.max_concurrent_streams = streams;
+        also_on_tcp!(self.max_concurrent_streams(streams));
+        self
+    }
+
     /// Whether calls over the limit are answered `RESOURCE_EXHAUSTED` instead of waiting.
     /// Default: `false`.
     #[must_use]
@@ -263,8 +283,6 @@ impl<L> Server<L> {
         initial_stream_window_size(bytes: impl Into<Option<u32>>);
         /// HTTP/2 flow control window of a connection. Default: 65,535.
         initial_connection_window_size(bytes: impl Into<Option<u32>>);
-        /// Most HTTP/2 streams of a connection. Default: no limit.
-        max_concurrent_streams(streams: impl Into<Option<u32>>);
         /// Longest life of a connection. Default: no limit.
         max_connection_age(age: Duration);
         /// How long a connection may finish its calls after its longest life. Default: no limit.
@@ -277,6 +295,9 @@ impl<L> Server<L> {
         http2_adaptive_window(enabled: Option<bool>);
         /// Most reset streams that wait for being accepted. Default: h2's.
         http2_max_pending_accept_reset_streams(streams: Option<usize>);
+        /// Most HTTP/2 streams that may be reset for protocol errors before the connection is
+        /// given up. Default: h2's.
+        http2_max_local_error_reset_streams(streams: Option<usize>);
         /// Longest HTTP/2 header list. Default: hyper's. Over Homa see
         /// [`max_metadata_bytes`](Self::max_metadata_bytes).
         http2_max_header_list_size(bytes: impl Into<Option<u32>>);
@@ -358,6 +379,7 @@ impl Default for Server {
             settings: Settings {
                 timeout: None,
                 concurrency_limit: None,
+                max_concurrent_streams: None,
                 load_shed: false,
                 trace: None,
                 shutdown_grace: DEFAULT_SHUTDOWN_GRACE,
@@ -384,6 +406,16 @@ impl<L> fmt::Debug for Server<L> {
 }
 
 /// A [`Server`] with its services.
+///
+/// ```no_run
+/// use tonic_homa::transport::{Router, Server};
+///
+/// # async fn run(routes: tonic::service::Routes) -> Result<(), tonic_homa::transport::Error> {
+/// let router: Router = Server::builder().add_routes(routes);
+/// let signal = async { /* until the process is told to end */ };
+/// router.serve_with_shutdown("homa://0.0.0.0:4000", signal).await
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Router<L = Identity> {
     server: Server<L>,
@@ -426,184 +458,4 @@ impl<L> Router<L> {
             None => self,
         }
     }
-
-    /// Listens at `addr` and serves for ever.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Listener::bind`], and those of [`serve_on`](Self::serve_on).
-    pub async fn serve<A, B>(self, addr: A) -> Result<(), Error>
-    where
-        A: TryInto<ServeAddr>,
-        A::Error: Into<Error>,
-        L: Layer<Routes>,
-        L::Service: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-        <L::Service as Service<Request<Body>>>::Future: Send,
-        <L::Service as Service<Request<Body>>>::Error: Into<BoxError> + Send,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let listener = Listener::bind_with(addr, self.server.settings.homa.clone()).await?;
-        self.serve_on([listener]).await
-    }
-
-    /// The same as [`serve`](Self::serve).
-    ///
-    /// # Errors
-    ///
-    /// Those of [`serve`](Self::serve).
-    pub async fn serve_uri<A, B>(self, uri: A) -> Result<(), Error>
-    where
-        A: TryInto<ServeAddr>,
-        A::Error: Into<Error>,
-        L: Layer<Routes>,
-        L::Service: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-        <L::Service as Service<Request<Body>>>::Future: Send,
-        <L::Service as Service<Request<Body>>>::Error: Into<BoxError> + Send,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        self.serve(uri).await
-    }
-
-    /// Listens at `addr` and serves until `signal` is ready; then open calls are finished, and
-    /// new ones refused as surely not run.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`serve`](Self::serve).
-    pub async fn serve_with_shutdown<A, F, B>(self, addr: A, signal: F) -> Result<(), Error>
-    where
-        A: TryInto<ServeAddr>,
-        A::Error: Into<Error>,
-        F: Future<Output = ()>,
-        L: Layer<Routes>,
-        L::Service: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-        <L::Service as Service<Request<Body>>>::Future: Send,
-        <L::Service as Service<Request<Body>>>::Error: Into<BoxError> + Send,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let listener = Listener::bind_with(addr, self.server.settings.homa.clone()).await?;
-        self.serve_on_with_shutdown([listener], signal).await
-    }
-
-    /// Serves for ever on sockets that are bound already, of one or several transports at once.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Closed`] if the runtime on which a Homa listener was bound has ended,
-    /// [`Error::Tcp`] if tonic's server fails.
-    pub async fn serve_on<B>(
-        self,
-        listeners: impl IntoIterator<Item = Listener>,
-    ) -> Result<(), Error>
-    where
-        L: Layer<Routes>,
-        L::Service: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-        <L::Service as Service<Request<Body>>>::Future: Send,
-        <L::Service as Service<Request<Body>>>::Error: Into<BoxError> + Send,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        self.serve_on_with_shutdown(listeners, pending()).await
-    }
-
-    /// Serves on sockets that are bound already until `signal` is ready; then open calls are
-    /// finished, and new ones refused as surely not run.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`serve_on`](Self::serve_on).
-    pub async fn serve_on_with_shutdown<F, B>(
-        self,
-        listeners: impl IntoIterator<Item = Listener>,
-        signal: F,
-    ) -> Result<(), Error>
-    where
-        F: Future<Output = ()>,
-        L: Layer<Routes>,
-        L::Service: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-        <L::Service as Service<Request<Body>>>::Future: Send,
-        <L::Service as Service<Request<Body>>>::Error: Into<BoxError> + Send,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let Self { server, routes } = self;
-        let service = server.layers.layer(routes.prepare());
-        let (stop, stopping) = watch::channel(false);
-        let mut servers: Vec<Serving> = Vec::new();
-        for listener in listeners {
-            let (service, stopping) = (service.clone(), stopping.clone());
-            servers.push(match listener.socket {
-                Socket::Homa {
-                    server: socket,
-                    max_message_bytes,
-                    engine,
-                } => {
-                    let mut settings = server.settings.clone();
-                    settings.max_message_bytes = settings.max_message_bytes.min(max_message_bytes);
-                    Box::pin(homa::serve(socket, engine, service, settings, stopping))
-                }
-                #[cfg(feature = "tcp")]
-                Socket::Tcp { incoming, .. } => {
-                    Box::pin(serve_tcp(server.tcp.clone(), incoming, service, stopping))
-                }
-            });
-        }
-        drop(service);
-        let mut signal = pin!(signal);
-        let mut running = true;
-        poll_fn(|cx| {
-            if running && signal.as_mut().poll(cx).is_ready() {
-                running = false;
-                // Wakes the servers, which are polled next anyway.
-                stop.send_replace(true);
-            }
-            let mut failure = None;
-            servers.retain_mut(|server| match server.as_mut().poll(cx) {
-                Poll::Pending => true,
-                Poll::Ready(outcome) => {
-                    failure = failure.take().or(outcome.err());
-                    false
-                }
-            });
-            match failure {
-                Some(error) => Poll::Ready(Err(error)),
-                None if servers.is_empty() => Poll::Ready(Ok(())),
-                None => Poll::Pending,
-            }
-        })
-        .await
-    }
-}
-
-#[cfg(feature = "tcp")]
-async fn serve_tcp<S, B>(
-    settings: TcpSettings,
-    incoming: tonic::transport::server::TcpIncoming,
-    service: S,
-    mut stopping: watch::Receiver<bool>,
-) -> Result<(), Error>
-where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError> + Send,
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    let incoming = incoming
-        .with_nodelay(Some(settings.nodelay))
-        .with_keepalive(settings.keepalive)
-        .with_keepalive_interval(settings.keepalive_interval)
-        .with_keepalive_retries(settings.keepalive_retries);
-    let stop = async move {
-        if stopping.wait_for(|stop| *stop).await.is_err() {
-            pending::<()>().await;
-        }
-    };
-    Ok(settings
-        .server
-        .serve_with_incoming_shutdown(service, incoming, stop)
-        .await?)
 }
