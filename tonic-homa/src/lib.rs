@@ -50,13 +50,16 @@
 //! |---|---|---|
 //! | `tcp` | yes | `http://` URIs through tonic's own transport |
 //! | `connect-info` | by `tcp` | `Request::remote_addr()` and `local_addr()` on servers |
+//! | `bridge` | no | [`bridge`]: tonic's own `Channel` and `Router` over Homa |
 //! | `build` | no | [`build`], for build scripts |
 #![forbid(unsafe_code)]
 #![cfg_attr(
-    not(feature = "build"),
-    allow(rustdoc::broken_intra_doc_links, reason = "links `build`")
+    not(all(feature = "bridge", feature = "build")),
+    allow(rustdoc::broken_intra_doc_links, reason = "links both")
 )]
 
+#[cfg(feature = "bridge")]
+pub mod bridge;
 #[cfg(feature = "build")]
 pub mod build;
 mod config;

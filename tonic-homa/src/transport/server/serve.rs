@@ -73,9 +73,18 @@ impl<L> Server<L> {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let listener = Listener::bind_with(addr, self.settings.homa.clone()).await?;
+        let listener = self.listen(addr).await?;
         self.serve_on_with_shutdown(service, [listener], signal)
             .await
+    }
+
+    /// Binds `addr` with these settings.
+    pub(crate) async fn listen<A>(&self, addr: A) -> Result<Listener, Error>
+    where
+        A: TryInto<ServeAddr>,
+        A::Error: Into<Error>,
+    {
+        Listener::bind_with(addr, self.settings.homa.clone()).await
     }
 
     /// Serves for ever on sockets that are bound already, of one or several transports at once.
