@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::metadata;
 use crate::uri::{HomaTarget, Role, Target, UriError};
 
-/// Makes [`Channel`]s. Its URI decides about the transport:
+/// Makes [`Channel`](super::Channel)s. Its URI decides about the transport:
 ///
 /// | URI | transport |
 /// |---|---|

@@ -318,7 +318,7 @@ impl<L> Server<L> {
         tcp_keepalive_retries => keepalive_retries(retries: Option<u32>);
     }
 
-    /// Puts a [tower layer](Layer) around all services. The first one added is the outermost.
+    /// Puts a [tower layer](tower_layer::Layer) around all services. The first one added is the outermost.
     pub fn layer<N>(self, layer: N) -> Server<Stack<N, L>> {
         Server {
             layers: Stack::new(layer, self.layers),
