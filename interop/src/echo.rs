@@ -51,7 +51,7 @@ pub(crate) enum ServeError {
 
 /// Starts the second process.
 pub(crate) async fn start() -> Result<Serving<Uris>, StartError> {
-    Serving::start(&["serve"]).await
+    Serving::start(&["serve-echo"]).await
 }
 
 /// What the second process does.

@@ -3,13 +3,16 @@
 mod bench;
 mod child;
 mod echo;
+mod ids;
 mod info;
 mod kernel_check;
 mod latency;
+mod netns;
 mod progress;
 mod report;
 mod sim;
 mod soak;
+mod table;
 mod values;
 mod workload;
 
@@ -63,8 +66,8 @@ enum Command {
     /// Serves the echo service of the benchmarks until standard input ends.
     ///
     /// Prints the URIs it serves as one line of JSON.
-    #[command(hide = true, after_help = "Example:\n  homa-interop serve")]
-    Serve,
+    #[command(hide = true, after_help = "Example:\n  homa-interop serve-echo")]
+    ServeEcho,
     /// Answers what `bench floor` sends until standard input ends.
     #[command(
         hide = true,
@@ -97,7 +100,7 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Soak(arguments) => return soak::run(arguments),
         Command::SoakNode => soak::run_node_until_stdin_ends()?,
         Command::Busy => soak::run_busy_until_stdin_ends()?,
-        Command::Serve => echo::serve_until_stdin_ends()?,
+        Command::ServeEcho => echo::serve_until_stdin_ends()?,
         Command::ServeFloor { workers } => bench::serve_floor_until_stdin_ends(*workers)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -116,7 +116,7 @@ fn every_subcommand_has_help_with_an_example() {
         &["soak"],
         &["soak-node"],
         &["busy"],
-        &["serve"],
+        &["serve-echo"],
         &["serve-floor"],
     ] {
         let output = homa_interop(&[command, &["--help"]].concat());
@@ -144,7 +144,7 @@ fn info_prints_and_writes_the_version() {
 #[test]
 fn the_serving_process_ends_with_its_standard_input() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_homa-interop"))
-        .arg("serve")
+        .arg("serve-echo")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -138,7 +138,7 @@ fn its_processes_end_with_it_even_if_it_is_killed() {
 
 #[test]
 fn between_network_namespaces_it_leaves_none_behind() {
-    let names = |pid: u32| [0, 1].map(|side| format!("/run/netns/homa-soak-{pid}-{side}"));
+    let names = |pid: u32| [0, 1].map(|side| format!("/run/netns/homa-interop-{pid}-{side}"));
     let mut soak = start(&["--engine=raw", "--seconds=600"]);
     let pid = soak.id();
     let mut ended = None;

@@ -2,8 +2,6 @@
 
 mod busy;
 mod content;
-mod ids;
-mod netns;
 mod node;
 mod nodes;
 mod plan;
@@ -23,12 +21,12 @@ pub(crate) use busy::run_until_stdin_ends as run_busy_until_stdin_ends;
 pub(crate) use node::run_until_stdin_ends as run_node_until_stdin_ends;
 
 use self::busy::Busy;
-use self::netns::{Namespaces, NetnsError};
 use self::nodes::{Nodes, NodesError, START_TIME};
 use self::plan::{
     Engine, FINISH_TIME, FaultRates, NODES, NodePlan, NodeReport, Order, SETTLE_TIME, Word,
 };
 use self::verdict::Summary;
+use crate::netns::{Namespaces, NetnsError};
 use crate::progress::Progress;
 use crate::{report, values};
 

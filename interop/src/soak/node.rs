@@ -14,10 +14,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 
 use super::content::{Content, EVERY_LONGEST, Id, Way};
-use super::ids::{Added, Ids};
 use super::plan::{
     Counted, FINISH_TIME, LeftOver, NODES, NodePlan, NodeReport, Order, SETTLE_TIME, Word,
 };
+use crate::ids::{Added, Ids};
 use crate::latency;
 
 /// Between two words about progress.

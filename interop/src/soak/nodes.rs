@@ -9,8 +9,8 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::netns::Namespaces;
 use super::plan::{NodePlan, Order, Word};
+use crate::netns::Namespaces;
 
 /// How long a process may take to open its sockets.
 pub(crate) const START_TIME: Duration = Duration::from_secs(10);

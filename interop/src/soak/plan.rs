@@ -7,7 +7,7 @@ use std::time::Duration;
 use homa_client::{Carrier, Config, Faults};
 use serde::{Deserialize, Serialize};
 
-use super::ids::Ids;
+use crate::ids::Ids;
 
 /// Processes that call each other.
 pub(crate) const NODES: usize = 4;

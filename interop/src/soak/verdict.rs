@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::Arguments;
 use super::content::{EVERY_LONGEST, LONGEST};
-use super::ids::Ids;
 use super::plan::{Counted, Engine, FaultRates, NODES, NodeReport};
+use crate::ids::Ids;
 use crate::latency;
 use crate::report::{p99_us, quantile_us, rounded};
 use crate::workload::W3;

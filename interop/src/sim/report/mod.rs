@@ -9,7 +9,6 @@ mod plot;
 mod rows;
 #[cfg(test)]
 mod sample;
-mod table;
 mod text;
 mod words;
 

@@ -6,10 +6,10 @@ use super::figures::{self, Panel, Section};
 use super::format::percent;
 use super::look;
 use super::plot::DrawError;
-use super::table::Table;
 use super::words::{self, Mark};
 use super::{Report, text};
 use crate::sim::outcome::{IncastOutcome, MaxLoadOutcome, Outcome, ScaleOutcome, Verdict};
+use crate::table::Table;
 
 /// Size of a plot where nothing scales it, in pixels.
 const WIDTH: u32 = 560;
@@ -19,7 +19,7 @@ const HEIGHT: u32 = 340;
 const FEW_RUNS: usize = 20;
 
 /// What is the same on light and on dark paper.
-const STYLE: &str = include_str!("page.css");
+const STYLE: &str = include_str!("../../page.css");
 
 /// The whole page.
 pub(super) fn page(report: &Report<'_>) -> Result<String, DrawError> {

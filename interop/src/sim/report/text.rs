@@ -6,9 +6,9 @@ use super::Report;
 use super::figures::Section;
 use super::format::{count, figure, percent, size, time};
 use super::rows::{self, Row};
-use super::table::Table;
 use super::words::{self, Mark};
 use crate::sim::outcome::{IncastOutcome, MaxLoadOutcome, Outcome, Queue, ScaleOutcome, Verdict};
+use crate::table::Table;
 
 /// Everything that one run has found.
 pub(super) fn run(outcome: &Outcome) -> String {

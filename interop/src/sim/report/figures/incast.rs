@@ -3,10 +3,10 @@
 use super::super::format::{count, figure as digits, time};
 use super::super::look::Look;
 use super::super::plot::{Axis, Plot, Series, Shape};
-use super::super::table::Table;
 use super::{FEW_SERIES, Panel, Section, groups};
 use crate::sim::outcome::{IncastOutcome, IncastPoint};
 use crate::sim::setup::{EngineSetup, Setup};
+use crate::table::Table;
 
 /// A panel for all incasts that differ in the engine's settings alone, with a line for each.
 pub(super) fn figure(incasts: &[IncastOutcome]) -> Option<Section> {

@@ -3,9 +3,9 @@
 use super::super::format::percent;
 use super::super::look::Look;
 use super::super::plot::{Axis, Bar, Plot, Series, Shape};
-use super::super::table::Table;
 use super::{About, Panel, Section, groups, is_published, names, sizes, sweeps};
 use crate::sim::outcome::{MaxLoadOutcome, Outcome, Verdict};
+use crate::table::Table;
 
 /// What one sweep or search has found, in per cent of the hosts' links.
 struct Limit<'a> {

@@ -12,8 +12,8 @@ mod slowdown;
 mod waste;
 
 use super::plot::{Axis, Plot};
-use super::table::Table;
 use super::{Report, words};
+use crate::table::Table;
 use serde::Deserialize;
 
 use crate::sim::outcome::{MaxLoadOutcome, Outcome, Verdict};

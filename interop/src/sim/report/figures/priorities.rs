@@ -3,10 +3,10 @@
 use super::super::format::percent;
 use super::super::look::Look;
 use super::super::plot::{Axis, Bar, Plot, Series, Shape};
-use super::super::table::Table;
 use super::{FEW_LOADS, Panel, Section, drawable, groups, names, sizes, sweeps};
 use crate::sim::outcome::Outcome;
 use crate::sim::setup::TransportName;
+use crate::table::Table;
 
 const LEVELS: usize = 8;
 

@@ -1,10 +1,10 @@
 //! Bytes that wait at switch ports (SIGCOMM'18, table 1).
 
 use super::super::format::{percent, size};
-use super::super::table::Table;
 use super::{Panel, Section, is_published, sizes, told_singly};
 use crate::sim::outcome::{Outcome, Queue};
 use crate::sim::setup::TransportName;
+use crate::table::Table;
 
 /// The load of the published queues.
 const PUBLISHED_LOAD: f64 = 0.8;

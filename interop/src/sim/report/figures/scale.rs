@@ -3,9 +3,9 @@
 use super::super::format::{count, size};
 use super::super::look::Look;
 use super::super::plot::{Axis, Plot, Series, Shape};
-use super::super::table::Table;
 use super::{FEW_SERIES, Panel, Section};
 use crate::sim::outcome::{ScaleOutcome, ScalePoint};
+use crate::table::Table;
 
 /// Speed and memory, each with a line for every experiment of two sizes or more.
 pub(super) fn figure(scales: &[ScaleOutcome]) -> Option<Section> {

@@ -5,10 +5,10 @@ use super::super::format::{percent, size};
 use super::super::look::Look;
 use super::super::plot::{Axis, Plot, Series, Shape};
 use super::super::rows;
-use super::super::table::Table;
 use super::{FEW_SERIES, Panel, Section, groups, names, sizes, told_singly};
 use crate::sim::outcome::Outcome;
 use crate::sim::setup::{EngineSetup, Setup, TransportName};
+use crate::table::Table;
 
 /// One panel for all runs that share everything but the engine's settings.
 pub(super) fn figure(runs: &[Outcome]) -> Option<Section> {

@@ -6,11 +6,11 @@ use super::super::format::{figure, percent, size};
 use super::super::look::Look;
 use super::super::plot::{Axis, Plot, Series, Shape};
 use super::super::rows;
-use super::super::table::Table;
 use super::{Panel, Section, drawable, groups, is_published, names, sizes, told_singly};
 use crate::sim::curve::{Curve, PublishedBucket};
 use crate::sim::outcome::{Bucket, Outcome, Verdict};
 use crate::sim::workload::P50P99;
+use crate::table::Table;
 
 /// Share of the axis that a letter of a label needs.
 const LETTER: f64 = 0.013;

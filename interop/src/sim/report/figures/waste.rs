@@ -3,10 +3,10 @@
 use super::super::format::percent;
 use super::super::look::Look;
 use super::super::plot::{Axis, Plot, Series, Shape};
-use super::super::table::Table;
 use super::{Panel, Section, groups, names, sizes, sweeps};
 use crate::sim::outcome::Outcome;
 use crate::sim::setup::TransportName;
+use crate::table::Table;
 
 /// Share of the axis that a label needs.
 const LABEL_ROOM: f64 = 0.05;

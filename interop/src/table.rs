@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 
 /// Rows of cells under a head. The first column says what a row is about.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Table {
-    pub(super) head: Vec<String>,
-    pub(super) rows: Vec<Vec<String>>,
+pub(crate) struct Table {
+    pub(crate) head: Vec<String>,
+    pub(crate) rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(super) fn new<'a>(head: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn new<'a>(head: impl IntoIterator<Item = &'a str>) -> Self {
         Self {
             head: head.into_iter().map(str::to_owned).collect(),
             rows: Vec::new(),
@@ -18,12 +18,12 @@ impl Table {
     }
 
     /// Adds a row. What it lacks of the head's columns stays empty.
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }
 
     /// Lines of equal columns: the first flush left, the others flush right.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let lines = || std::iter::once(&self.head).chain(&self.rows);
         let width = |column| {
             lines()

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 
 /// Names of namespaces begin with this; the process that made them and a number follow.
-const PREFIX: &str = "homa-soak-";
+const PREFIX: &str = "homa-interop-";
 
 /// Where `ip netns` keeps them.
 const FOLDER: &str = "/run/netns";
@@ -129,9 +129,15 @@ mod tests {
 
     #[test]
     fn only_our_own_namespaces_are_taken_for_orphans() {
-        assert_eq!(maker("homa-soak-123-0"), Some(123));
-        assert_eq!(maker("homa-soak-123-1"), Some(123));
-        for other in ["homa-soak-123-2", "homa-soak-x-0", "homa-soak-", "blue", ""] {
+        assert_eq!(maker("homa-interop-123-0"), Some(123));
+        assert_eq!(maker("homa-interop-123-1"), Some(123));
+        for other in [
+            "homa-interop-123-2",
+            "homa-interop-x-0",
+            "homa-interop-",
+            "blue",
+            "",
+        ] {
             assert_eq!(maker(other), None, "{other}");
         }
     }

@@ -1,4 +1,4 @@
-//! [`Ids`]: which RPCs of one caller a process has seen.
+//! [`Ids`]: which calls of one caller a process has seen.
 
 use serde::{Deserialize, Serialize};
 
