@@ -1,8 +1,13 @@
-//! Generates the echo service, without protoc.
+//! Generates the services, without protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let protos = [
+        "proto/echo.proto",
+        "proto/grpc/testing/test.proto",
+        "proto/probe.proto",
+    ];
     tonic_homa::build::configure()
         .bytes(".")
-        .compile_protos(&["proto/echo.proto"], &["proto"])?;
+        .compile_protos(&protos, &["proto"])?;
     Ok(())
 }

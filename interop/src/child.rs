@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 /// How long it may take to open its sockets.
-const START_TIME: Duration = Duration::from_secs(10);
+pub(crate) const START_TIME: Duration = Duration::from_secs(10);
 
 /// Why there is nobody to call.
 #[derive(Debug, thiserror::Error)]

@@ -34,7 +34,7 @@ const MISSING: u8 = 3;
 /// What carries Homa, by its name in URIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-enum Name {
+pub(crate) enum Name {
     /// The user-space engine over UDP.
     Udp,
     /// The user-space engine on IP protocol 146.
@@ -95,6 +95,14 @@ struct Endpoint {
     gro: bool,
 }
 
+/// Why this host does not have an engine, if it does not.
+pub(crate) fn why_missing(name: Name) -> Option<String> {
+    match Engine::probe(name).probed {
+        Probed::Unavailable(why) => Some(why),
+        Probed::Available(_) | Probed::Module(_) => None,
+    }
+}
+
 /// Prints it.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let info = Info::of_this_host();
@@ -122,17 +130,9 @@ impl Info {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             rmem_max,
             rmem_advice: rmem_max.and_then(|bytes| rmem_advice(bytes, config.recv_buffer_bytes)),
-            engines: vec![
-                Engine::probe(Name::Udp, Carrier::Udp),
-                Engine::probe(Name::Raw, Carrier::Ip),
-                Engine {
-                    name: Name::Kernel,
-                    probed: match homa_sys::probe::probe() {
-                        Ok(abi) => Probed::Module(abi.to_string()),
-                        Err(error) => Probed::Unavailable(error.to_string()),
-                    },
-                },
-            ],
+            engines: [Name::Udp, Name::Raw, Name::Kernel]
+                .map(Engine::probe)
+                .into(),
             link_mbps: pacing_mbps(&devices),
             devices: devices
                 .into_iter()
@@ -195,23 +195,36 @@ impl Info {
 }
 
 impl Engine {
+    fn probe(name: Name) -> Self {
+        let probed = match name {
+            Name::Udp => Probed::by_opening(Carrier::Udp),
+            Name::Raw => Probed::by_opening(Carrier::Ip),
+            Name::Kernel => match homa_sys::probe::probe() {
+                Ok(abi) => Probed::Module(abi.to_string()),
+                Err(error) => Probed::Unavailable(error.to_string()),
+            },
+        };
+        Self { name, probed }
+    }
+}
+
+impl Probed {
     /// Opens an endpoint on the loopback device for a moment.
-    fn probe(name: Name, carrier: Carrier) -> Self {
+    fn by_opening(carrier: Carrier) -> Self {
         let config = Config::for_carrier(carrier);
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let probed = match Server::bind(any, &config) {
+        match Server::bind(any, &config) {
             Ok(server) => {
                 let counters = server.counters();
-                Probed::Available(Endpoint {
+                Self::Available(Endpoint {
                     mtu: config.mtu(),
                     recv_buffer_bytes: counters.recv_buffer_bytes,
                     gso: counters.gso,
                     gro: counters.gro,
                 })
             }
-            Err(error) => Probed::Unavailable(error.to_string()),
-        };
-        Self { name, probed }
+            Err(error) => Self::Unavailable(error.to_string()),
+        }
     }
 }
 
@@ -373,13 +386,13 @@ mod tests {
 
     #[test]
     fn an_engine_tells_what_it_has_or_why_it_is_not_available() {
-        let udp = Engine::probe(Name::Udp, Carrier::Udp).to_string();
+        let udp = Engine::probe(Name::Udp).to_string();
         assert!(
             udp.starts_with("udp: available (MTU 1500, receive buffer "),
             "{udp}"
         );
         // Depends on who runs this, and where.
-        let raw = Engine::probe(Name::Raw, Carrier::Ip).to_string();
+        let raw = Engine::probe(Name::Raw).to_string();
         assert!(
             raw.ends_with("GSO no, GRO no)")
                 || raw.contains("setcap cap_net_raw+ep")

@@ -1,15 +1,20 @@
 //! `homa-interop`: measures Homa against TCP and checks that both do the same.
 
 mod bench;
+mod case;
 mod child;
 mod echo;
+mod faults;
+mod grpc;
 mod ids;
 mod info;
 mod kernel_check;
 mod latency;
+mod matrix;
 mod netns;
 mod progress;
 mod report;
+mod serve;
 mod sim;
 mod soak;
 mod table;
@@ -47,7 +52,10 @@ enum Command {
     /// Prints what this host offers and which defaults follow from it.
     #[command(after_help = "Example:\n  homa-interop info")]
     Info(info::Arguments),
+    Grpc(grpc::Arguments),
     KernelCheck(kernel_check::Arguments),
+    Matrix(matrix::Arguments),
+    Serve(serve::Arguments),
     Sim(Box<sim::Arguments>),
     Soak(soak::Arguments),
     /// Runs the set-up of `sim` that standard input has, and prints what it took as a line of JSON.
@@ -94,7 +102,10 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Bench { bench } => bench::run(bench)?,
         Command::Info(arguments) => return info::run(arguments),
+        Command::Grpc(arguments) => return grpc::run(arguments),
         Command::KernelCheck(arguments) => return kernel_check::run(arguments),
+        Command::Matrix(arguments) => return matrix::run(arguments),
+        Command::Serve(arguments) => return serve::run(arguments),
         Command::Sim(arguments) => return Ok(sim::run(arguments)),
         Command::SimSize => sim::run_size_from_stdin()?,
         Command::Soak(arguments) => return soak::run(arguments),

@@ -22,10 +22,31 @@ impl Progress {
             };
         }
         let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
+        Self::show(&bar);
+        Self { bar }
+    }
+
+    /// A bar of `steps` for work of which nobody knows how long it takes: it is seen from the time
+    /// on at which it has taken long. Needs a tokio runtime.
+    pub(crate) fn if_it_lasts(steps: u64) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::hidden());
+        if io::stderr().is_terminal() {
+            let weak = bar.downgrade();
+            tokio::spawn(async move {
+                tokio::time::sleep(SHOW_AFTER).await;
+                if let Some(bar) = weak.upgrade().filter(|bar| !bar.is_finished()) {
+                    bar.set_draw_target(ProgressDrawTarget::stderr());
+                    Self::show(&bar);
+                }
+            });
+        }
+        Self { bar }
+    }
+
+    fn show(bar: &ProgressBar) {
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} left  {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.enable_steady_tick(Duration::from_millis(500));
-        Self { bar }
     }
 
     /// Prints a line to standard output.

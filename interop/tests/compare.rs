@@ -116,7 +116,10 @@ fn every_subcommand_has_help_with_an_example() {
         &["soak"],
         &["soak-node"],
         &["busy"],
+        &["serve"],
         &["serve-echo"],
+        &["grpc"],
+        &["matrix"],
         &["serve-floor"],
     ] {
         let output = homa_interop(&[command, &["--help"]].concat());

@@ -1,0 +1,16 @@
+//! gRPC's own interoperability suite and more of ours: the services, and the cases that call them.
+
+mod cases;
+mod client;
+mod content;
+mod marks;
+mod proto;
+mod service;
+mod trailers;
+
+pub(crate) use cases::CASES;
+pub(crate) use client::{Arguments, CASE_LIMIT, Load, Summary, run};
+pub(crate) use service::{Counts, Services};
+
+/// The longest message that clients and servers take; tonic's own limit is 4 MiB.
+const MESSAGE_LIMIT: usize = 80 << 20;
