@@ -5,6 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/echo.proto",
         "proto/grpc/testing/test.proto",
         "proto/probe.proto",
+        "proto/xds/service/orca/v3/orca.proto",
     ];
     tonic_homa::build::configure()
         .bytes(".")

@@ -10,7 +10,7 @@ use common::{ResultFile, homa_interop};
 use serde_json::Value;
 
 /// gRPC's own cases that are not about somebody's cloud or caches.
-const OFFICIAL: [&str; 24] = [
+const OFFICIAL: [&str; 26] = [
     "empty_unary",
     "large_unary",
     "client_compressed_unary",
@@ -35,6 +35,8 @@ const OFFICIAL: [&str; 24] = [
     "long_lived_channel",
     "half_duplex",
     "pick_first_unary",
+    "orca_per_rpc",
+    "orca_oob",
 ];
 
 /// Exit status of a check that could not run.
@@ -359,6 +361,31 @@ fn unary_cases_pass_over_udp_through_a_bad_network_and_run_once() {
         column["server"]["numbered"].as_u64() > Some(100),
         "{column}"
     );
+}
+
+#[test]
+fn raw_sockets_pass_between_namespaces_and_leave_none_behind() {
+    let namespaces = || {
+        let entries = std::fs::read_dir("/run/netns")
+            .into_iter()
+            .flatten()
+            .flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.collect::<Vec<_>>()
+    };
+    let child = Command::new(env!("CARGO_BIN_EXE_homa-interop"))
+        .args(["matrix", "--transport=raw", "--case=large_unary"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let ours = format!("homa-interop-{}-", child.id());
+    let output = child.wait_with_output().expect("our child");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let skipped = output.status.code() == Some(SKIPPED) && stdout.contains("raw     skipped: ");
+    let passed = output.status.success() && stdout.contains("1 of 1 cases passed");
+    assert!(skipped || passed, "{stdout}");
+    assert!(!namespaces().iter().any(|name| name.starts_with(&ours)));
 }
 
 #[test]

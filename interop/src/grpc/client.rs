@@ -26,6 +26,7 @@ use super::proto::probe::probe_client::ProbeClient;
 use super::proto::probe::{RunsRequest, RunsResponse};
 use super::proto::testing::test_service_client::TestServiceClient;
 use super::proto::testing::unimplemented_service_client::UnimplementedServiceClient;
+use super::proto::xds::service::orca::v3::open_rca_service_client::OpenRcaServiceClient;
 use crate::case::{self, Failure, NAME_WIDTH, Ran};
 use crate::faults::FaultArguments;
 use crate::progress::Progress;
@@ -270,6 +271,10 @@ impl Context {
         // Not numbered: it would count itself.
         let mut probe = ProbeClient::new(self.channel.clone());
         Ok(probe.runs(request).await?.into_inner())
+    }
+
+    pub(super) fn load_reports(&self) -> OpenRcaServiceClient<Numbered> {
+        OpenRcaServiceClient::new(self.numbered())
     }
 
     pub(super) fn health(&self) -> HealthClient<Numbered> {

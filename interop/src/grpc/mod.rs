@@ -12,5 +12,8 @@ pub(crate) use cases::CASES;
 pub(crate) use client::{Arguments, CASE_LIMIT, Load, Summary, run};
 pub(crate) use service::{Counts, Services};
 
+/// Where the load of a call is.
+const LOAD_TRAILER: &str = "endpoint-load-metrics-bin";
+
 /// The longest message that clients and servers take; tonic's own limit is 4 MiB.
 const MESSAGE_LIMIT: usize = 80 << 20;

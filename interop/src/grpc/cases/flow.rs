@@ -196,3 +196,31 @@ pub(super) async fn many_streams(context: Context) -> Outcome {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sender_that_does_not_stop_in_time_fails_the_case() {
+        let pieces_of_limit = HELD_LIMIT / u64::from(PIECE_BYTES);
+        for (stops_at, holds) in [(pieces_of_limit, true), (pieces_of_limit + 1, false)] {
+            let mut sent = 0;
+            let checked = check_held(|| {
+                sent = (sent + 100).min(stops_at);
+                std::future::ready(Ok(sent))
+            });
+            assert_eq!(checked.await.is_ok(), holds, "{stops_at}");
+        }
+    }
+
+    #[test]
+    fn a_piece_out_of_order_or_with_other_bytes_fails_the_case() {
+        let piece = content::piece(1, 5, 100);
+        assert!(check_piece(Some(piece.clone()), 5).is_ok());
+        assert!(check_piece(Some(piece.clone()), 4).is_err());
+        assert!(check_piece(None, 0).is_err());
+        let data = content::of(6, 100);
+        assert!(check_piece(Some(Piece { data, ..piece }), 5).is_err());
+    }
+}

@@ -3,6 +3,7 @@
 mod compression;
 mod ending;
 mod flow;
+mod load;
 mod metadata;
 mod soak;
 mod streaming;
@@ -61,6 +62,8 @@ pub(crate) const CASES: &[Case] = &cases! {
     ending::cancel_after_begin: "cancelled before the first message",
     ending::cancel_after_first_response: "cancelled in the middle of a conversation",
     ending::timeout_on_sleeping_server: "a deadline of 1 ms",
+    load::orca_per_rpc: "a report of a call's load in its trailers",
+    load::orca_oob: "reports of the server's load beside the calls",
     soak::concurrent_large_unary: "many large_unary at once",
     soak::rpc_soak: "one large_unary after the other on one channel",
     soak::channel_soak: "one large_unary after the other, each on a channel of its own",

@@ -1,6 +1,7 @@
 //! The server's side: the services, and a layer around them that counts.
 
 mod ledger;
+mod load;
 mod probe;
 mod testing;
 mod watch;
@@ -14,6 +15,7 @@ use tonic::codec::CompressionEncoding::Gzip;
 use tonic_homa::transport::{Listener, Server};
 
 use self::ledger::Ledger;
+use self::load::{Loads, OpenRca};
 use self::probe::Prober;
 use self::testing::{Tester, Unimplemented};
 use self::watch::WatchLayer;
@@ -21,6 +23,7 @@ use super::MESSAGE_LIMIT;
 use super::proto::probe::probe_server::ProbeServer;
 use super::proto::testing::test_service_server::TestServiceServer;
 use super::proto::testing::unimplemented_service_server::UnimplementedServiceServer;
+use super::proto::xds::service::orca::v3::open_rca_service_server::OpenRcaServiceServer;
 
 pub(crate) use ledger::Counts;
 
@@ -41,7 +44,8 @@ impl Services {
         listeners: Vec<Listener>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), tonic_homa::transport::Error> {
-        let tests = TestServiceServer::new(Tester::default())
+        let loads = Arc::new(Loads::default());
+        let tests = TestServiceServer::new(Tester::new(Arc::clone(&loads)))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT)
             .accept_compressed(Gzip)
@@ -56,6 +60,7 @@ impl Services {
             .add_service(tests)
             .add_service(UnimplementedServiceServer::new(Unimplemented))
             .add_service(probe)
+            .add_service(OpenRcaServiceServer::new(OpenRca::new(loads)))
             .add_service(health)
             .serve_on_with_shutdown(listeners, stop)
             .await

@@ -1,5 +1,6 @@
 //! gRPC's own test services.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_stream::try_stream;
@@ -8,6 +9,7 @@ use tokio_stream::StreamExt;
 use tonic::{Code, Extensions, Request, Response, Status, Streaming};
 
 use super::Responses;
+use super::load::{self, Loads};
 use crate::grpc::MESSAGE_LIMIT;
 use crate::grpc::marks::{Compress, Note};
 use crate::grpc::proto::testing::test_service_server::TestService;
@@ -23,12 +25,14 @@ use crate::grpc::proto::testing::{
 pub(super) struct Tester {
     /// Other in each process, so that clients can tell servers apart.
     id: String,
+    loads: Arc<Loads>,
 }
 
-impl Default for Tester {
-    fn default() -> Self {
+impl Tester {
+    pub(super) fn new(loads: Arc<Loads>) -> Self {
         Self {
             id: format!("{:016x}", fastrand::u64(..)),
+            loads,
         }
     }
 }
@@ -62,6 +66,9 @@ impl TestService for Tester {
         });
         if request.response_compressed == Some(BoolValue { value: false }) {
             response.disable_compression();
+        }
+        if let Some(report) = request.orca_per_query_report {
+            response.extensions_mut().insert(load::trailers(report));
         }
         Ok(response)
     }
@@ -123,9 +130,18 @@ impl TestService for Tester {
                 parameters.interval_us = 0;
             }
         }
+        let loads = Arc::clone(&self.loads);
         let responses = try_stream! {
+            // Held to the end of the call.
+            let mut reporting = None;
             while let Some(request) = next {
                 check_status(request.response_status)?;
+                if let Some(report) = request.orca_oob_report {
+                    if reporting.is_none() {
+                        reporting = Some(loads.take_turn().await);
+                    }
+                    loads.report(report);
+                }
                 for parameters in request.response_parameters {
                     yield respond(&parameters, &marks).await?;
                 }
