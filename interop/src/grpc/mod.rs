@@ -3,6 +3,7 @@
 mod cases;
 mod client;
 mod content;
+mod context;
 mod marks;
 mod proto;
 mod service;

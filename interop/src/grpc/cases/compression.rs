@@ -5,7 +5,7 @@ use tonic::{Code, Request};
 
 use super::{Outcome, check_payload, check_response, ended, failed_with, zeros};
 use crate::case::ensure;
-use crate::grpc::client::Context;
+use crate::grpc::context::Context;
 use crate::grpc::marks::{Compress, Note};
 use crate::grpc::proto::testing::{
     BoolValue, ResponseParameters, SimpleRequest, StreamingInputCallRequest,

@@ -12,8 +12,8 @@ use tonic_prost::ProstCodec;
 
 use super::{Outcome, check_response, failed_with, output_request};
 use crate::case::{Failure, ensure};
-use crate::grpc::client::Context;
 use crate::grpc::content;
+use crate::grpc::context::Context;
 use crate::grpc::proto::probe::{TransferRequest, TransferState};
 use crate::grpc::proto::testing::{
     EchoStatus, Empty, ResponseParameters, SimpleRequest, StreamingInputCallRequest,

@@ -10,8 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::ending::LOOK_EVERY;
 use super::{Outcome, ended};
 use crate::case::{Failure, ensure};
-use crate::grpc::client::Context;
 use crate::grpc::content;
+use crate::grpc::context::Context;
 use crate::grpc::proto::probe::{Piece, PourRequest, TransferRequest};
 use crate::grpc::proto::testing::Empty;
 

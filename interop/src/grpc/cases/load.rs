@@ -8,7 +8,7 @@ use tonic::metadata::MetadataValue;
 use super::{Outcome, check_response, output_request};
 use crate::case::{Failure, ensure};
 use crate::grpc::LOAD_TRAILER;
-use crate::grpc::client::Context;
+use crate::grpc::context::Context;
 use crate::grpc::proto::testing::{SimpleRequest, StreamingOutputCallRequest, TestOrcaReport};
 use crate::grpc::proto::xds::data::orca::v3::OrcaLoadReport;
 use crate::grpc::proto::xds::service::orca::v3::{Interval, OrcaLoadReportRequest};

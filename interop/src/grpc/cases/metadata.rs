@@ -7,7 +7,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{Outcome, check_payload, check_response, failed_with, output_request, zeros};
 use crate::case::ensure;
-use crate::grpc::client::Context;
+use crate::grpc::context::Context;
 use crate::grpc::proto::testing::SimpleRequest;
 
 const INITIAL: &str = "x-grpc-test-echo-initial";

@@ -14,7 +14,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 use tonic::{Code, Status};
 
-use super::client::Context;
+use super::context::Context;
 use super::proto::testing::{
     Payload, ResponseParameters, StreamingOutputCallRequest, StreamingOutputCallResponse,
 };

@@ -5,7 +5,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Outcome, check_response, ended, output_request, unary, zeros};
 use crate::case::{Failure, ensure};
-use crate::grpc::client::Context;
+use crate::grpc::context::Context;
 use crate::grpc::proto::testing::{Empty, StreamingInputCallRequest};
 
 /// Idle times of a long-lived channel.

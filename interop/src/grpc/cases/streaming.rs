@@ -5,8 +5,8 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Outcome, check_response, ended, output_request, zeros};
 use crate::case::{Failure, ensure};
-use crate::grpc::client::Context;
 use crate::grpc::content;
+use crate::grpc::context::Context;
 use crate::grpc::proto::testing::StreamingInputCallRequest;
 
 /// Sizes of the official streams.

@@ -2,8 +2,8 @@
 
 use super::{Outcome, check_payload, zeros};
 use crate::case::{Failure, ensure};
-use crate::grpc::client::Context;
 use crate::grpc::content;
+use crate::grpc::context::Context;
 use crate::grpc::proto::probe::ProduceRequest;
 use crate::grpc::proto::testing::{Empty, SimpleRequest};
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::grpc::client::CallId;
+use crate::grpc::context::CallId;
 use crate::ids::{Added, Ids};
 
 /// Clients whose calls are told apart; those of more are counted by method only.

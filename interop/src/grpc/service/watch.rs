@@ -11,7 +11,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::ledger::Ledger;
-use crate::grpc::client::{CALL_ID, CallId};
+use crate::grpc::context::{CALL_ID, CallId};
 use crate::grpc::marks::{Compress, Note, Noting, Unpacking};
 use crate::grpc::trailers::WithTrailers;
 
