@@ -17,7 +17,7 @@ use crate::kernel::client::ClientHandle;
 use crate::kernel::routes::{Carrier, Choice, Routes};
 use crate::message::Message;
 use crate::server::RequestHandler;
-use crate::stats::EndpointCounters;
+use crate::stats::{EndpointCounters, Monitor};
 use crate::user::endpoint::{Handle, Outcome, Ticket};
 use crate::user::lead::{Wants, wait};
 use crate::user::registry::{self, Driven, Family};
@@ -242,6 +242,14 @@ impl Client {
         match self.endpoint(Family::of(to)) {
             Ok(Endpoint::User(endpoint) | Endpoint::Both(endpoint, _)) => endpoint.counters(),
             Ok(Endpoint::Kernel(_)) | Err(_) => EndpointCounters::default(),
+        }
+    }
+
+    /// A way to read the counters of the endpoint that calls `to` while it is in use elsewhere.
+    pub fn monitor(&self, to: SocketAddr) -> Monitor {
+        match self.endpoint(Family::of(to)) {
+            Ok(Endpoint::User(endpoint) | Endpoint::Both(endpoint, _)) => Monitor::new(endpoint),
+            Ok(Endpoint::Kernel(_)) | Err(_) => Monitor::default(),
         }
     }
 

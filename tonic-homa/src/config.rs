@@ -209,6 +209,9 @@ pub(crate) const DEFAULT_MESSAGE_BYTES: usize = 1_000_000;
 pub(crate) const MAX_MESSAGE_BYTES: std::ops::RangeInclusive<usize> = 1_000..=1_000_000;
 pub(crate) const MAX_METADATA_BYTES: std::ops::RangeInclusive<usize> = 1_000..=500_000;
 
+pub(crate) const DEFAULT_STREAM_BUFFER_BYTES: usize = 64 << 20;
+pub(crate) const MAX_STREAM_BUFFER_BYTES: std::ops::RangeInclusive<usize> = 65_536..=1 << 32;
+
 /// Checks a size against its range.
 pub(crate) fn checked_size(
     key: &'static str,
@@ -220,6 +223,8 @@ pub(crate) fn checked_size(
     }
     let range = if *range == MAX_MESSAGE_BYTES {
         "1000 to 1000000 bytes, the longest Homa message"
+    } else if *range == MAX_STREAM_BUFFER_BYTES {
+        "65536 to 4294967296 bytes"
     } else {
         "1000 to 500000 bytes"
     };

@@ -73,30 +73,6 @@ pub(crate) fn deadline_exceeded(timeout: Duration) -> Status {
     Status::deadline_exceeded(format!("the deadline of {timeout:?} has passed"))
 }
 
-/// For a request body that was not complete at once.
-pub(crate) fn streaming_request() -> Status {
-    Status::unimplemented(
-        "calls that stream their request are not supported over homa:// yet: \
-         reach this service over its http:// URI for them",
-    )
-}
-
-/// For a response body that was not complete at once.
-pub(crate) fn streaming_response() -> Status {
-    Status::unimplemented(
-        "calls that stream their response are not supported over homa:// yet: \
-         reach this service over its http:// URI for them",
-    )
-}
-
-/// For a message that does not fit into one Homa message. `what` is "request" or "reply".
-pub(crate) fn message_too_long(what: &str, size: usize, limit: usize) -> Status {
-    Status::resource_exhausted(format!(
-        "a {what} of {size} bytes with header and metadata is over the limit of {limit} bytes \
-         for one Homa message: split it, or reach this service over its http:// URI"
-    ))
-}
-
 /// For metadata over the limit. `what` is "request", "reply", or the like.
 pub(crate) fn metadata_too_long(what: &str, size: usize, limit: usize) -> Status {
     Status::resource_exhausted(format!(

@@ -4,7 +4,6 @@ mod common;
 
 use common::*;
 use homa_client::engine::wire::Kind;
-use homa_client::{Client, Config};
 
 /// After a warm-up call, 100 B there and back are one DATA packet each way; the rest, if any, is
 /// acknowledgement.
@@ -13,25 +12,25 @@ async fn a_short_unary_call_is_one_packet_each_way() {
     let listener = tonic_homa::transport::Listener::bind("homa://127.0.0.1:0")
         .await
         .unwrap();
-    let (uri, addr) = (listener.uri(), listener.local_addr());
+    let uri = listener.uri();
     let server = listener.monitor().unwrap();
     let router = tonic_homa::transport::Server::builder().add_service(big(Service::default()));
     tokio::spawn(router.serve_on([listener]));
     let endpoint = tonic_homa::transport::Endpoint::from_shared(uri).unwrap();
-    let mut client = big_client(endpoint.connect().await.unwrap());
+    let channel = endpoint.connect().await.unwrap();
+    let wire = channel.monitor().unwrap();
+    let mut client = big_client(channel);
     let request = || CallRequest {
         payload: vec![7; 100],
         ..CallRequest::default()
     };
     client.call(request()).await.unwrap();
 
-    // The channel's endpoint is that of all clients of this runtime with these settings.
-    let wire = Client::bind(&Config::default()).unwrap();
-    let client_before = wire.counters(addr).protocol;
+    let client_before = wire.counters().unwrap().protocol;
     let server_before = server.counters().unwrap().protocol;
     let reply = client.call(request()).await.unwrap().into_inner();
     assert_eq!(reply.payload, [7; 100]);
-    let client_after = wire.counters(addr).protocol;
+    let client_after = wire.counters().unwrap().protocol;
     let server_after = server.counters().unwrap().protocol;
     for (side, before, after) in [
         ("client", client_before, client_after),

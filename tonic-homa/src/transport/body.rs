@@ -1,4 +1,4 @@
-//! Bodies: what is ready of one that is to be sent, and one that was received.
+//! Bodies: one that is to be sent, as far as it is ready, and one that was received whole.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -9,90 +9,95 @@ use homa_client::Message;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-/// A whole body that was ready without waiting.
-#[derive(Debug, Default)]
-pub(crate) struct Collected {
-    /// Nearly every unary body is one part, which costs no allocation here.
-    first: Bytes,
-    more: Vec<Bytes>,
-    len: usize,
-    pub(crate) trailers: Option<HeaderMap>,
-}
-
-/// Why a body is not [`Collected`].
+/// A body that is to be sent: what was taken of it, and the rest.
 #[derive(Debug)]
-pub(crate) enum CollectError<E> {
-    /// It is not complete yet: a stream.
-    Streaming,
-    /// A message in it, with its prefix, has `size` bytes, more than the limit.
-    TooLong { size: usize },
-    /// It failed.
-    Failed(E),
+pub(crate) struct Outgoing<B> {
+    body: B,
+    /// Taken, and not sent.
+    pub(crate) ready: Message,
+    pub(crate) trailers: Option<HeaderMap>,
+    progress: Progress,
 }
 
-impl Collected {
-    /// Takes what is ready of `body` without waiting, up to a bit over `limit` bytes: some
-    /// bodies are always ready.
-    pub(crate) fn poll<B: Body<Data = Bytes> + Unpin>(
-        body: &mut B,
-        cx: &mut Context<'_>,
-        limit: usize,
-    ) -> Result<Self, CollectError<B::Error>> {
-        let mut collected = Self::default();
-        while !body.is_end_stream() {
-            let frame = match Pin::new(&mut *body).poll_frame(cx) {
-                Poll::Pending => return Err(CollectError::Streaming),
-                Poll::Ready(None) => break,
-                Poll::Ready(Some(frame)) => frame.map_err(CollectError::Failed)?,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// There may be more.
+    Open,
+    /// All was taken.
+    Ended,
+    /// All was sent.
+    Done,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
+    pub(crate) fn new(body: B) -> Self {
+        Self {
+            body,
+            ready: Message::new(),
+            trailers: None,
+            progress: Progress::Open,
+        }
+    }
+
+    /// Takes what is ready without waiting, until there are at least `most` bytes: some bodies are
+    /// always ready.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, most: usize) -> Result<(), B::Error> {
+        while self.progress == Progress::Open && self.ready.len() < most {
+            // Checked first: some bodies that have ended do not like to be asked.
+            if self.body.is_end_stream() {
+                self.progress = Progress::Ended;
+                break;
+            }
+            let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending => break,
+                Poll::Ready(None) => {
+                    self.progress = Progress::Ended;
+                    break;
+                }
+                Poll::Ready(Some(frame)) => frame?,
             };
             match frame.into_data() {
-                Ok(data) => collected.push(data),
+                Ok(data) => self.ready.push(data),
                 Err(frame) => {
                     // Nothing comes after trailers, and asking would yield a second set of them
                     // from some bodies.
-                    collected.trailers = frame.into_trailers().ok();
-                    break;
+                    self.end_with(frame.into_trailers().ok());
                 }
             }
-            if collected.len > limit {
-                return Err(collected.too_long(limit));
-            }
         }
-        Ok(collected)
+        Ok(())
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Appends the parts to `message` without copying them.
-    pub(crate) fn append_to(&self, message: &mut Message) {
-        message.push(self.first.clone());
-        for part in &self.more {
-            message.push(part.clone());
+    /// Watches a body that was taken whole: tonic's request bodies tell of a
+    /// `CancellationHandle` even after their end.
+    pub(crate) fn poll_failure(&mut self, cx: &mut Context<'_>) -> Poll<B::Error> {
+        if self.body.is_end_stream() {
+            return Poll::Pending;
+        }
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) => Poll::Ready(error),
+            Poll::Ready(_) | Poll::Pending => Poll::Pending,
         }
     }
 
-    fn push(&mut self, part: Bytes) {
-        self.len += part.len();
-        if self.first.is_empty() {
-            self.first = part;
-        } else {
-            self.more.push(part);
-        }
+    /// Whether all was taken.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.progress != Progress::Open
     }
 
-    /// Too long can be one message, or a stream of short ones.
-    fn too_long<E>(&self, limit: usize) -> CollectError<E> {
-        let size = match self.first[..] {
-            [_, a, b, c, d, ..] => 5 + u32::from_be_bytes([a, b, c, d]) as usize,
-            _ => self.len,
-        };
-        if size > limit {
-            CollectError::TooLong { size }
-        } else {
-            CollectError::Streaming
-        }
+    /// Whether all was sent.
+    pub(crate) fn is_done(&self) -> bool {
+        self.progress == Progress::Done
+    }
+
+    pub(crate) fn set_done(&mut self) {
+        self.progress = Progress::Done;
+    }
+
+    /// Nothing more is taken: after what was, these trailers come.
+    pub(crate) fn end_with(&mut self, trailers: Option<HeaderMap>) {
+        self.trailers = trailers;
+        self.progress = Progress::Ended;
     }
 }
 
@@ -136,20 +141,16 @@ impl Body for Received {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::task::Waker;
 
     use super::*;
 
-    fn collect<B: Body<Data = Bytes> + Unpin>(
-        mut body: B,
-        limit: usize,
-    ) -> Result<Collected, CollectError<B::Error>> {
-        Collected::poll(&mut body, &mut Context::from_waker(Waker::noop()), limit)
-    }
-
     /// Frames, then either the end or a wait.
-    struct Script(Vec<Result<Frame<Bytes>, &'static str>>, bool);
+    pub(crate) struct Script(
+        pub(crate) Vec<Result<Frame<Bytes>, &'static str>>,
+        pub(crate) bool,
+    );
 
     impl Body for Script {
         type Data = Bytes;
@@ -167,8 +168,14 @@ mod tests {
         }
     }
 
-    fn data(bytes: &'static [u8]) -> Result<Frame<Bytes>, &'static str> {
+    pub(crate) fn data(bytes: &'static [u8]) -> Result<Frame<Bytes>, &'static str> {
         Ok(Frame::data(Bytes::from_static(bytes)))
+    }
+
+    fn fill<B: Body<Data = Bytes> + Unpin>(body: B, most: usize) -> Result<Outgoing<B>, B::Error> {
+        let mut outgoing = Outgoing::new(body);
+        outgoing.poll_fill(&mut Context::from_waker(Waker::noop()), most)?;
+        Ok(outgoing)
     }
 
     #[test]
@@ -182,33 +189,29 @@ mod tests {
             Ok(Frame::trailers(trailers.clone())),
             Err("polled past the trailers"),
         ];
-        let collected = collect(Script(script, true), 4).unwrap();
-        assert_eq!(collected.len(), 4);
-        assert_eq!(collected.trailers, Some(trailers.clone()));
-        let mut message = Message::new();
-        collected.append_to(&mut message);
-        assert_eq!(message.clone().into_bytes(), "abcd");
+        let outgoing = fill(Script(script, true), 5).unwrap();
+        assert!(outgoing.has_ended());
+        assert_eq!(outgoing.trailers, Some(trailers.clone()));
+        assert_eq!(outgoing.ready.clone().into_bytes(), "abcd");
 
-        let received = collect(Received::new(message, Some(trailers)), 4).unwrap();
-        assert_eq!((received.len(), received.trailers.is_some()), (4, true));
+        let received = fill(Received::new(outgoing.ready, Some(trailers)), 5).unwrap();
+        assert_eq!(
+            (received.ready.len(), received.trailers.is_some()),
+            (4, true)
+        );
     }
 
     #[test]
-    fn streams_long_messages_and_failures_are_told_apart() {
-        let error = collect(Script(vec![data(b"ab")], false), 4).unwrap_err();
-        assert!(matches!(error, CollectError::Streaming));
-        let long = collect(Script(vec![data(b"\0\0\0\0\x0aabcdefghij")], false), 10).unwrap_err();
-        assert!(
-            matches!(long, CollectError::TooLong { size: 15 }),
-            "{long:?}"
+    fn no_more_is_taken_than_asked_for_and_streams_and_failures_are_told_apart() {
+        let stream = fill(Script(vec![data(b"ab")], false), 4).unwrap();
+        assert!(!stream.has_ended() && stream.ready.len() == 2);
+        let long = fill(
+            Script(vec![data(b"\0\0\0\0\x0aabcdefghij"), data(b"x")], false),
+            10,
         );
-        let short = || data(b"\0\0\0\0\x01a");
-        let many = collect(Script(vec![short(), short()], false), 10).unwrap_err();
-        assert!(matches!(many, CollectError::Streaming), "{many:?}");
-        let failed = collect(Script(vec![Err("broken")], false), 4).unwrap_err();
-        assert!(
-            matches!(failed, CollectError::Failed("broken")),
-            "{failed:?}"
-        );
+        let long = long.unwrap();
+        assert_eq!(long.ready.len(), 15);
+        let failed = fill(Script(vec![Err("broken")], false), 4);
+        assert_eq!(failed.err(), Some("broken"));
     }
 }

@@ -1,14 +1,20 @@
-//! Which calls a server has seen: no call runs twice, however often its OPEN arrives, and a
-//! CANCEL finds its handler.
+//! Which calls a server has seen: no call runs twice, however often its OPEN arrives, a CANCEL
+//! finds its handler, and a piece of a body its stream.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use homa_client::{Message, Responder};
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+
+use super::stream::{Budget, START_CREDIT, Share, Stream};
+use crate::frame::{Frame, Lengths};
 
 /// How long an epoch is remembered after its last sign of life.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -24,6 +30,16 @@ const MAX_RANGES: usize = 4_096;
 
 /// Most ranges of all epochs, about 2 MiB.
 const MAX_ALL_RANGES: usize = 131_072;
+
+/// How long pieces are kept for a call that was not opened yet.
+const EARLY: Duration = Duration::from_secs(1);
+
+/// Pieces that are kept for calls that were not opened yet, at most.
+const MAX_EARLY: usize = 1_024;
+
+/// How long the streams of a client go on that is not heard of. Clients that live say something
+/// every second.
+const SILENT: Duration = Duration::from_secs(10);
 
 /// Names a call: its client's address without the port, which may change, its epoch, its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,18 +65,55 @@ pub(super) enum Refusal {
 pub(super) struct Identities {
     /// Calls of one client in the handlers, if that is limited.
     limit: Option<usize>,
+    /// Bytes that the streams of one client may take.
+    stream_bytes: usize,
+    /// What those of all clients take.
+    total: Arc<AtomicU64>,
     inner: Mutex<Inner>,
     /// Told when the last live call ends.
     idle: Notify,
+    /// Told when there is something that has to be looked after.
+    busy: Notify,
 }
 
 #[derive(Debug)]
 struct Inner {
     epochs: HashMap<(IpAddr, u64), Epoch>,
-    live: HashMap<CallKey, Task>,
+    live: HashMap<CallKey, Live>,
+    early: Vec<Early>,
+    /// Live calls that are streams.
+    streams: usize,
     /// Of all epochs together.
     ranges: usize,
     swept: Instant,
+}
+
+#[derive(Debug)]
+struct Live {
+    task: Task,
+    /// Where pieces of bodies go.
+    stream: Option<Arc<Stream>>,
+}
+
+/// A piece of a body that has overtaken the OPEN of its call.
+#[derive(Debug)]
+pub(super) struct Early {
+    pub(super) key: CallKey,
+    pub(super) frame: Frame,
+    pub(super) lengths: Lengths,
+    pub(super) message: Message,
+    pub(super) responder: Responder,
+    until: Instant,
+}
+
+/// What a server knows of a call.
+#[derive(Debug)]
+pub(super) enum Found {
+    Stream(Arc<Stream>),
+    /// It has not come yet, or nobody remembers it.
+    Unknown,
+    /// It is over, or needs no more messages.
+    Over,
 }
 
 /// What ends a live call.
@@ -89,20 +142,27 @@ struct Epoch {
     live: usize,
     last: Instant,
     limit: Option<Arc<Semaphore>>,
+    /// Made for the first stream.
+    budget: Option<Arc<Budget>>,
 }
 
 impl Identities {
-    pub(super) fn new(limit: Option<usize>) -> Self {
+    pub(super) fn new(limit: Option<usize>, stream_bytes: usize, total: Arc<AtomicU64>) -> Self {
         let inner = Inner {
             epochs: HashMap::new(),
             live: HashMap::new(),
+            early: Vec::new(),
+            streams: 0,
             ranges: 0,
             swept: Instant::now(),
         };
         Self {
             limit,
+            stream_bytes,
+            total,
             inner: Mutex::new(inner),
             idle: Notify::new(),
+            busy: Notify::new(),
         }
     }
 
@@ -114,14 +174,145 @@ impl Identities {
         let epoch = inner.mark(key, self.limit)?.ok_or(Refusal::Duplicate)?;
         epoch.live += 1;
         let limit = epoch.limit.clone();
-        inner.live.insert(key, Task::Starting);
+        let live = Live {
+            task: Task::Starting,
+            stream: None,
+        };
+        inner.live.insert(key, live);
         Ok(limit)
+    }
+
+    /// Room for the request body of a live call. `None` if its client has used up what it may.
+    pub(super) fn share(&self, key: CallKey) -> Option<Share> {
+        let mut inner = self.lock();
+        let epoch = inner.epochs.get_mut(&(key.client, key.epoch))?;
+        let budget = epoch
+            .budget
+            .get_or_insert_with(|| Budget::new(self.stream_bytes, self.total.clone()))
+            .clone();
+        drop(inner);
+        budget.open()
+    }
+
+    /// Has the pieces of a live call go to `stream`. Returns those that came before.
+    pub(super) fn attach(&self, key: CallKey, stream: &Arc<Stream>) -> Vec<Early> {
+        let mut inner = self.lock();
+        let Inner {
+            live,
+            early,
+            streams,
+            ..
+        } = &mut *inner;
+        if let Some(live) = live.get_mut(&key)
+            && live.stream.replace(stream.clone()).is_none()
+        {
+            *streams += 1;
+        }
+        let came = early.extract_if(.., |early| early.key == key).collect();
+        drop(inner);
+        self.busy.notify_one();
+        came
+    }
+
+    /// What is known of a call. Also a sign of life of its client.
+    pub(super) fn find(&self, key: CallKey) -> Found {
+        let mut inner = self.lock();
+        let Some(epoch) = inner.epochs.get_mut(&(key.client, key.epoch)) else {
+            return Found::Unknown;
+        };
+        epoch.last = Instant::now();
+        let seen = epoch.seen.contains(key.call);
+        match inner.live.get(&key).map(|live| &live.stream) {
+            Some(Some(stream)) => Found::Stream(stream.clone()),
+            None if !seen => Found::Unknown,
+            Some(None) | None => Found::Over,
+        }
+    }
+
+    /// A sign of life of a client.
+    pub(super) fn heard(&self, client: IpAddr, epoch: u64) {
+        if let Some(epoch) = self.lock().epochs.get_mut(&(client, epoch)) {
+            epoch.last = Instant::now();
+        }
+    }
+
+    /// Keeps a piece for a call that was not opened yet, or gives it back.
+    pub(super) fn keep_early(
+        &self,
+        key: CallKey,
+        frame: Frame,
+        lengths: Lengths,
+        message: Message,
+        responder: Responder,
+    ) -> Result<(), Responder> {
+        let mut inner = self.lock();
+        // No honest client sends more before it has heard of the call.
+        if inner.early.len() >= MAX_EARLY || message.len() as u64 > START_CREDIT {
+            return Err(responder);
+        }
+        inner.early.push(Early {
+            key,
+            frame,
+            lengths,
+            message,
+            responder,
+            until: Instant::now() + EARLY,
+        });
+        drop(inner);
+        self.busy.notify_one();
+        Ok(())
+    }
+
+    /// Waits until there is something to look after.
+    pub(super) async fn busy(&self) {
+        loop {
+            let busy = {
+                let inner = self.lock();
+                inner.streams > 0 || !inner.early.is_empty()
+            };
+            if busy {
+                return;
+            }
+            self.busy.notified().await;
+        }
+    }
+
+    /// Pieces whose call did not come in time.
+    pub(super) fn late(&self) -> Vec<Early> {
+        let now = Instant::now();
+        self.lock()
+            .early
+            .extract_if(.., |early| early.until <= now)
+            .collect()
+    }
+
+    /// The streams of clients that are not heard of any more, and how many clients these are.
+    pub(super) fn silent(&self) -> (Vec<(CallKey, Arc<Stream>)>, usize) {
+        let now = Instant::now();
+        let inner = self.lock();
+        let is_silent = |key: &CallKey| {
+            let epoch = inner.epochs.get(&(key.client, key.epoch));
+            epoch.is_none_or(|epoch| now.saturating_duration_since(epoch.last) >= SILENT)
+        };
+        let silent: Vec<_> = inner
+            .live
+            .iter()
+            .filter_map(|(key, live)| Some((*key, live.stream.clone()?)))
+            .filter(|(key, _)| is_silent(key))
+            .collect();
+        let mut clients: Vec<_> = silent
+            .iter()
+            .map(|(key, _)| (key.client, key.epoch))
+            .collect();
+        clients.sort_unstable();
+        clients.dedup();
+        (silent, clients.len())
     }
 
     /// Tells the task of a call that was started. Not a part of [`Self::start`], because a
     /// runtime that is shutting down drops a new task, which then finishes, inside of `spawn`.
     pub(super) fn running(&self, key: CallKey, task: AbortHandle) {
-        let cancelled = match self.lock().live.get_mut(&key) {
+        let cancelled = match self.lock().live.get_mut(&key).map(|live| &mut live.task) {
             // It has ended already.
             None => return,
             Some(state @ Task::Starting) => {
@@ -133,10 +324,14 @@ impl Identities {
         cancelled.abort();
     }
 
-    /// Ends a call; one that has not come yet is refused when it does.
-    pub(super) fn cancel(&self, key: CallKey) {
+    /// Ends a call; one that has not come yet is refused when it does. Returns its stream.
+    pub(super) fn cancel(&self, key: CallKey) -> Option<Arc<Stream>> {
         let mut inner = self.lock();
-        let task = inner.live.get_mut(&key).map(Task::cancel);
+        let live = inner.live.get_mut(&key);
+        let (task, stream) = match live {
+            Some(live) => (Some(live.task.cancel()), live.stream.clone()),
+            None => (None, None),
+        };
         if task.is_none() && inner.mark(key, self.limit).is_err() {
             tracing::debug!("no room to remember a cancelled call");
         }
@@ -145,6 +340,7 @@ impl Identities {
         if let Some(task) = task.flatten() {
             task.abort();
         }
+        stream
     }
 
     /// Ends all calls.
@@ -153,7 +349,7 @@ impl Identities {
             .lock()
             .live
             .values_mut()
-            .filter_map(Task::cancel)
+            .filter_map(|live| live.task.cancel())
             .collect();
         for task in tasks {
             task.abort();
@@ -163,8 +359,11 @@ impl Identities {
     /// Takes a call off the list of live ones.
     pub(super) fn finish(&self, key: CallKey) {
         let mut inner = self.lock();
-        if inner.live.remove(&key).is_none() {
+        let Some(live) = inner.live.remove(&key) else {
             return;
+        };
+        if live.stream.is_some() {
+            inner.streams -= 1;
         }
         if let Some(epoch) = inner.epochs.get_mut(&(key.client, key.epoch)) {
             epoch.live = epoch.live.saturating_sub(1);
@@ -210,6 +409,7 @@ impl Inner {
             live: 0,
             last: now,
             limit: limit.map(|limit| Arc::new(Semaphore::new(limit))),
+            budget: None,
         });
         epoch.last = now;
         let before = epoch.seen.ranges.len();
@@ -301,6 +501,12 @@ impl CallSet {
         true
     }
 
+    /// Whether `call` was seen.
+    fn contains(&self, call: u64) -> bool {
+        let at = self.ranges.partition_point(|(_, last)| *last < call);
+        call <= self.up_to || self.ranges.get(at).is_some_and(|(first, _)| *first <= call)
+    }
+
     /// Raises the mark until only `left` ranges are left. Calls in the gaps below then count as
     /// seen: running none of them is safe, running one twice is not.
     fn close_gaps(&mut self, left: usize) {
@@ -328,6 +534,10 @@ mod tests {
         }
     }
 
+    fn identities(limit: Option<usize>) -> Identities {
+        Identities::new(limit, 1 << 20, Arc::default())
+    }
+
     #[test]
     fn a_call_set_is_a_set() {
         let mut random = 1_u64;
@@ -338,6 +548,7 @@ mod tests {
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
             let call = (random >> 33) % 3_000 + 1;
+            assert_eq!(set.contains(call), model.contains(&call), "{call}");
             assert_eq!(set.insert(call), model.insert(call), "{call}");
             assert!(set.ranges.is_sorted());
             assert!(set.ranges.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));
@@ -365,7 +576,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_starts_once_and_not_after_its_cancel() {
-        let seen = Identities::new(None);
+        let seen = identities(None);
         let duplicate = |key| matches!(seen.start(key), Err(Refusal::Duplicate));
         assert!(!duplicate(key(1, 1)) && duplicate(key(1, 1)) && !duplicate(key(2, 1)));
         seen.cancel(key(1, 2));
@@ -376,7 +587,7 @@ mod tests {
 
     #[tokio::test]
     async fn cancel_ends_the_task_whenever_it_comes() {
-        let seen = Identities::new(None);
+        let seen = identities(None);
         let spawn = || tokio::spawn(std::future::pending::<()>());
         // While the task runs, before it is known, and together with all others.
         for call in 1..=3 {
@@ -387,7 +598,7 @@ mod tests {
             }
             seen.running(key(1, call), task.abort_handle());
             match call {
-                1 => seen.cancel(key(1, call)),
+                1 => drop(seen.cancel(key(1, call))),
                 2 => {}
                 _ => seen.cancel_all(),
             }
@@ -402,7 +613,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn silent_epochs_are_forgotten_and_their_number_is_bounded() {
-        let seen = Identities::new(Some(3));
+        let seen = identities(Some(3));
         seen.cancel(key(1, 1));
         tokio::time::sleep(REMEMBERED + SWEEP).await;
         seen.cancel(key(2, 1));
@@ -416,7 +627,7 @@ mod tests {
 
     #[tokio::test]
     async fn ranges_are_bounded_in_sum() {
-        let seen = Identities::new(None);
+        let seen = identities(None);
         for epoch in 1..100 {
             for call in 1..MAX_RANGES as u64 {
                 seen.cancel(key(epoch, 2 * call));
@@ -437,7 +648,7 @@ mod tests {
 
     #[tokio::test]
     async fn idle_waits_for_the_last_call() {
-        let seen = Arc::new(Identities::new(None));
+        let seen = Arc::new(identities(None));
         assert!(seen.start(key(1, 1)).is_ok());
         let waiting = tokio::spawn({
             let seen = seen.clone();

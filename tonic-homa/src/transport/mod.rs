@@ -29,8 +29,10 @@
 
 mod body;
 pub mod channel;
+mod counters;
 mod identity;
 pub mod server;
+mod stream;
 
 pub use http::Uri;
 pub use http_body::Body;
@@ -39,6 +41,9 @@ pub use crate::error::Error;
 pub use crate::status::ResetError;
 pub use crate::uri::{Engine, StreamMode, UriError};
 #[doc(inline)]
+pub use channel::PeerLost;
+#[doc(inline)]
 pub use channel::{Channel, Endpoint};
+pub use counters::{CallCounters, CallMonitor};
 #[doc(inline)]
 pub use server::{HomaConnectInfo, Listener, Router, ServeAddr, Server, Wire};

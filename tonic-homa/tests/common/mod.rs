@@ -5,8 +5,8 @@ use std::error::Error as _;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use homa_client::CallError;
@@ -16,7 +16,9 @@ use tokio::time::sleep;
 use tokio_stream::{Stream, StreamExt};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
-use tonic_homa::transport::{Channel, Endpoint, Error, HomaConnectInfo, Listener, Router, Server};
+use tonic_homa::transport::{
+    CallMonitor, Channel, Endpoint, Error, HomaConnectInfo, Listener, Router, Server,
+};
 
 #[allow(missing_docs, unreachable_pub, reason = "generated")]
 pub(crate) mod proto {
@@ -37,6 +39,10 @@ pub(crate) struct Service {
     pub(crate) running: Arc<AtomicUsize>,
     /// Handlers that reached their end.
     pub(crate) finished: Arc<AtomicUsize>,
+    /// How the requests of `up` ended, as its handler saw it.
+    pub(crate) ends: Arc<Mutex<Vec<String>>>,
+    /// Replies of `down` that were taken from the handler.
+    pub(crate) taken: Arc<AtomicUsize>,
 }
 
 struct Running(Arc<AtomicUsize>);
@@ -60,6 +66,14 @@ impl Service {
 
     pub(crate) fn running(&self) -> usize {
         self.running.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn ends(&self) -> Vec<String> {
+        self.ends.lock().unwrap().clone()
+    }
+
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(Ordering::SeqCst)
     }
 
     pub(crate) fn finished(&self) -> usize {
@@ -115,9 +129,16 @@ impl Test for Service {
     type DownStream = Replies;
 
     async fn down(&self, request: Request<CallRequest>) -> Result<Response<Replies>, Status> {
-        let _running = self.enter();
+        let running = self.enter();
         let ask = request.into_inner();
+        let taken = self.taken.clone();
+        let fails = (ask.fail_code != 0).then(|| {
+            let code = Code::from_i32(ask.fail_code as i32);
+            Err(Status::new(code, ask.text.clone()))
+        });
         let replies = (0..ask.count).map(move |number| {
+            let _running = &running;
+            taken.fetch_add(1, Ordering::SeqCst);
             let payload = vec![b's'; ask.reply_bytes as usize];
             Ok(CallReply {
                 text: number.to_string(),
@@ -125,7 +146,16 @@ impl Test for Service {
                 ..CallReply::default()
             })
         });
-        let replies = tokio_stream::iter(replies);
+        let replies = tokio_stream::iter(replies.chain(fails));
+        if ask.delay_ms > 0 {
+            // The last reply comes late.
+            let late = Duration::from_millis(ask.delay_ms.into());
+            let last = tokio_stream::iter([()]).then(move |()| async move {
+                sleep(late).await;
+                Ok(CallReply::default())
+            });
+            return Ok(Response::new(Box::pin(replies.chain(last))));
+        }
         if ask.pause {
             let paused = replies.then(|reply| async {
                 sleep(Duration::from_millis(5)).await;
@@ -141,12 +171,25 @@ impl Test for Service {
         request: Request<Streaming<CallRequest>>,
     ) -> Result<Response<CallReply>, Status> {
         let _running = self.enter();
+        if request.metadata().contains_key("x-refused") {
+            return Err(Status::permission_denied("as told"));
+        }
         let mut stream = request.into_inner();
         let mut reply = CallReply::default();
-        while let Some(ask) = stream.message().await? {
+        loop {
+            let next = stream.message().await;
+            let end = match &next {
+                Ok(Some(_)) => None,
+                Ok(None) => Some("end".to_owned()),
+                Err(status) => Some(format!("{:?}", status.code())),
+            };
+            self.ends.lock().unwrap().extend(end);
+            let Some(ask) = next? else { break };
             reply.received_bytes += ask.payload.len() as u32;
             reply.text += &ask.text;
+            pause(ask.delay_ms).await;
         }
+        self.finished.fetch_add(1, Ordering::SeqCst);
         Ok(Response::new(reply))
     }
 
@@ -156,14 +199,43 @@ impl Test for Service {
         &self,
         request: Request<Streaming<CallRequest>>,
     ) -> Result<Response<Replies>, Status> {
-        let _running = self.enter();
-        let replies = request.into_inner().map(|ask| {
-            ask.map(|ask| CallReply {
-                text: ask.text,
+        let running = self.enter();
+        let greeting = request.metadata().contains_key("x-greeting");
+        let echo = echo(request.metadata());
+        let replies = request.into_inner().then(move |ask| {
+            let _running = &running;
+            async move {
+                let ask = ask?;
+                pause(ask.delay_ms).await;
+                assert!(!ask.panic, "as told");
+                if ask.fail_code != 0 {
+                    return Err(Status::new(Code::from_i32(ask.fail_code as i32), ask.text));
+                }
+                Ok(CallReply {
+                    text: ask.text,
+                    received_bytes: ask.payload.len() as u32,
+                    payload: vec![b'c'; ask.reply_bytes as usize],
+                    ..CallReply::default()
+                })
+            }
+        });
+        let greeting = greeting.then(|| {
+            Ok(CallReply {
+                text: "hello".into(),
                 ..CallReply::default()
             })
         });
-        Ok(Response::new(Box::pin(replies)))
+        let replies = tokio_stream::iter(greeting).chain(replies);
+        let mut response = Response::new(Box::pin(replies) as Replies);
+        *response.metadata_mut() = echo;
+        Ok(response)
+    }
+}
+
+/// A sleep of no time would wait for the timer all the same.
+async fn pause(millis: u32) {
+    if millis > 0 {
+        sleep(Duration::from_millis(millis.into())).await;
     }
 }
 
@@ -186,6 +258,7 @@ pub(crate) struct TestHost {
     pub(crate) uri: String,
     pub(crate) addr: SocketAddr,
     pub(crate) service: Service,
+    pub(crate) calls: CallMonitor,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), Error>>,
 }
@@ -226,6 +299,7 @@ where
         .await
         .unwrap();
     let (uri, addr) = (listener.uri(), listener.local_addr());
+    let calls = listener.call_monitor();
     let (stop, stopped) = oneshot::channel();
     let signal = Box::pin(async {
         let _ = stopped.await;
@@ -235,6 +309,7 @@ where
         uri,
         addr,
         service,
+        calls,
         stop: Some(stop),
         task,
     }
@@ -243,6 +318,15 @@ where
 impl TestHost {
     pub(crate) fn endpoint(&self) -> Endpoint {
         Endpoint::from_shared(self.uri.clone()).unwrap()
+    }
+
+    /// With options in its URI.
+    pub(crate) fn endpoint_at(&self, query: &str) -> Endpoint {
+        Endpoint::from_shared(format!("{}{query}", self.uri)).unwrap()
+    }
+
+    pub(crate) async fn client_at(&self, query: &str) -> TestClient<Channel> {
+        big_client(self.endpoint_at(query).connect().await.unwrap())
     }
 
     pub(crate) async fn client(&self) -> TestClient<Channel> {

@@ -1,34 +1,38 @@
-//! One unary call over Homa: one OPEN, one REPLY.
+//! One call over Homa, from the request to the beginning of its response; what follows of a stream
+//! is a [`ResponseBody`].
 
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Buf;
-use homa_client::{CallError, Client, Executed, Message};
+use homa_client::{Call, CallError, Client, Executed, Message};
 use http::header::USER_AGENT;
-use http::request::Parts;
-use http::{HeaderValue, Request, Response, Uri, Version};
-use http_body::Body as _;
+use http::request::Parts as RequestParts;
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::limit::RateLimit;
-use super::peer::Peer;
+use super::peer::{PUSHED, Peer, ping};
+use super::response::{OpenCall, ResponseBody};
 use crate::deadline;
 use crate::error::Error;
-use crate::frame::{CancelReason, Flight, Frame, HEADER_LEN, Kind, Lengths, Sender};
+use crate::frame::{Flight, Frame, HEADER_LEN, Kind, Lengths, Sender};
 use crate::metadata;
-use crate::random;
 use crate::resolve::{no_address, resolve};
 use crate::status::{self, ResetError};
-use crate::transport::body::{CollectError, Collected, Received};
+use crate::transport::body::{Outgoing, Received};
+use crate::transport::stream::pull::Puller;
+use crate::transport::stream::{
+    GATHER, Inlet, Outlet, Over, Parts, Pump, Pumped, START_CREDIT, Stream, Way, take_header,
+};
 use crate::uri::HomaTarget;
 
 /// A channel to one `homa:` URI.
@@ -42,6 +46,9 @@ pub(super) struct HomaChannel {
     pub(super) user_agent: HeaderValue,
     pub(super) max_message_bytes: usize,
     pub(super) max_metadata_bytes: usize,
+    pub(super) max_stream_buffer_bytes: usize,
+    /// Whether servers may push the pieces of their responses.
+    pub(super) pushed: bool,
     pub(super) concurrency: Option<Semaphore>,
     pub(super) rate: Option<RateLimit>,
     /// Found by the first call, looked for again after failures.
@@ -51,8 +58,16 @@ pub(super) struct HomaChannel {
 /// The way to the server.
 #[derive(Clone)]
 pub(super) struct Route {
-    client: Client,
-    peer: Arc<Peer>,
+    pub(super) client: Client,
+    pub(super) peer: Arc<Peer>,
+    /// Whether it can push.
+    pushed: bool,
+}
+
+impl Route {
+    pub(super) fn is_pushed(&self) -> bool {
+        self.pushed
+    }
 }
 
 /// A call that got no response, and whether another server could be asked.
@@ -70,6 +85,13 @@ impl From<Status> for Failure {
     }
 }
 
+/// When a call has to be over, and how long it had.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    pub(super) at: Instant,
+    pub(super) timeout: Duration,
+}
+
 impl HomaChannel {
     pub(super) fn uri(&self) -> &Uri {
         &self.target.uri
@@ -82,13 +104,16 @@ impl HomaChannel {
     ) -> Result<Response<Body>, Status> {
         let own = deadline::from_headers(request.headers());
         let timeout = own.into_iter().chain(self.timeout).min();
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let (Some(timeout), Some(deadline)) = (timeout, deadline) else {
+        let deadline = timeout.and_then(|timeout| {
+            let at = Instant::now().checked_add(timeout)?;
+            Some(Deadline { at, timeout })
+        });
+        let Some(deadline) = deadline else {
             return self.run(request, None).await;
         };
-        match timeout_at(deadline, self.run(request, Some(deadline))).await {
+        match timeout_at(deadline.at, self.run(request, Some(deadline))).await {
             Ok(response) => response,
-            Err(_) => Err(status::deadline_exceeded(timeout)),
+            Err(_) => Err(status::deadline_exceeded(deadline.timeout)),
         }
     }
 
@@ -98,7 +123,7 @@ impl HomaChannel {
             let mut failure = None;
             for addr in self.resolve().await? {
                 let route = self.route_to(addr)?;
-                match ping(&route).await {
+                match ping(&route.client, &route.peer).await {
                     Ok(()) => {
                         *self.lock_route() = Some(route);
                         return Ok(());
@@ -120,18 +145,12 @@ impl HomaChannel {
     async fn run(
         &self,
         request: Request<Body>,
-        deadline: Option<Instant>,
+        deadline: Option<Deadline>,
     ) -> Result<Response<Body>, Status> {
-        let (parts, mut body) = request.into_parts();
-        let limit = self.max_message_bytes;
-        let collected = poll_fn(|cx| Poll::Ready(Collected::poll(&mut body, cx, limit))).await;
-        let collected = collected.map_err(|error| match error {
-            CollectError::Streaming => status::streaming_request(),
-            CollectError::TooLong { size } => {
-                status::message_too_long("request", size + HEADER_LEN, limit)
-            }
-            CollectError::Failed(status) => status,
-        })?;
+        let (parts, body) = request.into_parts();
+        let mut outgoing = Outgoing::new(body);
+        let most = self.max_message_bytes;
+        poll_fn(|cx| Poll::Ready(outgoing.poll_fill(cx, most))).await?;
         let _permit = match &self.concurrency {
             Some(limit) => limit.acquire().await.ok(),
             None => None,
@@ -140,131 +159,166 @@ impl HomaChannel {
             rate.wait().await;
         }
         let route = self.route().await?;
-        let failure = match self
-            .attempt(&route, &parts, &collected, &mut body, deadline)
-            .await
-        {
+        let mut outgoing = Some(outgoing);
+        let failure = match self.attempt(&route, &parts, &mut outgoing, deadline).await {
             Err(failure) => failure,
             Ok(response) => return Ok(response),
         };
-        // What surely did not run may be tried once more, if there is another place to try.
+        // What surely did not run may be tried once more, if there is another place to try and the
+        // request is still here.
         if failure.elsewhere
+            && outgoing.is_some()
             && let Some(route) = self.other_route(&route).await
         {
-            let second = self
-                .attempt(&route, &parts, &collected, &mut body, deadline)
-                .await;
+            let second = self.attempt(&route, &parts, &mut outgoing, deadline).await;
             return second.map_err(|failure| failure.status);
         }
         Err(failure.status)
     }
 
+    /// Makes the call. `outgoing` is gone afterwards if more than its beginning was sent.
     async fn attempt(
         &self,
         route: &Route,
-        parts: &Parts,
-        collected: &Collected,
-        body: &mut Body,
-        deadline: Option<Instant>,
+        parts: &RequestParts,
+        outgoing: &mut Option<Outgoing<Body>>,
+        deadline: Option<Deadline>,
     ) -> Result<Response<Body>, Failure> {
+        let Some(body) = outgoing else {
+            return Err(Status::internal("a request that was sent already").into());
+        };
+        let mut out = self.encode_head(parts)?;
+        let room = self.max_message_bytes.saturating_sub(out.len());
+        let whole = body.has_ended() && body.ready.len() <= room;
         let call = route.peer.next_call();
-        let open = self.open(route, call, parts, collected, deadline)?;
-        let mut cancel = CancelOnDrop {
-            route,
-            call,
-            deadline,
-            armed: true,
-        };
-        let outcome = {
-            let mut reply = pin!(route.client.call(route.peer.addr, open));
-            // tonic's request bodies tell of a `CancellationHandle` even after their end.
-            let mut watched = !body.is_end_stream();
-            poll_fn(|cx| {
-                if let Poll::Ready(reply) = reply.as_mut().poll(cx) {
-                    return Poll::Ready(Ok(reply));
-                }
-                if watched {
-                    match pin!(&mut *body).poll_frame(cx) {
-                        Poll::Ready(Some(Err(status))) => return Poll::Ready(Err(status)),
-                        Poll::Ready(Some(Ok(_))) => watched = false,
-                        Poll::Ready(None) | Poll::Pending => {}
-                    }
-                }
-                Poll::Pending
-            })
-            .await?
-        };
-        cancel.armed = false;
-        match outcome {
-            Ok(reply) => self.response(route, call, reply, &mut cancel),
-            Err(error) => {
-                self.forget(route, &error);
-                let elsewhere = error.executed() == Executed::No
-                    && matches!(error, CallError::PeerUnreachable { .. });
-                Err(Failure {
-                    status: status::from_call_error(error),
-                    elsewhere,
-                })
-            }
+        let mut open = OpenCall::new(route, call, deadline);
+        if whole {
+            let flight = Flight { end: true, ..START };
+            self.emit_open(&mut out, route, call, flight, deadline);
+            let mut message = Message::from(out);
+            body.ready
+                .parts()
+                .for_each(|part| message.push(part.clone()));
+            open.expect();
+            let answer = route.client.call(route.peer.addr, message);
+            let outcome = answered(answer, |cx| body.poll_failure(cx)).await?;
+            return self.opened(route, open, None, outcome, deadline).await;
         }
+        let total = body.has_ended().then_some(body.ready.len() as u64);
+        let first = body.ready.len().min(room).min(START_CREDIT as usize);
+        let flight = Flight { total, ..START };
+        self.emit_open(&mut out, route, call, flight, deadline);
+        let mut message = Message::from(out);
+        let beginning = body.ready.clone().split_to(first);
+        beginning
+            .parts()
+            .for_each(|part| message.push(part.clone()));
+        let stream = self.stream(route, call, Outlet::new(first as u64))?;
+        open.attach(&stream);
+        let answer = route.client.call(route.peer.addr, message);
+        let more = |cx: &mut Context<'_>| {
+            let Some(body) = outgoing else {
+                return Poll::Pending;
+            };
+            if let Err(status) = body.poll_fill(cx, first + GATHER) {
+                return Poll::Ready(status);
+            }
+            if body.ready.len() > first || body.has_ended() {
+                // There is more to send: from now on that is done beside this.
+                if let Some(body) = outgoing.take() {
+                    self.pump(body, first, &stream, open.canceller());
+                }
+            }
+            Poll::Pending
+        };
+        let outcome = answered(answer, more).await?;
+        let deferred = self.deferred(route, &outcome);
+        if let Some(credit) = deferred {
+            if credit > 0 {
+                stream.outlet.raise(credit);
+            }
+            if let Some(body) = outgoing.take() {
+                self.pump(body, first, &stream, open.canceller());
+            }
+            return Ok(self.awaited(route, open, stream, deadline).await?);
+        }
+        let opened = self.opened(route, open, Some(stream.clone()), outcome, deadline);
+        opened
+            .await
+            .inspect_err(|failure| stream.fail(failure.status.clone()))
     }
 
-    /// The OPEN: header and metadata in one allocation, then the body as it is.
-    fn open(
+    /// Sends what is left of a request's body, on a task of its own.
+    fn pump(
         &self,
-        route: &Route,
-        call: u64,
-        parts: &Parts,
-        body: &Collected,
-        deadline: Option<Instant>,
-    ) -> Result<Message, Status> {
+        mut body: Outgoing<Body>,
+        sent: usize,
+        stream: &Arc<Stream>,
+        cancel: impl FnOnce() + Send + 'static,
+    ) {
+        drop(body.ready.split_to(sent));
+        let mut pump = Pump::new(body, None, self.max_message_bytes);
+        let stream = stream.clone();
+        tokio::spawn(async move {
+            match poll_fn(|cx| pump.poll(cx, &stream, &mut |_| None)).await {
+                Pumped::Ended | Pumped::Over(Over::Unwanted | Over::Failed) => {}
+                Pumped::Failed(status) => {
+                    cancel();
+                    stream.fail(status);
+                }
+            }
+        });
+    }
+
+    /// Our side of a call that is a stream.
+    fn stream(&self, route: &Route, call: u64, outlet: Outlet) -> Result<Arc<Stream>, Status> {
+        let peer = &route.peer;
+        let Some(share) = peer.budget.open() else {
+            return Err(Status::resource_exhausted(format!(
+                "the streams with {} take all the memory that they may: end some, or raise \
+                 `max_stream_buffer_bytes`",
+                peer.addr
+            )));
+        };
+        Ok(Stream::new(Parts {
+            epoch: peer.epoch,
+            call,
+            inlet: Inlet::new(share, None, true),
+            outlet,
+            way: Way::ToServer {
+                client: route.client.clone(),
+                addr: peer.addr,
+                pushed: route.pushed,
+            },
+            stopping: Arc::default(),
+            heard: peer.heard.clone(),
+            counting: peer.counting.clone(),
+            max_metadata_bytes: self.max_metadata_bytes,
+            runtime: tokio::runtime::Handle::current(),
+        }))
+    }
+
+    /// Space for the header, then the metadata of the OPEN.
+    fn encode_head(&self, parts: &RequestParts) -> Result<Vec<u8>, Status> {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut out = Vec::with_capacity(HEADER_LEN + path.len() + self.origin.len() + 128);
         out.extend_from_slice(&[0; HEADER_LEN]);
-        self.encode_head(path, parts, &mut out)
+        self.encode_metadata(path, parts, &mut out)
             .map_err(|error| status::malformed("cannot send this metadata", error))?;
-        let head_len = out.len() - HEADER_LEN;
-        if head_len > self.max_metadata_bytes {
-            return Err(status::metadata_too_long(
-                "request",
-                head_len,
-                self.max_metadata_bytes,
-            ));
+        let len = out.len() - HEADER_LEN;
+        // It also has to fit into a message.
+        let most = self.max_message_bytes.saturating_sub(HEADER_LEN);
+        let limit = self.max_metadata_bytes.min(most);
+        if len > limit {
+            return Err(status::metadata_too_long("request", len, limit));
         }
-        let size = out.len() + body.len();
-        if size > self.max_message_bytes {
-            let limit = self.max_message_bytes;
-            return Err(status::message_too_long("request", size, limit));
-        }
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let frame = Frame {
-            epoch: route.peer.epoch,
-            call,
-            going_away: false,
-            kind: Kind::Open {
-                flight: Flight {
-                    start: true,
-                    end: true,
-                    ..Flight::default()
-                },
-                deadline_us: left.map_or(0, deadline::to_micros),
-                push: false,
-            },
-        };
-        let lengths = Lengths {
-            head: head_len as u32,
-            ..Lengths::default()
-        };
-        out[..HEADER_LEN].copy_from_slice(&frame.emit(lengths));
-        let mut message = Message::from(out);
-        body.append_to(&mut message);
-        Ok(message)
+        Ok(out)
     }
 
-    fn encode_head(
+    fn encode_metadata(
         &self,
         path: &str,
-        parts: &Parts,
+        parts: &RequestParts,
         out: &mut Vec<u8>,
     ) -> Result<(), metadata::MetadataError> {
         metadata::encode_path(path.as_bytes(), out)?;
@@ -288,29 +342,93 @@ impl HomaChannel {
         }
     }
 
-    fn response(
+    /// Writes the header of the OPEN.
+    fn emit_open(
         &self,
+        out: &mut [u8],
         route: &Route,
         call: u64,
-        mut reply: Message,
-        cancel: &mut CancelOnDrop<'_>,
+        flight: Flight,
+        deadline: Option<Deadline>,
+    ) {
+        let left = deadline.map(|deadline| deadline.at.saturating_duration_since(Instant::now()));
+        let frame = Frame {
+            epoch: route.peer.epoch,
+            call,
+            going_away: false,
+            kind: Kind::Open {
+                flight,
+                deadline_us: left.map_or(0, deadline::to_micros),
+                push: route.pushed,
+            },
+        };
+        let lengths = Lengths {
+            head: (out.len() - HEADER_LEN) as u32,
+            ..Lengths::default()
+        };
+        out[..HEADER_LEN].copy_from_slice(&frame.emit(lengths));
+    }
+
+    /// The credit of a call whose response comes later.
+    fn deferred(&self, route: &Route, outcome: &Result<Message, CallError>) -> Option<u64> {
+        let mut message = outcome.as_ref().ok()?.clone();
+        let (frame, _) = take_header(&mut message, Sender::ServerResponse).ok()?;
+        let Kind::Deferred {
+            credit,
+            server_epoch,
+        } = frame.kind
+        else {
+            return None;
+        };
+        if frame.epoch != route.peer.epoch {
+            return None;
+        }
+        route.peer.learn_epoch(server_epoch);
+        if frame.going_away {
+            self.clear(route);
+        }
+        Some(credit)
+    }
+
+    /// Makes a response of what the OPEN was answered with.
+    async fn opened(
+        &self,
+        route: &Route,
+        mut open: OpenCall,
+        stream: Option<Arc<Stream>>,
+        outcome: Result<Message, CallError>,
+        deadline: Option<Deadline>,
     ) -> Result<Response<Body>, Failure> {
-        let size = reply.len();
-        let (frame, lengths) = take_header(&mut reply)
+        let mut reply = outcome.map_err(|error| {
+            // The server cannot be told.
+            open.disarm();
+            self.forget(route, &error);
+            let elsewhere = error.executed() == Executed::No
+                && matches!(error, CallError::PeerUnreachable { .. });
+            Failure {
+                status: status::from_call_error(error),
+                elsewhere,
+            }
+        })?;
+        let (frame, lengths) = take_header(&mut reply, Sender::ServerResponse)
             .map_err(|error| status::malformed("the server's answer is malformed", error))?;
-        let answers_this = (frame.epoch, frame.call) == (route.peer.epoch, call);
+        let answers_this = (frame.epoch, frame.call) == (route.peer.epoch, open.call());
         if !answers_this && !matches!(frame.kind, Kind::Reset { .. }) {
             return Err(Status::internal("the server answered another call than this one").into());
         }
         if frame.going_away {
             self.clear(route);
         }
-        if size > self.max_message_bytes {
-            return Err(status::message_too_long("reply", size, self.max_message_bytes).into());
-        }
         let flight = match frame.kind {
-            Kind::Reply { flight, .. } => flight,
+            Kind::Reply {
+                flight,
+                server_epoch,
+            } => {
+                route.peer.learn_epoch(server_epoch.unwrap_or(0));
+                flight
+            }
             Kind::Reset { reason } => {
+                open.disarm();
                 let text = String::from_utf8_lossy(&reply.into_bytes()).into_owned();
                 let reset = ResetError { reason, text };
                 let elsewhere = reset.executed() == Executed::No;
@@ -325,11 +443,68 @@ impl HomaChannel {
                 return Err(status.into());
             }
         };
-        if !(flight.end && flight.trailers) {
-            cancel.armed = true;
-            return Err(status::streaming_response().into());
+        if flight.end && flight.trailers {
+            open.disarm();
+            if let Some(stream) = stream {
+                stream.outlet.end(Over::Unwanted);
+            }
+            return Ok(self.complete(flight, lengths, reply)?);
         }
-        Ok(self.complete(flight, lengths, reply)?)
+        if !flight.start {
+            return Err(Status::internal("a response that goes on has no headers").into());
+        }
+        let stream = match stream {
+            Some(stream) => stream,
+            None => {
+                let stream = self.stream(route, open.call(), Outlet::new(0))?;
+                open.attach(&stream);
+                stream
+            }
+        };
+        stream
+            .take(flight, lengths, reply)
+            .map_err(|error| status::malformed("the server's answer is malformed", error))?;
+        Ok(self.awaited(route, open, stream, deadline).await?)
+    }
+
+    /// Waits for the headers of a stream.
+    async fn awaited(
+        &self,
+        route: &Route,
+        mut open: OpenCall,
+        stream: Arc<Stream>,
+        deadline: Option<Deadline>,
+    ) -> Result<Response<Body>, Status> {
+        let mut puller = (!route.pushed).then(|| Puller::new(0));
+        let to = (&route.client, route.peer.addr);
+        let most = self.max_message_bytes;
+        let headers = poll_fn(|cx| {
+            if let Some(puller) = &mut puller {
+                puller.poll(cx, &stream, to, most);
+            }
+            if let Some(trailers) = stream.inlet.take_trailers_only() {
+                return Poll::Ready(Ok((trailers, true)));
+            }
+            let head = stream.inlet.poll_head(cx);
+            head.map_ok(|head| (head, false))
+        });
+        let (headers, over) = headers.await.inspect_err(|status| {
+            if status.code() == Code::Unavailable {
+                open.disarm();
+            }
+            stream.fail(status.clone());
+        })?;
+        let body = if over {
+            open.disarm();
+            stream.outlet.end(Over::Unwanted);
+            if !headers.contains_key(Status::GRPC_STATUS) {
+                return Err(Status::unknown("the response has no grpc-status"));
+            }
+            Body::empty()
+        } else {
+            Body::new(ResponseBody::new(stream, open, puller, most, deadline))
+        };
+        Ok(response(headers, body))
     }
 
     /// Makes a response of a REPLY that has everything.
@@ -362,10 +537,7 @@ impl HomaChannel {
         } else {
             return Err(Status::internal("a reply without headers has a body"));
         };
-        let mut response = Response::new(body);
-        *response.version_mut() = Version::HTTP_2;
-        *response.headers_mut() = headers;
-        Ok(response)
+        Ok(response(headers, body))
     }
 
     async fn route(&self) -> Result<Route, Status> {
@@ -395,14 +567,35 @@ impl HomaChannel {
     }
 
     fn route_to(&self, addr: SocketAddr) -> Result<Route, Error> {
+        let client = if self.pushed {
+            Client::bind_accepting(&self.config, PUSHED.clone())?
+        } else {
+            Client::bind(&self.config)?
+        };
         Ok(Route {
-            client: Client::bind(&self.config)?,
-            peer: Peer::of(addr),
+            pushed: client.accepts_from(addr),
+            client,
+            peer: Peer::of(addr, self.max_stream_buffer_bytes),
         })
     }
 
     async fn resolve(&self) -> Result<Vec<SocketAddr>, Error> {
         resolve(&self.target.host, self.target.port).await
+    }
+
+    /// What was counted of the calls to the server in use.
+    pub(super) fn counters(&self) -> crate::transport::CallCounters {
+        let route = self.lock_route();
+        let peer = route.as_ref().map(|route| &route.peer);
+        peer.map_or_else(Default::default, |peer| {
+            peer.counting.read(peer.stream_bytes())
+        })
+    }
+
+    pub(super) fn monitor(&self) -> Option<homa_client::Monitor> {
+        let route = self.lock_route();
+        let Route { client, peer, .. } = route.as_ref()?;
+        Some(client.monitor(peer.addr))
     }
 
     /// Lets the next call look for the server again, if that can help.
@@ -445,90 +638,35 @@ impl fmt::Debug for HomaChannel {
     }
 }
 
-/// Tells the server that nobody waits for the reply any more.
-struct CancelOnDrop<'a> {
-    route: &'a Route,
-    call: u64,
-    deadline: Option<Instant>,
-    armed: bool,
+/// The flight of an OPEN.
+const START: Flight = Flight {
+    start: true,
+    end: false,
+    trailers: false,
+    total: None,
+    offset: 0,
+};
+
+/// Waits for the answer to an OPEN, or for the request to fail meanwhile.
+async fn answered(
+    answer: Call,
+    mut body: impl FnMut(&mut Context<'_>) -> Poll<Status>,
+) -> Result<Result<Message, CallError>, Status> {
+    let mut answer = pin!(answer);
+    poll_fn(|cx| {
+        if let Poll::Ready(outcome) = answer.as_mut().poll(cx) {
+            return Poll::Ready(Ok(outcome));
+        }
+        body(cx).map(Err)
+    })
+    .await
 }
 
-impl Drop for CancelOnDrop<'_> {
-    fn drop(&mut self) {
-        if !self.armed {
-            return;
-        }
-        let late = self
-            .deadline
-            .is_some_and(|deadline| Instant::now() >= deadline);
-        let reason = if late {
-            CancelReason::DeadlineExceeded
-        } else {
-            CancelReason::Cancelled
-        };
-        let frame = Frame {
-            epoch: self.route.peer.epoch,
-            call: self.call,
-            going_away: false,
-            kind: Kind::Cancel { reason },
-        };
-        let message = Message::from(frame.emit(Lengths::default()).to_vec());
-        // Best effort: a server that does not hear of it finishes the handler for nothing.
-        if let Err(error) = self
-            .route
-            .client
-            .call_detached(self.route.peer.addr, message)
-        {
-            tracing::debug!(%error, "a CANCEL could not be sent");
-        }
-    }
-}
-
-async fn ping(route: &Route) -> Result<(), Error> {
-    let addr = route.peer.addr;
-    let nonce = random::nonzero();
-    let frame = Frame {
-        epoch: route.peer.epoch,
-        call: 0,
-        going_away: false,
-        kind: Kind::Ping { nonce },
-    };
-    let message = Message::from(frame.emit(Lengths::default()).to_vec());
-    let answer = route.client.call(addr, message).await;
-    let mut answer = answer.map_err(|source| Error::Connect { addr, source })?;
-    let what = match take_header(&mut answer) {
-        Ok((
-            Frame {
-                kind: Kind::Pong { nonce: back, .. },
-                ..
-            },
-            _,
-        )) if back == nonce => {
-            return Ok(());
-        }
-        Ok((
-            Frame {
-                kind: Kind::Reset { reason },
-                ..
-            },
-            _,
-        )) => {
-            let text = String::from_utf8_lossy(&answer.into_bytes()).into_owned();
-            ResetError { reason, text }.to_string()
-        }
-        Ok((other, _)) => format!("it answered a PING with {:?}", other.kind),
-        Err(error) => error.to_string(),
-    };
-    Err(Error::Handshake { addr, what })
-}
-
-/// Takes the header off a server's answer; what is left are the sections.
-fn take_header(message: &mut Message) -> Result<(Frame, Lengths), crate::frame::FrameError> {
-    let len = message.len();
-    let header = message.copy_to_bytes(len.min(HEADER_LEN));
-    let (frame, lengths) = Frame::parse(&header, len, Sender::ServerResponse)?;
-    message.advance(usize::from(lengths.header) - HEADER_LEN);
-    Ok((frame, lengths))
+fn response(headers: HeaderMap, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.version_mut() = Version::HTTP_2;
+    *response.headers_mut() = headers;
+    response
 }
 
 /// For failures to find the way to the server.

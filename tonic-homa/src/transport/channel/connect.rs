@@ -22,7 +22,7 @@ use super::fallback::Fallback;
 use super::limit::RateLimit;
 use crate::error::Error;
 use crate::metadata;
-use crate::uri::{HomaTarget, UriError};
+use crate::uri::{HomaTarget, StreamMode, UriError};
 
 /// For `connect()` over Homa where nothing is set: a datagram can be lost without anybody
 /// noticing, so that there has to be some limit.
@@ -127,6 +127,8 @@ impl Endpoint {
                 .max_message_bytes
                 .min(self.settings.homa.protocol.max_message_bytes),
             max_metadata_bytes: self.settings.max_metadata_bytes,
+            max_stream_buffer_bytes: self.settings.max_stream_buffer_bytes,
+            pushed: target.stream != Some(StreamMode::Pull),
             concurrency: self.settings.concurrency_limit.map(Semaphore::new),
             rate: self
                 .settings

@@ -91,6 +91,7 @@ pub(super) struct Settings {
     pub(super) origin: Option<Uri>,
     pub(super) max_message_bytes: usize,
     pub(super) max_metadata_bytes: usize,
+    pub(super) max_stream_buffer_bytes: usize,
     pub(super) homa: homa_client::Config,
 }
 
@@ -296,6 +297,23 @@ impl Endpoint {
         Ok(self)
     }
 
+    /// Bytes of response bodies from one server that are buffered, or may come without being asked
+    /// for again. Streams share it, and each takes 65,536 at least; one more fails with
+    /// `RESOURCE_EXHAUSTED`. Channels to the same server share it, too: the first decides. No effect
+    /// over TCP. Default: 67,108,864, enough for 1,024 streams.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] outside of 65,536 to 4,294,967,296 bytes.
+    pub fn max_stream_buffer_bytes(mut self, bytes: usize) -> Result<Self, Error> {
+        self.settings.max_stream_buffer_bytes = config::checked_size(
+            "max_stream_buffer_bytes",
+            bytes,
+            &config::MAX_STREAM_BUFFER_BYTES,
+        )?;
+        Ok(self)
+    }
+
     /// All settings of the Homa endpoint, for what has no setter here. Channels with equal
     /// settings share one endpoint. No effect over TCP.
     #[must_use]
@@ -445,6 +463,7 @@ impl Default for Settings {
             origin: None,
             max_message_bytes: config::DEFAULT_MESSAGE_BYTES,
             max_metadata_bytes: metadata::DEFAULT_LIMIT,
+            max_stream_buffer_bytes: config::DEFAULT_STREAM_BUFFER_BYTES,
             homa: homa_client::Config::default(),
         }
     }

@@ -26,6 +26,10 @@ pub(super) struct Fallback {
 }
 
 impl Fallback {
+    pub(super) fn homa(&self) -> &HomaChannel {
+        &self.homa
+    }
+
     pub(super) fn new(homa: HomaChannel, endpoint: &Endpoint) -> Self {
         Self {
             homa: Arc::new(homa),

@@ -8,6 +8,7 @@ mod endpoint;
 mod fallback;
 mod limit;
 mod peer;
+mod response;
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -22,12 +23,14 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use crate::error::Error;
+use crate::transport::counters::CallCounters;
 use balance::Balance;
 pub use balance::Change;
 use call::HomaChannel;
 pub use endpoint::Endpoint;
 #[cfg(feature = "tcp")]
 use fallback::Fallback;
+pub use peer::PeerLost;
 
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -96,6 +99,28 @@ impl Channel {
 
     fn of(kind: Kind) -> Self {
         Self { kind }
+    }
+
+    /// What was counted of the calls to the server in use. All 0 before the first call, over TCP,
+    /// and for channels over several servers, where the application has one for each.
+    pub fn call_counters(&self) -> CallCounters {
+        match &self.kind {
+            Kind::Homa(channel) => channel.counters(),
+            #[cfg(feature = "tcp")]
+            Kind::Fallback(fallback) => fallback.homa().counters(),
+            _ => CallCounters::default(),
+        }
+    }
+
+    /// A way to read the counters of the Homa endpoint in use, which all channels of a runtime with
+    /// equal settings share. `None` before the first call, over TCP, and over several servers.
+    pub fn monitor(&self) -> Option<homa_client::Monitor> {
+        match &self.kind {
+            Kind::Homa(channel) => channel.monitor(),
+            #[cfg(feature = "tcp")]
+            Kind::Fallback(fallback) => fallback.homa().monitor(),
+            _ => None,
+        }
     }
 
     fn homa(channel: HomaChannel) -> Self {

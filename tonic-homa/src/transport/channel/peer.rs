@@ -1,12 +1,36 @@
-//! What a process knows about one server address: its epoch and how many calls it made there.
+//! What a process knows about one server address: its epoch, how many calls it made there, and
+//! which of them are streams.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
+use homa_client::{CallError, Client, Message, Request, RequestHandler, Responder};
 use rustc_hash::FxHashMap;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::{Code, Status};
 
+use crate::error::Error;
+use crate::frame::{Frame, Kind, Lengths, ResetReason, Sender};
 use crate::random;
+use crate::status::{self, ResetError};
+use crate::transport::counters::Counting;
+use crate::transport::stream::{Budget, Stream, reply, take_header};
+
+/// Between two looks whether a server with open streams is alive: a killed one is noticed within a
+/// second, and a PING with its answer and their acknowledgment are at most five packets a second.
+const LOOK: Duration = Duration::from_millis(800);
+
+/// How long a PING may stay unanswered. Two in a row have to.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// After a longer pause between two looks this process was stopped, and servers may have given its
+/// streams up.
+const STOPPED: Duration = Duration::from_secs(5);
+
+/// Pieces of a response that may overtake its beginning. Servers have eight in flight.
+const MAX_EARLY: usize = 16;
 
 /// One server address as all channels of this process see it. Servers keep the calls of an epoch
 /// as ranges of numbers, so these have to come from one counter.
@@ -17,32 +41,363 @@ pub(super) struct Peer {
     /// then knows nothing about it, which is all that an epoch promises.
     pub(super) epoch: u64,
     calls: AtomicU64,
+    /// The server's process as its frames tell; 0 before the first.
+    server_epoch: AtomicU64,
+    /// Calls to which the server may push.
+    open: Mutex<FxHashMap<u64, Open>>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) counting: Arc<Counting>,
+    stream_bytes: Arc<AtomicU64>,
+    /// Set by whatever arrives for a stream.
+    pub(super) heard: Arc<AtomicBool>,
+    /// Whether somebody looks after the streams.
+    watched: AtomicBool,
 }
 
-impl Peer {
-    /// The entry of `addr`, shared with the other channels to it.
-    pub(super) fn of(addr: SocketAddr) -> Arc<Self> {
-        static PEERS: Mutex<Option<FxHashMap<SocketAddr, Weak<Peer>>>> = Mutex::new(None);
+/// A call that is open.
+#[derive(Debug)]
+enum Open {
+    /// Its OPEN is not answered yet. Pieces that come before the answer.
+    Opening(Vec<Early>),
+    Stream(Arc<Stream>),
+}
 
-        let mut peers = PEERS.lock().unwrap_or_else(PoisonError::into_inner);
+#[derive(Debug)]
+struct Early {
+    frame: Frame,
+    lengths: Lengths,
+    message: Message,
+    responder: Responder,
+}
+
+static PEERS: Mutex<Option<Peers>> = Mutex::new(None);
+
+#[derive(Debug, Default)]
+struct Peers {
+    by_addr: FxHashMap<SocketAddr, Weak<Peer>>,
+    by_epoch: FxHashMap<u64, Weak<Peer>>,
+}
+
+/// Takes what servers push, for all channels.
+pub(super) static PUSHED: LazyLock<RequestHandler> = LazyLock::new(|| Arc::new(pushed));
+
+impl Peer {
+    /// The entry of `addr`, shared with the other channels to it. Whoever makes it decides what its
+    /// streams may take.
+    pub(super) fn of(addr: SocketAddr, stream_bytes: usize) -> Arc<Self> {
+        let mut peers = lock(&PEERS);
         let peers = peers.get_or_insert_default();
-        if let Some(peer) = peers.get(&addr).and_then(Weak::upgrade) {
+        if let Some(peer) = peers.by_addr.get(&addr).and_then(Weak::upgrade) {
             return peer;
         }
-        peers.retain(|_, peer| peer.strong_count() > 0);
+        peers.by_addr.retain(|_, peer| peer.strong_count() > 0);
+        peers.by_epoch.retain(|_, peer| peer.strong_count() > 0);
+        let total = Arc::default();
         let peer = Arc::new(Self {
             addr,
             epoch: random::nonzero(),
             calls: AtomicU64::new(0),
+            server_epoch: AtomicU64::new(0),
+            open: Mutex::default(),
+            budget: Budget::new(stream_bytes, Arc::clone(&total)),
+            counting: Arc::default(),
+            stream_bytes: total,
+            heard: Arc::default(),
+            watched: AtomicBool::new(false),
         });
-        peers.insert(addr, Arc::downgrade(&peer));
+        peers.by_addr.insert(addr, Arc::downgrade(&peer));
+        peers.by_epoch.insert(peer.epoch, Arc::downgrade(&peer));
         peer
+    }
+
+    fn of_epoch(epoch: u64) -> Option<Arc<Self>> {
+        lock(&PEERS).as_ref()?.by_epoch.get(&epoch)?.upgrade()
     }
 
     /// The number of the next call, from 1.
     pub(super) fn next_call(&self) -> u64 {
+        self.counting.calls.count();
         self.calls.fetch_add(1, Ordering::Relaxed) + 1
     }
+
+    /// Bytes that its streams take.
+    pub(super) fn stream_bytes(&self) -> u64 {
+        self.stream_bytes.load(Ordering::Relaxed)
+    }
+
+    /// From now on the server may push to this call.
+    pub(super) fn expect(&self, call: u64) {
+        self.open().insert(call, Open::Opening(Vec::new()));
+    }
+
+    /// The call is over.
+    pub(super) fn forget(&self, call: u64) {
+        let forgotten = self.open().remove(&call);
+        if let Some(Open::Opening(early)) = forgotten {
+            for early in early {
+                self.unknown(early.responder, &early.frame);
+            }
+        }
+    }
+
+    /// What comes for this call goes to `stream`, also what came before.
+    pub(super) fn attach(self: &Arc<Self>, stream: &Arc<Stream>, client: &Client) {
+        let opening = self
+            .open()
+            .insert(stream.call, Open::Stream(stream.clone()));
+        if let Some(Open::Opening(early)) = opening {
+            for early in early {
+                let Early {
+                    frame,
+                    lengths,
+                    message,
+                    responder,
+                } = early;
+                stream.receive(&frame, lengths, message, responder);
+            }
+        }
+        if !self.watched.swap(true, Ordering::AcqRel) {
+            let watched = Watched {
+                peer: self.clone(),
+                retired: false,
+            };
+            tokio::spawn(watch(watched, client.clone()));
+        }
+    }
+
+    /// A server that is not the one it was has forgotten its streams.
+    pub(super) fn learn_epoch(&self, server_epoch: u64) {
+        if server_epoch == 0 {
+            return;
+        }
+        let before = self.server_epoch.swap(server_epoch, Ordering::AcqRel);
+        if before != 0 && before != server_epoch {
+            let error = PeerLost {
+                addr: self.addr,
+                what: "another process answers there now",
+            };
+            self.fail_all(&status::with_source(Code::Unavailable, error));
+        }
+    }
+
+    fn fail_all(&self, status: &Status) {
+        let streams = self.streams();
+        if !streams.is_empty() {
+            self.counting.lost_peers.count();
+            tracing::debug!(addr = %self.addr, %status, streams = streams.len(), "lost");
+        }
+        for stream in streams {
+            stream.fail(status.clone());
+        }
+    }
+
+    fn streams(&self) -> Vec<Arc<Stream>> {
+        let open = self.open();
+        let streams = open.values().filter_map(|open| match open {
+            Open::Stream(stream) => Some(stream.clone()),
+            Open::Opening(_) => None,
+        });
+        streams.collect()
+    }
+
+    fn receive(&self, frame: Frame, lengths: Lengths, message: Message, responder: Responder) {
+        let stream = match self.open().get_mut(&frame.call) {
+            Some(Open::Stream(stream)) => stream.clone(),
+            Some(Open::Opening(early)) if early.len() < MAX_EARLY => {
+                self.counting.early_pieces.count();
+                early.push(Early {
+                    frame,
+                    lengths,
+                    message,
+                    responder,
+                });
+                return;
+            }
+            Some(Open::Opening(_)) | None => return self.unknown(responder, &frame),
+        };
+        match frame.kind {
+            Kind::Window { credit, stop } => stream.receive_window(credit, stop, responder),
+            _ => stream.receive(&frame, lengths, message, responder),
+        }
+    }
+
+    fn unknown(&self, responder: Responder, frame: &Frame) {
+        self.counting.unknown_calls.count();
+        reset(responder, frame, ResetReason::UnknownCall);
+    }
+
+    fn open(&self) -> MutexGuard<'_, FxHashMap<u64, Open>> {
+        lock(&self.open)
+    }
+}
+
+/// A request of some server; or of anybody else.
+fn pushed(request: Request) {
+    let from = request.peer();
+    let (mut message, responder) = request.into_parts();
+    let (frame, lengths) = match take_header(&mut message, Sender::ServerRequest) {
+        Ok(header) => header,
+        Err(error) => {
+            tracing::debug!(%from, %error, "refused a push");
+            let nobody = Frame {
+                epoch: 0,
+                call: 0,
+                going_away: false,
+                kind: Kind::Ping { nonce: 0 },
+            };
+            return reset(responder, &nobody, ResetReason::Protocol);
+        }
+    };
+    let Some(peer) = Peer::of_epoch(frame.epoch) else {
+        return reset(responder, &frame, ResetReason::UnknownCall);
+    };
+    if peer.addr.ip().to_canonical() != from.ip().to_canonical() {
+        peer.counting.foreign_frames.count();
+        tracing::debug!(%from, server = %peer.addr, "a push from another host");
+        // Whoever that is need not know that there is such a call.
+        return reset(responder, &frame, ResetReason::UnknownCall);
+    }
+    peer.receive(frame, lengths, message, responder);
+}
+
+fn reset(responder: Responder, to: &Frame, reason: ResetReason) {
+    let frame = Frame {
+        kind: Kind::Reset { reason },
+        going_away: false,
+        ..*to
+    };
+    reply(
+        responder,
+        frame.emit(Lengths::default()).to_vec().into(),
+        false,
+    );
+}
+
+/// The server of some streams is gone. The source of their [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("lost the server at {addr}: {what}")]
+#[non_exhaustive]
+pub struct PeerLost {
+    /// The server's address.
+    pub addr: SocketAddr,
+    /// How that was noticed.
+    pub what: &'static str,
+}
+
+/// Takes the mark off when nobody watches any more, also because a runtime has ended.
+struct Watched {
+    peer: Arc<Peer>,
+    retired: bool,
+}
+
+impl Watched {
+    /// Whether there is nothing to watch.
+    fn retire(&mut self) -> bool {
+        self.peer.watched.store(false, Ordering::Release);
+        // A stream that has begun meanwhile has found the mark set.
+        let idle = self.peer.streams().is_empty();
+        self.retired = idle || self.peer.watched.swap(true, Ordering::AcqRel);
+        self.retired
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.retired {
+            self.peer.watched.store(false, Ordering::Release);
+        }
+    }
+}
+
+/// Finds out whether the server is alive while it has streams and nothing else tells.
+async fn watch(mut watched: Watched, client: Client) {
+    let peer = watched.peer.clone();
+    let mut failed = 0;
+    loop {
+        let began = Instant::now();
+        if failed == 0 {
+            sleep(LOOK).await;
+        }
+        let streams = peer.streams();
+        if streams.is_empty() {
+            if watched.retire() {
+                return;
+            }
+            continue;
+        }
+        if began.elapsed() > STOPPED {
+            for stream in &streams {
+                stream.check();
+            }
+        }
+        drop(streams);
+        if peer.heard.swap(false, Ordering::Relaxed) {
+            failed = 0;
+            continue;
+        }
+        let status = match timeout(PATIENCE, ping(&client, &peer)).await {
+            Ok(Ok(())) => {
+                failed = 0;
+                continue;
+            }
+            Ok(Err(Error::Connect {
+                source: CallError::TimedOut { .. },
+                ..
+            }))
+            | Err(_) => {
+                failed += 1;
+                if failed < 2 {
+                    continue;
+                }
+                let error = PeerLost {
+                    addr: peer.addr,
+                    what: "it does not answer",
+                };
+                status::with_source(Code::Unavailable, error)
+            }
+            Ok(Err(Error::Connect { source, .. })) => status::from_call_error(source),
+            Ok(Err(error)) => status::with_source(Code::Unavailable, error),
+        };
+        failed = 0;
+        peer.fail_all(&status);
+    }
+}
+
+/// Asks for a sign of life.
+pub(super) async fn ping(client: &Client, peer: &Peer) -> Result<(), Error> {
+    let addr = peer.addr;
+    let nonce = random::nonzero();
+    let frame = Frame {
+        epoch: peer.epoch,
+        call: 0,
+        going_away: false,
+        kind: Kind::Ping { nonce },
+    };
+    let message = Message::from(frame.emit(Lengths::default()).to_vec());
+    let answer = client.call(addr, message).await;
+    let mut answer = answer.map_err(|source| Error::Connect { addr, source })?;
+    let what = match take_header(&mut answer, Sender::ServerResponse) {
+        Ok((Frame { kind, .. }, _)) => match kind {
+            Kind::Pong {
+                nonce: back,
+                server_epoch,
+            } if back == nonce => {
+                peer.learn_epoch(server_epoch);
+                return Ok(());
+            }
+            Kind::Reset { reason } => {
+                let text = String::from_utf8_lossy(&answer.into_bytes()).into_owned();
+                ResetError { reason, text }.to_string()
+            }
+            other => format!("it answered a PING with {other:?}"),
+        },
+        Err(error) => error.to_string(),
+    };
+    Err(Error::Handshake { addr, what })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -52,15 +407,15 @@ mod tests {
     #[test]
     fn channels_to_one_address_share_epoch_and_numbers() {
         let addr = SocketAddr::from(([192, 0, 2, 1], 4_000));
-        let first = Peer::of(addr);
-        let second = Peer::of(addr);
+        let first = Peer::of(addr, 1 << 20);
+        let second = Peer::of(addr, 1 << 20);
         assert_eq!(
             (first.epoch, first.next_call(), second.next_call()),
             (second.epoch, 1, 2)
         );
         let old = first.epoch;
         drop((first, second));
-        let third = Peer::of(addr);
+        let third = Peer::of(addr, 1 << 20);
         assert_ne!(third.epoch, old);
         assert_eq!(third.next_call(), 1);
     }

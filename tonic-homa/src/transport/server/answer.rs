@@ -1,17 +1,17 @@
-//! One call on the server: from the OPEN to the handler and back to the REPLY.
+//! One call on the server: from the OPEN to the handler and back to the end of the response.
 
-use std::future::poll_fn;
-use std::pin::pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use homa_client::{Message, Responder};
+use homa_client::{Message, Pusher, Responder};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as HttpBody;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, Instant, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
@@ -19,14 +19,18 @@ use tower_service::Service;
 use tracing::{Instrument, Span};
 
 use super::BoxError;
-use super::homa::{Shared, send};
+use super::homa::{FIRST_FLIGHT, Shared};
 use super::info::HomaConnectInfo;
 use crate::deadline;
 use crate::frame::{Flight, Frame, HEADER_LEN, Kind, Lengths, ResetReason};
 use crate::metadata::{self, RequestHead};
 use crate::status;
-use crate::transport::body::{CollectError, Collected, Received};
+use crate::transport::body::{Outgoing, Received};
 use crate::transport::identity::CallKey;
+use crate::transport::stream::pull::Answerer;
+use crate::transport::stream::{
+    Over, Piece, Pump, Pumped, START_CREDIT, Stream, Way, reply, sections,
+};
 
 /// An OPEN that may run.
 pub(super) struct Call {
@@ -38,14 +42,18 @@ pub(super) struct Call {
     /// Shared by the calls of one client, if these are limited.
     pub(super) limit: Option<Arc<Semaphore>>,
     pub(super) info: HomaConnectInfo,
+    /// How pieces of the response get to the client.
+    pub(super) way: Way,
 }
 
 /// Why a call has no response of its service.
 enum Failure {
     /// It fails with a status.
     Status(Status),
-    /// It broke the protocol.
-    Protocol(String),
+    /// It did not begin.
+    Refused(ResetReason, String),
+    /// The client wants no more of it.
+    Ended,
 }
 
 impl From<Status> for Failure {
@@ -55,8 +63,13 @@ impl From<Status> for Failure {
 }
 
 impl Call {
-    /// Runs the call to its end. Dropping the future ends the handler.
-    pub(super) async fn run<S, B>(self, service: S, answer: Answer)
+    /// Prepares the call on the thread that has received it, so that pieces of its body find it.
+    /// The future runs it to its end; dropping that ends the handler.
+    pub(super) fn begin<S, B>(
+        self,
+        service: S,
+        mut answer: Answer,
+    ) -> impl Future<Output = ()> + Send
     where
         S: Service<Request<Body>, Response = Response<B>> + Send + 'static,
         S::Future: Send,
@@ -68,97 +81,62 @@ impl Call {
         let own = (self.deadline_us > 0).then(|| Duration::from_micros(self.deadline_us));
         let longest = own.into_iter().chain(settings.timeout).min();
         let deadline = longest.and_then(|longest| Instant::now().checked_add(longest));
-        let call = self.respond(service, &answer);
-        let outcome = match (longest, deadline) {
-            (Some(longest), Some(deadline)) => match timeout_at(deadline, call).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(status::deadline_exceeded(longest).into()),
-            },
-            _ => call.await,
+        // A request that is there whole can wait for its task.
+        let (prepared, rest) = if self.flight.end {
+            (None, Some(self))
+        } else {
+            (Some(self.into_request(&mut answer)), None)
         };
-        match outcome {
-            Ok(reply) => answer.send(reply),
-            Err(Failure::Status(status)) => answer.fail(status),
-            Err(Failure::Protocol(text)) => answer.refuse(&text),
+        async move {
+            let prepared = match (prepared, rest) {
+                (Some(prepared), _) => prepared,
+                (None, Some(call)) => call.into_request(&mut answer),
+                (None, None) => Err(Failure::Ended),
+            };
+            let outcome = match prepared {
+                Err(failure) => Err(failure),
+                Ok(prepared) => {
+                    let response = prepared.respond(service, &mut answer);
+                    match (longest, deadline) {
+                        (Some(longest), Some(deadline)) => {
+                            match timeout_at(deadline, response).await {
+                                Ok(outcome) => outcome,
+                                Err(_) => Err(status::deadline_exceeded(longest).into()),
+                            }
+                        }
+                        _ => response.await,
+                    }
+                }
+            };
+            match outcome {
+                Ok(()) | Err(Failure::Ended) => answer.close(),
+                Err(Failure::Status(status)) => answer.fail(status).await,
+                Err(Failure::Refused(reason, text)) => answer.refuse(reason, &text),
+            }
         }
     }
 
-    async fn respond<S, B>(self, mut service: S, answer: &Answer) -> Result<Message, Failure>
-    where
-        S: Service<Request<Body>, Response = Response<B>>,
-        S::Error: Into<BoxError>,
-        B: HttpBody<Data = Bytes>,
-        B::Error: Into<BoxError>,
-    {
+    fn into_request(mut self, answer: &mut Answer) -> Result<Prepared, Failure> {
         let settings = &answer.shared.settings;
-        let limit = self.limit.clone();
-        if self.size() > settings.max_message_bytes {
-            let limit = settings.max_message_bytes;
-            return Err(status::message_too_long("request", self.size(), limit).into());
-        }
-        let request = self.into_request(settings.max_metadata_bytes)?;
-        let _permit = match limit {
-            None => None,
-            Some(limit) if settings.load_shed => Some(limit.try_acquire_owned().map_err(|_| {
-                Status::resource_exhausted("too many calls of this client are running")
-            })?),
-            Some(limit) => limit.acquire_owned().await.ok(),
-        };
-        let (request, span) = match &settings.trace {
-            None => (request, Span::none()),
-            Some(trace) => {
-                let (parts, body) = request.into_parts();
-                let request = Request::from_parts(parts, ());
-                let span = trace(&request);
-                (request.map(|()| body), span)
-            }
-        };
-        let handled = async {
-            poll_fn(|cx| service.poll_ready(cx)).await?;
-            service.call(request).await
-        };
-        let response = handled.instrument(span).await;
-        let (parts, body) = response
-            .map_err(|error| Status::from_error(error.into()))?
-            .into_parts();
-        let limit = settings.max_message_bytes;
-        let mut body = pin!(body);
-        let collected = poll_fn(|cx| Poll::Ready(Collected::poll(&mut body, cx, limit))).await;
-        let collected = collected.map_err(|error| match error {
-            CollectError::Streaming => status::streaming_response(),
-            CollectError::TooLong { size } => {
-                status::message_too_long("reply", size + HEADER_LEN, limit)
-            }
-            CollectError::Failed(error) => Status::from_error(error.into()),
-        })?;
-        Ok(answer.reply(parts.status, &parts.headers, &collected)?)
-    }
-
-    fn size(&self) -> usize {
-        usize::from(self.lengths.header) + self.message.len()
-    }
-
-    fn into_request(mut self, max_metadata_bytes: usize) -> Result<Request<Body>, Failure> {
         let head = self.lengths.head as usize;
-        if head > max_metadata_bytes {
-            return Err(status::metadata_too_long("request", head, max_metadata_bytes).into());
+        if head > settings.max_metadata_bytes {
+            let limit = settings.max_metadata_bytes;
+            return Err(status::metadata_too_long("request", head, limit).into());
         }
-        if !self.flight.end {
-            return Err(status::streaming_request().into());
-        }
+        let protocol = |text: String| Failure::Refused(ResetReason::Protocol, text);
         let head = metadata::decode_request(self.message.copy_to_bytes(head));
-        let head = head.map_err(|error| Failure::Protocol(error.to_string()))?;
+        let head = head.map_err(|error| protocol(error.to_string()))?;
         let RequestHead {
             path,
             authority,
             scheme,
             headers,
         } = head;
-        let mut request = Request::new(Body::new(Received::new(self.message, None)));
+        let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = uri(path, authority, scheme)
-            .map_err(|error| Failure::Protocol(format!("no usable request URI: {error}")))?;
+            .map_err(|error| protocol(format!("no usable request URI: {error}")))?;
         *request.headers_mut() = headers;
         if self.deadline_us > 0
             && let Some(timeout) = deadline::to_header(self.deadline_us)
@@ -171,8 +149,92 @@ impl Call {
             remote_addr: Some(self.info.remote_addr),
         });
         request.extensions_mut().insert(self.info);
-        Ok(request)
+        let whole = self.flight.end || self.flight.total == Some(self.message.len() as u64);
+        let (body, way) = if whole {
+            (Body::new(Received::new(self.message, None)), Some(self.way))
+        } else {
+            let stream = answer.open(self.flight, self.message, self.way)?;
+            (Body::new(Incoming { stream }), None)
+        };
+        Ok(Prepared {
+            request: request.map(|()| body),
+            limit: self.limit,
+            way,
+        })
     }
+}
+
+/// A request that is ready to be served.
+struct Prepared {
+    request: Request<Body>,
+    limit: Option<Arc<Semaphore>>,
+    /// For the response, if the call has no stream yet.
+    way: Option<Way>,
+}
+
+impl Prepared {
+    async fn respond<S, B>(self, mut service: S, answer: &mut Answer) -> Result<(), Failure>
+    where
+        S: Service<Request<Body>, Response = Response<B>>,
+        S::Error: Into<BoxError>,
+        B: HttpBody<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
+        let Self {
+            mut request,
+            limit,
+            way,
+        } = self;
+        let _permit = permit(limit, answer.shared.settings.load_shed).await?;
+        let span = match &answer.shared.settings.trace {
+            None => Span::none(),
+            Some(trace) => {
+                let (parts, body) = request.into_parts();
+                let bare = Request::from_parts(parts, ());
+                let span = trace(&bare);
+                request = bare.map(|()| body);
+                span
+            }
+        };
+        let handled = async {
+            poll_fn(|cx| service.poll_ready(cx)).await?;
+            service.call(request).await
+        };
+        let response = handled.instrument(span).await;
+        let (parts, body) = response
+            .map_err(|error| Status::from_error(error.into()))?
+            .into_parts();
+        let body = pin!(body);
+        let mut outgoing = Outgoing::new(body);
+        let most = answer.shared.settings.max_message_bytes;
+        let fill = |cx: &mut Context<'_>| {
+            let filled = outgoing.poll_fill(cx, most);
+            Poll::Ready(filled.map_err(|error| Status::from_error(error.into())))
+        };
+        if let Err(status) = poll_fn(fill).await {
+            if outgoing.ready.is_empty() {
+                return Err(status.into());
+            }
+            outgoing.end_with(Some(status_headers(status)));
+        }
+        answer
+            .respond(parts.status, &parts.headers, outgoing, way)
+            .await
+    }
+}
+
+/// Waits for a place among the calls of its client, if these are limited.
+async fn permit(
+    limit: Option<Arc<Semaphore>>,
+    load_shed: bool,
+) -> Result<Option<OwnedSemaphorePermit>, Status> {
+    Ok(match limit {
+        None => None,
+        Some(limit) if load_shed => Some(limit.try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted("too many calls of this client are running")
+        })?),
+        Some(limit) => limit.acquire_owned().await.ok(),
+    })
 }
 
 fn uri(path: Bytes, authority: Option<Bytes>, scheme: Option<Bytes>) -> Result<Uri, http::Error> {
@@ -186,12 +248,47 @@ fn uri(path: Bytes, authority: Option<Bytes>, scheme: Option<Bytes>) -> Result<U
     Ok(Uri::from_parts(parts)?)
 }
 
+fn status_headers(status: Status) -> HeaderMap {
+    status.into_http::<()>().into_parts().0.headers
+}
+
+/// The body of a request that goes on after its OPEN.
+struct Incoming {
+    stream: Arc<Stream>,
+}
+
+impl HttpBody for Incoming {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        self.stream.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.stream.inlet.is_finished()
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.stream.abandon();
+    }
+}
+
 /// The duty to answer a call, once: also if its handler is dropped or panics.
 pub(super) struct Answer {
     shared: Arc<Shared>,
-    /// `None` once it is answered.
+    /// `None` once the OPEN is answered.
     responder: Option<Responder>,
     key: CallKey,
+    /// Where the response goes once the OPEN is answered.
+    stream: Option<Arc<Stream>>,
+    /// The end of the response was sent, or need not be.
+    over: bool,
 }
 
 impl Answer {
@@ -200,92 +297,230 @@ impl Answer {
             shared,
             responder: Some(responder),
             key,
+            stream: None,
+            over: false,
         }
     }
 
-    fn send(mut self, reply: Message) {
+    /// The client has heard all that it will hear.
+    fn close(&mut self) {
+        self.over = true;
+    }
+
+    pub(super) fn pusher(&self) -> Option<Pusher> {
+        self.responder.as_ref().and_then(Responder::pusher)
+    }
+
+    /// Begins a call whose request goes on: the OPEN is answered at once.
+    fn open(&mut self, flight: Flight, body: Message, way: Way) -> Result<Arc<Stream>, Failure> {
+        let Some(stream) = self.shared.open_stream(self.key, flight.total, way) else {
+            self.shared.counting.refused_calls.count();
+            let text = "the streams of this client take all the memory that they may \
+                        (max_stream_buffer_bytes)";
+            return Err(Failure::Refused(ResetReason::Overloaded, text.into()));
+        };
+        let piece = Piece {
+            flight,
+            head: None,
+            tail: None,
+            body,
+        };
+        let taken = stream.inlet.take(piece).map_err(|error| {
+            self.shared.counting.protocol_errors.count();
+            Failure::Refused(ResetReason::Protocol, error.to_string())
+        })?;
+        self.shared.attach(self.key, &stream);
+        self.stream = Some(stream.clone());
+        let frame = self.frame(Kind::Deferred {
+            credit: taken.credit,
+            server_epoch: self.shared.server_epoch,
+        });
         if let Some(responder) = self.responder.take() {
-            send(responder, reply);
+            let message = frame.emit(Lengths::default()).to_vec();
+            // The client only waits for it if it has more to send than it may.
+            let lazily = taken.credit <= START_CREDIT;
+            reply(responder, message.into(), lazily);
         }
+        Ok(stream)
     }
 
-    /// Answers with a status and nothing else.
-    fn fail(mut self, status: Status) {
-        let reply = self.trailers_only(status);
-        if let Some(responder) = self.responder.take() {
-            send(responder, reply);
-        }
-    }
-
-    /// Answers what broke the protocol.
-    fn refuse(mut self, text: &str) {
-        if let Some(responder) = self.responder.take() {
-            self.shared
-                .reset(responder, &self.frame(RESET), ResetReason::Protocol, text);
-        }
-    }
-
-    /// The REPLY for a response that is complete: header and metadata in one allocation, then
-    /// the body as it is.
-    fn reply(
-        &self,
+    /// Sends a response, of which all is taken that was ready.
+    async fn respond<B>(
+        &mut self,
         status: StatusCode,
         headers: &HeaderMap,
-        body: &Collected,
-    ) -> Result<Message, Status> {
-        let trailers = match &body.trailers {
-            Some(trailers) => trailers,
-            // It failed before it had a body.
-            None if headers.contains_key(Status::GRPC_STATUS) && body.len() == 0 => {
-                return self.encode(None, headers, &Collected::default());
+        outgoing: Outgoing<B>,
+        way: Option<Way>,
+    ) -> Result<(), Failure>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let empty = outgoing.has_ended() && outgoing.ready.is_empty();
+        // It failed before it had a body.
+        if empty && outgoing.trailers.is_none() && headers.contains_key(Status::GRPC_STATUS) {
+            let tail = self.section(headers)?;
+            self.trailers_only(tail).await;
+            return Ok(());
+        }
+        if outgoing.has_ended() && outgoing.trailers.is_none() {
+            return Err(no_status(status).into());
+        }
+        let head = self.section(headers)?;
+        if outgoing.has_ended() && self.responder.is_some() {
+            let tail = self.tail(outgoing.trailers.as_ref(), status);
+            let size = HEADER_LEN + head.len() + tail.len() + outgoing.ready.len();
+            if size <= self.shared.settings.max_message_bytes {
+                self.send_whole(Some(&head), &tail, outgoing.ready);
+                return Ok(());
             }
-            None if status != StatusCode::OK => return Err(status::from_http(status)),
-            None => return Err(Status::unknown("the service sent no grpc-status")),
+        }
+        self.stream_out(status, head, outgoing, way).await
+    }
+
+    /// Sends a response in pieces.
+    async fn stream_out<B>(
+        &mut self,
+        http_status: StatusCode,
+        head: Vec<u8>,
+        mut outgoing: Outgoing<B>,
+        way: Option<Way>,
+    ) -> Result<(), Failure>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let max_message_bytes = self.shared.settings.max_message_bytes;
+        let mut sent = 0;
+        let mut head = Some(head);
+        if let Some(responder) = self.responder.take() {
+            let Some(way) = way else {
+                return Err(Failure::Ended);
+            };
+            let section = head.take().unwrap_or_default();
+            let room = max_message_bytes.saturating_sub(HEADER_LEN + section.len());
+            let first = outgoing.ready.split_to(room.min(START_CREDIT as usize));
+            sent = first.len() as u64;
+            // Known before the client can answer.
+            let stream = self.shared.response_stream(self.key, sent, way);
+            self.shared.attach(self.key, &stream);
+            self.stream = Some(stream);
+            let kind = Kind::Reply {
+                flight: FIRST_FLIGHT,
+                server_epoch: Some(self.shared.server_epoch),
+            };
+            reply(responder, self.message(kind, (&section, &[]), first), false);
+        }
+        let Some(stream) = self.stream.clone() else {
+            return Err(Failure::Ended);
         };
-        self.encode(Some(headers), trailers, body)
-    }
-
-    fn trailers_only(&self, status: Status) -> Message {
-        let headers = status.into_http::<()>().into_parts().0.headers;
-        match self.encode(None, &headers, &Collected::default()) {
-            Ok(reply) => reply,
-            // The status itself is over a limit. One that says so is not.
-            Err(status) => {
-                let headers = status.into_http::<()>().into_parts().0.headers;
-                self.encode(None, &headers, &Collected::default())
-                    .unwrap_or_default()
+        let shared = self.shared.clone();
+        let mut tail = |trailers: Option<&HeaderMap>| {
+            let own = no_status(http_status);
+            Some(encode_tail(&shared, trailers, own))
+        };
+        let pumped = match stream.pulls() {
+            Some(pulls) => {
+                let mut answerer = Answerer::new(outgoing, head, sent, max_message_bytes);
+                poll_fn(|cx| {
+                    loop {
+                        let polled = answerer.poll(cx, &stream, pulls, &mut tail);
+                        match polled {
+                            Poll::Ready(Pumped::Failed(error)) => {
+                                let status = Status::from_error(error.into());
+                                answerer.outgoing.end_with(Some(status_headers(status)));
+                            }
+                            Poll::Ready(Pumped::Ended) => return Poll::Ready(None),
+                            Poll::Ready(Pumped::Over(over)) => return Poll::Ready(Some(over)),
+                            Poll::Pending => return Poll::Pending,
+                        }
+                    }
+                })
+                .await
+            }
+            None => {
+                let mut pump = Pump::new(outgoing, head, max_message_bytes);
+                poll_fn(|cx| {
+                    loop {
+                        let polled = pump.poll(cx, &stream, &mut tail);
+                        match polled {
+                            Poll::Ready(Pumped::Failed(error)) => {
+                                let status = Status::from_error(error.into());
+                                pump.outgoing.end_with(Some(status_headers(status)));
+                            }
+                            Poll::Ready(Pumped::Ended) => return Poll::Ready(None),
+                            Poll::Ready(Pumped::Over(over)) => return Poll::Ready(Some(over)),
+                            Poll::Pending => return Poll::Pending,
+                        }
+                    }
+                })
+                .await
+            }
+        };
+        self.over = true;
+        match pumped {
+            // The client has gone, or wants no more: nobody is left to be told.
+            Some(Over::Unwanted | Over::Failed) => Err(Failure::Ended),
+            None => {
+                poll_fn(|cx| stream.outlet.poll_landed(cx)).await;
+                Ok(())
             }
         }
     }
 
-    fn encode(
-        &self,
-        head: Option<&HeaderMap>,
-        tail: &HeaderMap,
-        body: &Collected,
-    ) -> Result<Message, Status> {
-        let malformed = |error| status::malformed("cannot send this metadata", error);
-        let mut out = Vec::with_capacity(2 * HEADER_LEN);
-        out.extend_from_slice(&[0; HEADER_LEN]);
-        if let Some(head) = head {
-            metadata::encode_headers(head, &mut out).map_err(malformed)?;
+    /// Ends the call with a status.
+    async fn fail(&mut self, status: Status) {
+        let tail = encode_tail(&self.shared, None, status);
+        self.trailers_only(tail).await;
+    }
+
+    /// Ends the call with trailers and nothing else.
+    async fn trailers_only(&mut self, tail: Vec<u8>) {
+        if self.end_now(&tail) {
+            return;
         }
-        let head_len = out.len() - HEADER_LEN;
-        metadata::encode_headers(tail, &mut out).map_err(malformed)?;
-        let tail_len = out.len() - HEADER_LEN - head_len;
-        let limit = self.shared.settings.max_metadata_bytes;
-        if head_len.max(tail_len) > limit {
-            return Err(status::metadata_too_long(
-                "reply",
-                head_len.max(tail_len),
-                limit,
-            ));
+        self.over = true;
+        if let Some(stream) = &self.stream
+            && let Some(pulls) = stream.pulls()
+        {
+            pulls.last_words(stream, &tail).await;
         }
-        let size = out.len() + body.len();
-        if size > self.shared.settings.max_message_bytes {
-            let limit = self.shared.settings.max_message_bytes;
-            return Err(status::message_too_long("reply", size, limit));
+    }
+
+    /// The same without waiting. Returns whether the client will hear of it.
+    fn end_now(&mut self, tail: &[u8]) -> bool {
+        if self.responder.is_some() {
+            self.send_whole(None, tail, Message::new());
+            return true;
         }
+        let Some(stream) = &self.stream else {
+            return true;
+        };
+        let told = match stream.pulls() {
+            Some(pulls) => pulls.end_with(stream, tail),
+            None => {
+                let flight = Flight {
+                    start: false,
+                    end: true,
+                    trailers: true,
+                    total: None,
+                    offset: stream.outlet.sent(),
+                };
+                let sections = (Vec::new(), tail.to_vec());
+                stream.send_detached(stream.data(flight, sections, Message::new()));
+                true
+            }
+        };
+        self.over = told;
+        told
+    }
+
+    /// Answers the OPEN with all that there is.
+    fn send_whole(&mut self, head: Option<&[u8]>, tail: &[u8], body: Message) {
+        self.over = true;
+        let Some(responder) = self.responder.take() else {
+            return;
+        };
         let flight = Flight {
             start: head.is_some(),
             end: true,
@@ -293,20 +528,39 @@ impl Answer {
             total: None,
             offset: 0,
         };
-        let server_epoch = Some(self.shared.server_epoch);
-        let frame = self.frame(Kind::Reply {
+        let kind = Kind::Reply {
             flight,
-            server_epoch,
-        });
-        let lengths = Lengths {
-            head: head_len as u32,
-            tail: tail_len as u32,
-            ..Lengths::default()
+            server_epoch: Some(self.shared.server_epoch),
         };
-        out[..HEADER_LEN].copy_from_slice(&frame.emit(lengths));
+        let sections = (head.unwrap_or_default(), tail);
+        reply(responder, self.message(kind, sections, body), false);
+    }
+
+    /// Answers a call that does not begin.
+    fn refuse(&mut self, reason: ResetReason, text: &str) {
+        self.over = true;
+        if let Some(responder) = self.responder.take() {
+            let frame = self.frame(Kind::Reset { reason });
+            self.shared.reset(responder, &frame, reason, text);
+        }
+    }
+
+    /// Header and metadata in one allocation, then the body as it is.
+    fn message(&self, kind: Kind, (head, tail): (&[u8], &[u8]), body: Message) -> Message {
+        let (mut out, lengths) = sections(head, tail);
+        out[..HEADER_LEN].copy_from_slice(&self.frame(kind).emit(lengths));
         let mut message = Message::from(out);
-        body.append_to(&mut message);
-        Ok(message)
+        body.parts().for_each(|part| message.push(part.clone()));
+        message
+    }
+
+    /// Encodes metadata, unless it is too long.
+    fn section(&self, headers: &HeaderMap) -> Result<Vec<u8>, Status> {
+        encode(&self.shared, headers)
+    }
+
+    fn tail(&self, trailers: Option<&HeaderMap>, status: StatusCode) -> Vec<u8> {
+        encode_tail(&self.shared, trailers, no_status(status))
     }
 
     fn frame(&self, kind: Kind) -> Frame {
@@ -319,25 +573,62 @@ impl Answer {
     }
 }
 
+/// The status of a response that has none.
+fn no_status(http: StatusCode) -> Status {
+    match http {
+        StatusCode::OK => Status::unknown("the service sent no grpc-status"),
+        other => status::from_http(other),
+    }
+}
+
+fn encode(shared: &Shared, headers: &HeaderMap) -> Result<Vec<u8>, Status> {
+    let mut out = Vec::with_capacity(HEADER_LEN);
+    metadata::encode_headers(headers, &mut out)
+        .map_err(|error| status::malformed("cannot send this metadata", error))?;
+    let settings = &shared.settings;
+    // It also has to fit into a message.
+    let most = settings.max_message_bytes.saturating_sub(HEADER_LEN);
+    let limit = settings.max_metadata_bytes.min(most);
+    if out.len() > limit {
+        return Err(status::metadata_too_long("reply", out.len(), limit));
+    }
+    Ok(out)
+}
+
+/// The last metadata: `trailers`, or those of `instead` where there are none. Trailers that are too
+/// long are replaced by a status that says so.
+fn encode_tail(shared: &Shared, trailers: Option<&HeaderMap>, instead: Status) -> Vec<u8> {
+    let encoded = match trailers {
+        Some(trailers) => encode(shared, trailers),
+        None => encode(shared, &status_headers(instead)),
+    };
+    encoded.unwrap_or_else(|status| encode(shared, &status_headers(status)).unwrap_or_default())
+}
+
 impl Drop for Answer {
     fn drop(&mut self) {
-        if let Some(responder) = self.responder.take() {
-            if std::thread::panicking() {
-                let status = Status::internal("the handler of this call panicked");
-                send(responder, self.trailers_only(status));
+        if !self.over {
+            let status = if std::thread::panicking() {
+                Some(Status::internal("the handler of this call panicked"))
             } else if self.shared.stopping.load(Ordering::Relaxed) {
-                let status = Status::unavailable("the server was stopped during the call");
-                send(responder, self.trailers_only(status));
+                Some(Status::unavailable(
+                    "the server was stopped during the call",
+                ))
             } else {
-                let reason = ResetReason::Cancelled;
-                self.shared
-                    .reset(responder, &self.frame(RESET), reason, "cancelled");
+                None
+            };
+            match status {
+                Some(status) => {
+                    let tail = encode_tail(&self.shared, None, status);
+                    self.end_now(&tail);
+                }
+                None => self.refuse(ResetReason::Cancelled, "cancelled"),
             }
+        }
+        if let Some(stream) = &self.stream {
+            // For tasks of the handler that still read the request.
+            stream.fail(Status::aborted("the call is over"));
         }
         self.shared.seen.finish(self.key);
     }
 }
-
-const RESET: Kind = Kind::Reset {
-    reason: ResetReason::Cancelled,
-};

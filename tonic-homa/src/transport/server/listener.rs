@@ -9,6 +9,7 @@ use http::Uri;
 use crate::config::{self, ServerConfig};
 use crate::error::Error;
 use crate::resolve::resolve;
+use crate::transport::counters::CallMonitor;
 #[cfg(feature = "tcp")]
 use crate::uri::no_fragment;
 use crate::uri::{Engine, HomaTarget, Role, Target, UriError};
@@ -177,6 +178,7 @@ pub(super) enum Socket {
         server: homa_client::Server,
         max_message_bytes: usize,
         engine: Engine,
+        monitor: CallMonitor,
     },
     #[cfg(feature = "tcp")]
     Tcp {
@@ -223,6 +225,7 @@ impl Listener {
                         server,
                         max_message_bytes,
                         engine: Engine::of(&config),
+                        monitor: CallMonitor::default(),
                     },
                 })
             }
@@ -263,6 +266,15 @@ impl Listener {
             Socket::Homa { server, .. } => Some(server.monitor()),
             #[cfg(feature = "tcp")]
             Socket::Tcp { .. } => None,
+        }
+    }
+
+    /// A way to read the counters of its calls while it serves; those of TCP stay 0.
+    pub fn call_monitor(&self) -> CallMonitor {
+        match &self.socket {
+            Socket::Homa { monitor, .. } => monitor.clone(),
+            #[cfg(feature = "tcp")]
+            Socket::Tcp { .. } => CallMonitor::default(),
         }
     }
 

@@ -69,6 +69,7 @@ struct Settings {
     shutdown_grace: Duration,
     max_message_bytes: usize,
     max_metadata_bytes: usize,
+    max_stream_buffer_bytes: usize,
     homa: homa_client::Config,
 }
 
@@ -270,6 +271,23 @@ impl<L> Server<L> {
         Ok(self)
     }
 
+    /// Bytes of request bodies from one client that are buffered, or may come without being asked for
+    /// again. Streams share it, and each takes 65,536 at least; a call over it fails with
+    /// `RESOURCE_EXHAUSTED` and does not run. No effect over TCP. Default: 67,108,864, enough for
+    /// 1,024 streams.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] outside of 65,536 to 4,294,967,296 bytes.
+    pub fn max_stream_buffer_bytes(mut self, bytes: usize) -> Result<Self, Error> {
+        self.settings.max_stream_buffer_bytes = config::checked_size(
+            "max_stream_buffer_bytes",
+            bytes,
+            &config::MAX_STREAM_BUFFER_BYTES,
+        )?;
+        Ok(self)
+    }
+
     /// All settings of the Homa endpoint, for what has no setter here. No effect over TCP, and
     /// none on a [`Listener`] that is bound already.
     #[must_use]
@@ -385,6 +403,7 @@ impl Default for Server {
                 shutdown_grace: DEFAULT_SHUTDOWN_GRACE,
                 max_message_bytes: config::DEFAULT_MESSAGE_BYTES,
                 max_metadata_bytes: metadata::DEFAULT_LIMIT,
+                max_stream_buffer_bytes: config::DEFAULT_STREAM_BUFFER_BYTES,
                 homa: homa_client::Config::default(),
             },
             #[cfg(feature = "tcp")]

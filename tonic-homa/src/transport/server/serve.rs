@@ -141,10 +141,16 @@ impl<L> Server<L> {
                     server: socket,
                     max_message_bytes,
                     engine,
+                    monitor,
                 } => {
                     let mut settings = self.settings.for_homa();
                     settings.max_message_bytes = settings.max_message_bytes.min(max_message_bytes);
-                    Box::pin(homa::serve(socket, engine, service, settings, stopping))
+                    let socket = homa::Socket {
+                        server: socket,
+                        engine,
+                        monitor,
+                    };
+                    Box::pin(homa::serve(socket, service, settings, stopping))
                 }
                 #[cfg(feature = "tcp")]
                 Socket::Tcp { incoming, .. } => {

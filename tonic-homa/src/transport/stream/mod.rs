@@ -1,0 +1,508 @@
+//! Streams: calls that need more than one message in a direction.
+//!
+//! Both sides of a call have a [`Stream`]. Its [`Inlet`] puts together what arrives, whoever
+//! receives it, and lets the other side send as far as the reader keeps up. Its [`Outlet`] knows how
+//! far this side may send, and a [`Pump`] does so on the task that has the body. Pieces of a body
+//! are Homa requests, up to eight at a time, in any order; their responses carry the credit.
+//!
+//! Servers *push* in this way to clients that take requests. Clients that do not, because their
+//! calls go through the kernel module or because they were told so, *pull*: a piece is then the
+//! response to a request for it, see [`pull`].
+
+mod assembly;
+mod budget;
+mod inlet;
+mod outlet;
+pub(crate) mod pull;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Buf;
+use homa_client::{CallError, Client, Message, Pusher, Responder};
+use tokio::runtime::Handle;
+use tonic::{Code, Status};
+
+use crate::frame::{Flight, Frame, FrameError, HEADER_LEN, Kind, Lengths, ResetReason, Sender};
+use crate::metadata::{self, MetadataError};
+use crate::status::{self, ResetError};
+use crate::transport::counters::Counting;
+pub(crate) use budget::{Budget, START_CREDIT, Share};
+pub(crate) use inlet::{Inlet, Piece, Polled, StreamError, Taken};
+pub(crate) use outlet::{GATHER, Outlet, Over, Pump, Pumped, sections};
+use pull::Pulls;
+
+/// How long the end of a response may take to arrive after the server has forgotten the call.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long an empty piece waits for more credit before it is answered all the same.
+const CREDIT_WAIT: Duration = Duration::from_millis(50);
+
+/// One side of a call that needs more than one message in a direction.
+pub(crate) struct Stream {
+    pub(crate) epoch: u64,
+    pub(crate) call: u64,
+    pub(crate) inlet: Inlet,
+    pub(crate) outlet: Outlet,
+    way: Way,
+    /// What the other side waits for until there is more credit, where it cannot be told.
+    withheld: Mutex<Vec<Responder>>,
+    /// Set in the frames of a server that stops.
+    stopping: Arc<AtomicBool>,
+    /// Set by whatever arrives from the other side.
+    heard: Arc<AtomicBool>,
+    counting: Arc<Counting>,
+    max_metadata_bytes: usize,
+    /// Frames are also handled by threads that are outside of it.
+    runtime: Handle,
+}
+
+/// How pieces get to the other side.
+pub(crate) enum Way {
+    /// From a client: as requests.
+    ToServer {
+        client: Client,
+        addr: SocketAddr,
+        /// Whether the server may push.
+        pushed: bool,
+    },
+    /// From a server: as requests.
+    Push(Pusher),
+    /// From a server: as responses to those who ask for them.
+    Pull(Pulls),
+}
+
+/// What both sides of a stream are made of.
+pub(crate) struct Parts {
+    pub(crate) epoch: u64,
+    pub(crate) call: u64,
+    pub(crate) inlet: Inlet,
+    pub(crate) outlet: Outlet,
+    pub(crate) way: Way,
+    pub(crate) stopping: Arc<AtomicBool>,
+    pub(crate) heard: Arc<AtomicBool>,
+    pub(crate) counting: Arc<Counting>,
+    pub(crate) max_metadata_bytes: usize,
+    pub(crate) runtime: Handle,
+}
+
+/// How a frame of a stream breaks the protocol.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PieceError {
+    /// Its body does not fit in.
+    #[error(transparent)]
+    Body(#[from] StreamError),
+    /// Its metadata cannot be read.
+    #[error("its metadata is malformed: {0}")]
+    Metadata(#[from] MetadataError),
+    /// Its metadata is longer than allowed here.
+    #[error("metadata of {size} bytes where {limit} are allowed: raise `max_metadata_bytes`")]
+    TooLong {
+        /// Encoded length.
+        size: usize,
+        /// The setting.
+        limit: usize,
+    },
+}
+
+impl Stream {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let Parts {
+            epoch,
+            call,
+            inlet,
+            outlet,
+            way,
+            stopping,
+            heard,
+            counting,
+            max_metadata_bytes,
+            runtime,
+        } = parts;
+        counting.streams.count();
+        Arc::new(Self {
+            epoch,
+            call,
+            inlet,
+            outlet,
+            way,
+            withheld: Mutex::default(),
+            stopping,
+            heard,
+            counting,
+            max_metadata_bytes,
+            runtime,
+        })
+    }
+
+    /// Takes the sections of a frame that has arrived. A stream that it breaks has failed.
+    pub(crate) fn take(
+        &self,
+        flight: Flight,
+        lengths: Lengths,
+        message: Message,
+    ) -> Result<Taken, PieceError> {
+        self.heard.store(true, Ordering::Relaxed);
+        let taken = piece(flight, lengths, message, self.max_metadata_bytes)
+            .and_then(|piece| Ok(self.inlet.take(piece)?));
+        taken.inspect_err(|error| {
+            self.counting.protocol_errors.count();
+            tracing::debug!(call = self.call, %error, "refused a piece of a body");
+            self.fail(Status::internal(format!(
+                "the other side broke the protocol: {error}"
+            )));
+        })
+    }
+
+    /// A piece came as a request: takes and answers it.
+    pub(crate) fn receive(
+        self: &Arc<Self>,
+        frame: &Frame,
+        lengths: Lengths,
+        message: Message,
+        responder: Responder,
+    ) {
+        let Kind::Data { flight } = frame.kind else {
+            return;
+        };
+        let empty = lengths.body == 0 && !flight.end && !flight.start;
+        match self.take(flight, lengths, message) {
+            Err(error) => self.reset(responder, ResetReason::Protocol, &error.to_string()),
+            // It asks for credit, and there is none beyond what it has used.
+            Ok(taken) if empty && !taken.stop && taken.credit <= flight.offset => {
+                self.withhold(responder);
+            }
+            Ok(taken) => {
+                let kind = Kind::Ack {
+                    credit: taken.credit,
+                    stop: taken.stop,
+                };
+                self.answer(responder, kind, taken.awaited);
+            }
+        }
+    }
+
+    /// The other side raises the credit, or wants no more.
+    pub(crate) fn receive_window(&self, credit: u64, stop: bool, responder: Responder) {
+        self.heard.store(true, Ordering::Relaxed);
+        self.raise(credit, stop);
+        let kind = Kind::Ack {
+            credit: 0,
+            stop: false,
+        };
+        self.answer(responder, kind, false);
+    }
+
+    /// Reads on, and tells the other side when it may wait for that.
+    pub(crate) fn poll_frame(self: &Arc<Self>, cx: &mut std::task::Context<'_>) -> Polled {
+        let (polled, window) = self.inlet.poll_frame(cx);
+        if let Some(credit) = window {
+            self.tell(credit, false);
+        }
+        polled
+    }
+
+    /// Nobody reads any more: the other side need not go on sending.
+    pub(crate) fn abandon(self: &Arc<Self>) {
+        if !self.inlet.is_complete() {
+            self.tell(self.inlet.credit(), true);
+        }
+        self.inlet.abandon();
+    }
+
+    /// Both directions end with an error, unless they are over.
+    pub(crate) fn fail(&self, status: Status) {
+        self.inlet.fail(status.clone());
+        self.outlet.end(Over::Failed);
+        self.answer_withheld();
+    }
+
+    /// A DATA frame with its sections.
+    pub(crate) fn data(
+        &self,
+        flight: Flight,
+        (head, tail): (Vec<u8>, Vec<u8>),
+        body: Message,
+    ) -> Message {
+        let (mut out, lengths) = sections(&head, &tail);
+        let header = self.frame(Kind::Data { flight }).emit(lengths);
+        out[..HEADER_LEN].copy_from_slice(&header);
+        let mut message = Message::from(out);
+        body.parts().for_each(|part| message.push(part.clone()));
+        message
+    }
+
+    /// Sends a piece that the outlet counts as in flight.
+    pub(crate) fn launch(self: &Arc<Self>, message: Message) -> Result<(), CallError> {
+        let stream = self.clone();
+        self.send(message, move |outcome| {
+            stream.landed(outcome);
+            stream.outlet.landed();
+        })
+    }
+
+    /// Sends a piece whose fate concerns nobody: the last words of a call that was cut off.
+    pub(crate) fn send_detached(&self, message: Message) {
+        let sent = match &self.way {
+            Way::ToServer { client, addr, .. } => client.call_detached(*addr, message),
+            Way::Push(pusher) => pusher.call_detached(message),
+            Way::Pull(_) => return,
+        };
+        if let Err(error) = sent {
+            tracing::debug!(call = self.call, %error, "the end of a call could not be sent");
+        }
+    }
+
+    /// The body that is sent waits for credit. Only clients that are not pushed to have to ask.
+    pub(crate) fn ask_for_credit(self: &Arc<Self>) {
+        if let Way::ToServer { pushed: false, .. } = self.way
+            && let Some(offset) = self.outlet.probe()
+        {
+            let flight = Flight {
+                offset,
+                ..Flight::default()
+            };
+            let message = self.data(flight, Default::default(), Message::new());
+            if let Err(error) = self.launch(message) {
+                self.fail(status::from_call_error(error));
+            }
+        }
+    }
+
+    /// Where those are kept who ask for pieces.
+    pub(crate) fn pulls(&self) -> Option<&Pulls> {
+        match &self.way {
+            Way::Pull(pulls) => Some(pulls),
+            Way::ToServer { .. } | Way::Push(_) => None,
+        }
+    }
+
+    pub(crate) fn frame(&self, kind: Kind) -> Frame {
+        Frame {
+            epoch: self.epoch,
+            call: self.call,
+            going_away: self.stopping.load(Ordering::Relaxed),
+            kind,
+        }
+    }
+
+    /// Answers with a RESET.
+    pub(crate) fn reset(&self, responder: Responder, reason: ResetReason, text: &str) {
+        let mut out = self
+            .frame(Kind::Reset { reason })
+            .emit(Lengths::default())
+            .to_vec();
+        out.extend_from_slice(text.as_bytes());
+        reply(responder, out.into(), false);
+    }
+
+    fn answer(&self, responder: Responder, kind: Kind, lazily: bool) {
+        let frame = self.frame(kind).emit(Lengths::default());
+        reply(responder, frame.to_vec().into(), lazily);
+    }
+
+    fn raise(&self, credit: u64, stop: bool) {
+        // Answers to a WINDOW carry none.
+        if credit > 0 && self.outlet.raise(credit) {
+            self.counting.shrunk_credits.count();
+        }
+        if stop {
+            self.outlet.end(Over::Unwanted);
+        }
+    }
+
+    /// Tells the other side of a credit, if that has to be told.
+    fn tell(self: &Arc<Self>, credit: u64, stop: bool) {
+        match self.way {
+            Way::Pull(_) => self.answer_withheld(),
+            // It asks for as much as it has room for.
+            Way::ToServer { pushed: false, .. } if !stop => {}
+            Way::ToServer { .. } | Way::Push(_) => self.send_window(credit, stop),
+        }
+    }
+
+    fn send_window(self: &Arc<Self>, credit: u64, stop: bool) {
+        let frame = self.frame(Kind::Window { credit, stop });
+        let message = Message::from(frame.emit(Lengths::default()).to_vec());
+        let stream = self.clone();
+        let told = self.send(message, move |outcome| stream.landed(outcome));
+        if let Err(error) = told {
+            // The other side waits for it in vain.
+            self.fail(status::from_call_error(error));
+        }
+    }
+
+    /// Asks whether the other side still knows the call, by repeating what it was told.
+    pub(crate) fn check(self: &Arc<Self>) {
+        self.send_window(self.inlet.credit(), false);
+    }
+
+    fn send(
+        &self,
+        message: Message,
+        then: impl FnOnce(Result<Message, CallError>) + Send + 'static,
+    ) -> Result<(), CallError> {
+        match &self.way {
+            Way::ToServer { client, addr, .. } => client.call_then(*addr, message, then),
+            Way::Push(pusher) => pusher.call_then(message, then),
+            Way::Pull(_) => Ok(()),
+        }
+    }
+
+    /// What the other side says to a piece, or to a credit.
+    fn landed(self: &Arc<Self>, outcome: Result<Message, CallError>) {
+        let from = match self.way {
+            Way::ToServer { .. } => Sender::ServerResponse,
+            Way::Push(_) | Way::Pull(_) => Sender::ClientResponse,
+        };
+        let mut message = match outcome {
+            Ok(message) => message,
+            Err(error) => return self.fail(status::from_call_error(error)),
+        };
+        self.heard.store(true, Ordering::Relaxed);
+        match take_header(&mut message, from) {
+            Ok((Frame { kind, .. }, _)) => match kind {
+                Kind::Ack { credit, stop } => self.raise(credit, stop),
+                Kind::Reset { reason } => {
+                    let text = String::from_utf8_lossy(&message.into_bytes()).into_owned();
+                    self.refused(ResetError { reason, text });
+                }
+                other => self.broken(&format!("it answered a piece of a body with {other:?}")),
+            },
+            Err(error) => self.broken(&error.to_string()),
+        }
+    }
+
+    fn broken(&self, what: &str) {
+        self.counting.malformed_frames.count();
+        self.fail(Status::internal(format!(
+            "the other side broke the protocol: {what}"
+        )));
+    }
+
+    fn refused(self: &Arc<Self>, reset: ResetError) {
+        self.outlet.end(Over::Unwanted);
+        let over = matches!(
+            reset.reason,
+            ResetReason::UnknownCall | ResetReason::Stopping | ResetReason::Cancelled
+        );
+        if !over {
+            return self.fail(reset.into_status());
+        }
+        if !matches!(self.way, Way::ToServer { .. }) {
+            // The client has ended the call.
+            return self.fail(Status::new(Code::Aborted, "the client has ended the call"));
+        }
+        // A server that has answered forgets the call, and its last words may be on their way.
+        if self.inlet.is_complete() {
+            return;
+        }
+        let stream = self.clone();
+        self.runtime.spawn(async move {
+            tokio::time::sleep(LAST_WORDS).await;
+            stream.fail(reset.into_status());
+        });
+    }
+
+    fn withhold(self: &Arc<Self>, responder: Responder) {
+        let mut withheld = self.withheld();
+        withheld.push(responder);
+        if withheld.len() > 1 {
+            return;
+        }
+        drop(withheld);
+        let stream = Arc::downgrade(self);
+        self.runtime.spawn(async move {
+            tokio::time::sleep(CREDIT_WAIT).await;
+            if let Some(stream) = stream.upgrade() {
+                stream.answer_withheld();
+            }
+        });
+    }
+
+    fn answer_withheld(&self) {
+        let withheld = std::mem::take(&mut *self.withheld());
+        for responder in withheld {
+            let kind = Kind::Ack {
+                credit: self.inlet.credit(),
+                stop: false,
+            };
+            self.answer(responder, kind, false);
+        }
+    }
+
+    fn withheld(&self) -> std::sync::MutexGuard<'_, Vec<Responder>> {
+        self.withheld.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream")
+            .field("epoch", &self.epoch)
+            .field("call", &self.call)
+            .field("inlet", &self.inlet)
+            .field("outlet", &self.outlet)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Decodes what comes with a flight.
+fn piece(
+    flight: Flight,
+    lengths: Lengths,
+    mut message: Message,
+    max_metadata_bytes: usize,
+) -> Result<Piece, PieceError> {
+    let (head, tail) = (lengths.head as usize, lengths.tail as usize);
+    if head.max(tail) > max_metadata_bytes {
+        return Err(PieceError::TooLong {
+            size: head.max(tail),
+            limit: max_metadata_bytes,
+        });
+    }
+    let mut section = |len: usize, here: bool| {
+        let bytes = message.copy_to_bytes(len);
+        if !here {
+            return Ok(None);
+        }
+        let mut headers = metadata::decode_headers(bytes)?;
+        status::sanitize_details(&mut headers);
+        Ok::<_, MetadataError>(Some(headers))
+    };
+    let head = section(head, flight.start)?;
+    let tail = section(tail, flight.trailers)?;
+    Ok(Piece {
+        flight,
+        head,
+        tail,
+        body: message,
+    })
+}
+
+/// Takes the header off a frame; what is left are the sections.
+pub(crate) fn take_header(
+    message: &mut Message,
+    sender: Sender,
+) -> Result<(Frame, Lengths), FrameError> {
+    let len = message.len();
+    let header = message.copy_to_bytes(len.min(HEADER_LEN));
+    let (frame, lengths) = Frame::parse(&header, len, sender)?;
+    message.advance(usize::from(lengths.header) - HEADER_LEN);
+    Ok((frame, lengths))
+}
+
+/// Hands a reply over. That it cannot be sent concerns the other side, which will notice by itself.
+pub(crate) fn reply(responder: Responder, message: Message, lazily: bool) {
+    let peer = responder.peer();
+    let replied = if lazily {
+        responder.reply_lazily(message)
+    } else {
+        responder.reply(message)
+    };
+    if let Err(error) = replied {
+        tracing::debug!(%peer, %error, "a reply could not be sent");
+    }
+}
