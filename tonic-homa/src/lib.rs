@@ -25,8 +25,9 @@
 //! # }
 //! ```
 //!
-//! Or a file decides, see [`ClientConfig`] and [`ServerConfig`], or the environment variable
-//! `TONIC_HOMA_URI`, which goes before the file.
+//! Or a file or the environment decides, see [`ClientConfig`] and [`ServerConfig`]; the variable
+//! `TONIC_HOMA_URI` goes before a file's `uri` in any case. `docs/tonic.md` in the repository is the
+//! guide, with a table of all keys.
 //!
 //! # What works over `homa:`
 //!
@@ -73,4 +74,4 @@ mod status;
 pub mod transport;
 mod uri;
 
-pub use config::{ClientConfig, ConfigError, ServerConfig, URI_VARIABLE};
+pub use config::{ClientConfig, ConfigError, HomaOptions, ServerConfig, URI_VARIABLE};

@@ -224,7 +224,7 @@ async fn sizes_and_agents_out_of_range_are_refused() {
 #[tokio::test]
 async fn configuration_and_environment_choose_the_transport() {
     // Each case runs in a process of its own, with its own environment.
-    let run = |case: &str, uri: Option<&str>| {
+    let run_with = |case: &str, variables: &[(&str, &str)]| {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
         command.args([
             "--exact",
@@ -233,9 +233,7 @@ async fn configuration_and_environment_choose_the_transport() {
             "--nocapture",
         ]);
         command.env("CASE", case).env_remove(URI_VARIABLE);
-        if let Some(uri) = uri {
-            command.env(URI_VARIABLE, uri);
-        }
+        command.envs(variables.iter().copied());
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{case}: {text}");
@@ -244,6 +242,10 @@ async fn configuration_and_environment_choose_the_transport() {
             .find_map(|line| line.split_once("SAYS "))
             .unwrap();
         line.1.to_owned()
+    };
+    let run = |case: &str, uri: Option<&str>| {
+        let variables = uri.map(|uri| (URI_VARIABLE, uri));
+        run_with(case, variables.as_slice())
     };
     assert_eq!(run("config", None), "homa://127.0.0.1:1/ Some(7ms)");
     assert_eq!(
@@ -262,6 +264,18 @@ async fn configuration_and_environment_choose_the_transport() {
         "homa://127.0.0.1:3/ None"
     );
     assert!(run("env", None).contains(URI_VARIABLE));
+    let set = [
+        (URI_VARIABLE, "homa://127.0.0.1:3"),
+        ("TONIC_HOMA_CONNECT_TIMEOUT", "9ms"),
+    ];
+    assert_eq!(run_with("env", &set), "homa://127.0.0.1:3/ Some(9ms)");
+    // A file alone, or with what the environment says on top.
+    assert_eq!(run_with("config", &set), "homa://127.0.0.1:3/ Some(7ms)");
+    assert_eq!(run_with("both", &set), "homa://127.0.0.1:3/ Some(9ms)");
+    let wrong = [set[0], ("TONIC_HOMA_CONECT_TIMEOUT", "9ms")];
+    let refused = run_with("env", &wrong);
+    let named = ["_CONECT_TIMEOUT", "_CONNECT_TIMEOUT", "_SHUTDOWN_GRACE"];
+    assert!(named.iter().all(|name| refused.contains(name)), "{refused}");
     assert_eq!(
         run("shared", Some("http://127.0.0.1:2")),
         "homa://127.0.0.1:1/ None"
@@ -286,6 +300,7 @@ async fn in_its_own_process() {
         Ok("config") => show(Endpoint::from_config(&config)),
         Ok("empty") => show(Endpoint::from_config(&ClientConfig::default())),
         Ok("env") => show(Endpoint::from_env()),
+        Ok("both") => show(Endpoint::from_config(&config.with_env().unwrap())),
         Ok("shared") => show(Endpoint::from_shared("homa://127.0.0.1:1")),
         Ok("server") => {
             let config: ServerConfig = "uri = 'homa://127.0.0.1:0'".parse().unwrap();
@@ -351,9 +366,45 @@ async fn a_file_configures_both_sides() {
         ("max_message_bytes = 2000000", "max_message_bytes = 2000000"),
         ("max_metadata_bytes = 5", "max_metadata_bytes = 5"),
         ("user_agent = \"a\\nb\"", "user agent"),
+        ("origin = 'b'", "origin = b"),
+        ("fallback = 'homa://a:1'", "fallback `homa://a:1`"),
+        ("homa.mtu = 100", "mtu = 100"),
+        ("homa.num_priorities = 9", "num_priorities = 9"),
     ] {
         let config: ClientConfig = format!("uri = 'homa://a:1'\n{text}").parse().unwrap();
         let error = Endpoint::from_config(&config).unwrap_err().to_string();
         assert!(error.contains(named), "{error}");
     }
+    for (text, named) in [
+        (
+            "concurrency_limit_per_connection = 0",
+            "concurrency_limit_per_connection = 0",
+        ),
+        ("max_concurrent_streams = 0", "max_concurrent_streams = 0"),
+        ("homa.shards = 0", "shards = 0"),
+    ] {
+        let config: ServerConfig = text.parse().unwrap();
+        let error = Server::from_config(&config).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_configurations_fallback_and_endpoint_options_are_used() {
+    let host = serve("http").await;
+    let text = format!("uri = '{NOBODY}'\nfallback = '{}'", host.uri);
+    let config: ClientConfig = text.parse().unwrap();
+    let channel = Endpoint::from_config(&config).unwrap().connect().await;
+    let mut client = TestClient::new(channel.unwrap());
+    assert!(!client.call(ask("x")).await.unwrap().into_inner().over_homa);
+
+    // A port that is taken: only a server that asks for it notices.
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let text = "uri = 'homa+udp://127.0.0.1:0'";
+    let config: ServerConfig = text.parse().unwrap();
+    Listener::bind(&config).await.unwrap();
+    let config: ServerConfig = format!("{text}\nhoma.bulk_port = {port}").parse().unwrap();
+    let error = Listener::bind(&config).await.unwrap_err();
+    assert!(matches!(error, Error::Bind(_)), "{error}");
 }

@@ -14,10 +14,10 @@ use tokio::sync::Semaphore;
 #[cfg(feature = "tcp")]
 use super::BoxFuture;
 use super::limit;
-use crate::config::{self, ClientConfig};
+use crate::config::{self, ClientConfig, ConfigError};
 use crate::error::Error;
 use crate::metadata;
-use crate::uri::{HomaTarget, Role, Target, UriError};
+use crate::uri::{self, HomaTarget, Role, Target, UriError};
 
 /// Makes [`Channel`](super::Channel)s. Its URI decides about the transport:
 ///
@@ -173,7 +173,23 @@ impl Endpoint {
     ///
     /// [`Error::Config`] or [`Error::Uri`] for what cannot be used.
     pub fn from_config(config: &ClientConfig) -> Result<Self, Error> {
-        let mut endpoint = Self::parse(&config.effective_uri()?)?;
+        let mut target = Target::parse(&config.effective_uri()?, Role::Client)?;
+        let mut homa = homa_client::Config::default();
+        match &mut target {
+            Target::Homa(target) => {
+                target.engine = target.engine.or(config.engine);
+                target.stream = target.stream.or(config.stream);
+                if let (None, Some(uri)) = (&target.fallback, &config.fallback) {
+                    target.fallback = Some(uri::fallback(uri)?);
+                }
+                config.homa.apply(&mut homa);
+                let checked = target.configure(homa.clone()).check();
+                checked.map_err(ConfigError::Homa)?;
+            }
+            #[cfg(feature = "tcp")]
+            Target::Tcp(_) => {}
+        }
+        let mut endpoint = Self::to(target)?.homa_config(homa);
         if let Some(timeout) = config.timeout {
             endpoint = endpoint.timeout(timeout);
         }
@@ -184,8 +200,14 @@ impl Endpoint {
             let limit = config::checked_limit("concurrency_limit", limit)?;
             endpoint = endpoint.concurrency_limit(limit);
         }
+        if let Some((calls, per)) = config.rate_limit {
+            endpoint = endpoint.rate_limit(calls, per);
+        }
         if let Some(agent) = &config.user_agent {
             endpoint = endpoint.user_agent(agent.as_str())?;
+        }
+        if let Some(origin) = &config.origin {
+            endpoint = endpoint.origin(config::checked_origin(origin)?);
         }
         if let Some(bytes) = config.max_message_bytes {
             endpoint = endpoint.max_message_bytes(bytes)?;
@@ -193,19 +215,17 @@ impl Endpoint {
         if let Some(bytes) = config.max_metadata_bytes {
             endpoint = endpoint.max_metadata_bytes(bytes)?;
         }
-        if let (Kind::Homa(target), Some(engine)) = (&mut endpoint.kind, config.engine) {
-            target.engine.get_or_insert(engine);
-        }
         Ok(endpoint)
     }
 
-    /// From `TONIC_HOMA_URI` alone.
+    /// From the environment alone: `TONIC_HOMA_URI`, and what [`ClientConfig::from_env`] reads.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if it is not set, [`Error::Uri`] if it cannot be used.
+    /// [`Error::Config`] if there is no URI, or for another variable that cannot be used;
+    /// [`Error::Uri`] for a URI that cannot be used.
     pub fn from_env() -> Result<Self, Error> {
-        Self::parse(&config::uri_from_env()?)
+        Self::from_config(&ClientConfig::from_env()?)
     }
 
     /// Longest time for one call, from the call to its complete reply. Default: none.

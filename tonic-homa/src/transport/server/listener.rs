@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use http::Uri;
 
-use crate::config::{self, ServerConfig};
+use crate::config::{HomaOptions, ServerConfig};
 use crate::error::Error;
 use crate::resolve::resolve;
 use crate::transport::counters::CallMonitor;
@@ -34,6 +34,8 @@ use crate::uri::{Engine, HomaTarget, Role, Target, UriError};
 #[derive(Clone, Debug)]
 pub struct ServeAddr {
     kind: Kind,
+    /// Of the configuration that it was made of.
+    options: HomaOptions,
 }
 
 #[derive(Clone, Debug)]
@@ -48,13 +50,15 @@ enum Kind {
 }
 
 impl ServeAddr {
-    /// From `TONIC_HOMA_URI`.
+    /// From the environment alone: `TONIC_HOMA_URI`, and what else of
+    /// [`ServerConfig::from_env`] concerns an address.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if it is not set, [`Error::Uri`] if it cannot be used.
+    /// [`Error::Config`] if there is no URI, or for another variable that cannot be used;
+    /// [`Error::Uri`] for a URI that cannot be used.
     pub fn from_env() -> Result<Self, Error> {
-        config::uri_from_env()?.parse()
+        Self::try_from(&ServerConfig::from_env()?)
     }
 
     fn parse(uri: &str) -> Result<Self, UriError> {
@@ -63,7 +67,14 @@ impl ServeAddr {
             #[cfg(feature = "tcp")]
             Target::Tcp(uri) => tcp_host(&uri)?,
         };
-        Ok(Self { kind })
+        Ok(Self::of(kind))
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            options: HomaOptions::default(),
+        }
     }
 }
 
@@ -97,9 +108,7 @@ fn tcp_host(text: &str) -> Result<Kind, UriError> {
 impl From<SocketAddr> for ServeAddr {
     /// TCP, as in tonic.
     fn from(addr: SocketAddr) -> Self {
-        Self {
-            kind: Kind::TcpAddr(addr),
-        }
+        Self::of(Kind::TcpAddr(addr))
     }
 }
 
@@ -152,6 +161,7 @@ impl TryFrom<&ServerConfig> for ServeAddr {
         if let (Kind::Homa(target), Some(engine)) = (&mut addr.kind, config.engine) {
             target.engine.get_or_insert(engine);
         }
+        addr.options = config.homa.clone();
         Ok(addr)
     }
 }
@@ -203,18 +213,20 @@ impl Listener {
         Self::bind_with(addr, homa_client::Config::default()).await
     }
 
-    /// The same, with settings for the Homa endpoint. They have no effect over TCP.
+    /// The same, with settings for the Homa endpoint. They have no effect over TCP. Those of a
+    /// [`ServerConfig`]'s table `[homa]` go before them.
     ///
     /// # Errors
     ///
     /// Those of [`bind`](Self::bind), and [`Error::Bind`] for settings out of their range.
-    pub async fn bind_with<A>(addr: A, config: homa_client::Config) -> Result<Self, Error>
+    pub async fn bind_with<A>(addr: A, mut config: homa_client::Config) -> Result<Self, Error>
     where
         A: TryInto<ServeAddr>,
         A::Error: Into<Error>,
     {
-        let addr: ServeAddr = addr.try_into().map_err(Into::into)?;
-        match addr.kind {
+        let ServeAddr { kind, options } = addr.try_into().map_err(Into::into)?;
+        options.apply(&mut config);
+        match kind {
             Kind::Homa(target) => {
                 let config = target.configure(config);
                 let max_message_bytes = config.protocol.max_message_bytes;

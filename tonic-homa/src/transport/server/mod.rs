@@ -20,7 +20,7 @@ use tower_layer::{Identity, Stack};
 use tower_service::Service;
 use tracing::Span;
 
-use crate::config::{self, ServerConfig};
+use crate::config::{self, ConfigError, ServerConfig};
 use crate::error::Error;
 use crate::metadata;
 pub use info::{HomaConnectInfo, Wire};
@@ -160,13 +160,21 @@ impl Server {
     ///
     /// [`Error::Config`] for what cannot be used.
     pub fn from_config(config: &ServerConfig) -> Result<Self, Error> {
-        let mut server = Self::builder().load_shed(config.load_shed);
+        let mut server = Self::builder().load_shed(config.load_shed.unwrap_or_default());
+        config.homa.apply(&mut server.settings.homa);
+        let checked = server.settings.homa.check();
+        checked.map_err(ConfigError::Homa)?;
         if let Some(timeout) = config.timeout {
             server = server.timeout(timeout);
         }
         if let Some(limit) = config.concurrency_limit_per_connection {
             let limit = config::checked_limit("concurrency_limit_per_connection", limit)?;
             server = server.concurrency_limit_per_connection(limit);
+        }
+        if let Some(streams) = config.max_concurrent_streams {
+            let key = "max_concurrent_streams";
+            config::checked_limit(key, usize::try_from(streams).unwrap_or(usize::MAX))?;
+            server = server.max_concurrent_streams(streams);
         }
         if let Some(grace) = config.shutdown_grace {
             server = server.shutdown_grace(grace);

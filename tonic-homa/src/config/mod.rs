@@ -1,26 +1,39 @@
-//! [`ClientConfig`] and [`ServerConfig`]: what an application reads from a TOML file, so that it
-//! changes its transport without being built again.
+//! [`ClientConfig`] and [`ServerConfig`]: what an application reads from a TOML file or from the
+//! environment, so that it changes its transport without being built again.
 //!
 //! ```toml
 //! uri = "homa://10.0.0.1:4000"
 //! timeout = "50ms"
+//!
+//! [homa]
+//! mtu = 9000
 //! ```
 //!
-//! The environment variable `TONIC_HOMA_URI`, if it is set and not empty, takes the place of
-//! `uri` wherever a configuration is *used*: in
+//! Each key has an environment variable: `TONIC_HOMA_` and the key in capitals, such as
+//! `TONIC_HOMA_TIMEOUT`; the keys of the table `[homa]` by their own name, such as
+//! `TONIC_HOMA_MTU`. They are read by `from_env` and `with_env`.
+//!
+//! One of them counts without being asked for: `TONIC_HOMA_URI`, if it is set and not empty, takes
+//! the place of `uri` wherever a configuration is *used*: in
 //! [`Endpoint::from_config`](crate::transport::Endpoint::from_config) and
 //! [`ServeAddr`](crate::transport::ServeAddr). Reading a file does not look at it, and neither
 //! does an endpoint that is made of a URI, such as the generated `connect("homa://…")`. It is one
 //! variable: in a process with several configurations, clients' and servers', all get its URI.
 
+mod env;
+mod homa;
+mod value;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{env, fs, io};
+use std::{fs, io};
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _};
 
-use crate::uri::{Engine, UriError};
+use crate::uri::{Engine, StreamMode, UriError};
+pub(crate) use env::uri_from_env;
+pub use homa::HomaOptions;
+use value::{duration, rate};
 
 /// The environment variable that takes the place of `uri` in every configuration.
 ///
@@ -30,7 +43,7 @@ use crate::uri::{Engine, UriError};
 /// its configurations, clients' and servers', then have the same URI.
 pub const URI_VARIABLE: &str = "TONIC_HOMA_URI";
 
-/// Settings of a client. Unknown keys are refused.
+/// Settings of a client. Unknown keys are refused. The table of all keys is in `docs/tonic.md`.
 ///
 /// Durations are strings of a number and a unit out of `ns`, `us`, `ms`, `s`, `min`, `h`, such
 /// as `"50ms"` or `"1.5s"`.
@@ -53,6 +66,9 @@ pub struct ClientConfig {
     /// Where the server is: `homa://host:port`, `http://host:port`, …. Needed here or in
     /// `TONIC_HOMA_URI`.
     pub uri: Option<String>,
+    /// The TCP URI to step to where no server answers over Homa; see
+    /// [`Endpoint`](crate::transport::Endpoint). One in the URI goes before it. Default: none.
+    pub fallback: Option<String>,
     /// Longest time for one call, told to the server as well. Default: none.
     #[serde(deserialize_with = "duration")]
     pub timeout: Option<Duration>,
@@ -61,8 +77,14 @@ pub struct ClientConfig {
     pub connect_timeout: Option<Duration>,
     /// Most calls of one channel in flight; more wait. At least 1. Default: no limit.
     pub concurrency_limit: Option<usize>,
+    /// Most calls of one channel in each window of time, as `"100/1s"`; more wait. At least 1.
+    /// Default: no limit.
+    #[serde(deserialize_with = "rate")]
+    pub rate_limit: Option<(u64, Duration)>,
     /// Put before this crate's own name in the `user-agent` header. Default: nothing.
     pub user_agent: Option<String>,
+    /// What servers see as scheme and authority, as a URI. Default: those of `uri`.
+    pub origin: Option<String>,
     /// Longest Homa message with header and metadata, 1,000 to 1,000,000 bytes; a call with a
     /// longer request or reply fails with `RESOURCE_EXHAUSTED`. No effect over TCP. Default:
     /// 1,000,000.
@@ -70,9 +92,14 @@ pub struct ClientConfig {
     /// Longest metadata of one direction in encoded form, 1,000 to 500,000 bytes; more fails with
     /// `RESOURCE_EXHAUSTED`. No effect over TCP. Default: 65,536.
     pub max_metadata_bytes: Option<usize>,
-    /// `"auto"`, `"udp"` or `"raw"`: what carries Homa. A value in the URI wins. No effect over TCP.
-    /// Default: `"auto"`.
+    /// `"auto"`, `"udp"`, `"raw"` or `"kernel"`: what carries Homa. A value in the URI wins. No
+    /// effect over TCP. Default: `"auto"`.
     pub engine: Option<Engine>,
+    /// `"push"` or `"pull"`: how the messages of streaming calls come. A value in the URI wins. No
+    /// effect over TCP. Default: `"push"`.
+    pub stream: Option<StreamMode>,
+    /// Settings of the Homa endpoint. No effect over TCP.
+    pub homa: HomaOptions,
 }
 
 /// Settings of a server. Unknown keys are refused; durations as in [`ClientConfig`].
@@ -99,8 +126,10 @@ pub struct ServerConfig {
     /// Most calls of one client in the handlers; more wait, or fail if `load_shed` is set. At
     /// least 1. Default: no limit.
     pub concurrency_limit_per_connection: Option<usize>,
+    /// Most open calls of one client; more wait. At least 1. Default: no limit.
+    pub max_concurrent_streams: Option<u32>,
     /// Answer `RESOURCE_EXHAUSTED` instead of waiting. Default: `false`.
-    pub load_shed: bool,
+    pub load_shed: Option<bool>,
     /// How long calls may go on after a shutdown was asked for. No effect over TCP, where tonic
     /// waits for ever. Default: 30 s.
     #[serde(deserialize_with = "duration")]
@@ -111,10 +140,12 @@ pub struct ServerConfig {
     pub max_metadata_bytes: Option<usize>,
     /// As in [`ClientConfig`].
     pub engine: Option<Engine>,
+    /// As in [`ClientConfig`].
+    pub homa: HomaOptions,
 }
 
-macro_rules! from_toml {
-    ($config:ident) => {
+macro_rules! sources {
+    ($config:ident { $($key:ident),* $(,)? }) => {
         impl $config {
             /// Reads a TOML file.
             ///
@@ -133,6 +164,30 @@ macro_rules! from_toml {
                 })
             }
 
+            /// Reads the environment: one variable for each key, see
+            /// [`with_env`](Self::with_env).
+            ///
+            /// # Errors
+            ///
+            /// Names the variable that is wrong, or unknown.
+            pub fn from_env() -> Result<Self, ConfigError> {
+                Self::default().with_env()
+            }
+
+            /// Puts what the environment says in the place of what this says. The variable of a
+            /// key is `TONIC_HOMA_` and the key in capitals: `TONIC_HOMA_TIMEOUT=50ms`. Values
+            /// are written as in TOML, without quotes; an empty one counts as not set.
+            ///
+            /// Variables that only the other side's configuration has are left to it.
+            ///
+            /// # Errors
+            ///
+            /// Names the variable that is wrong. One that begins with `TONIC_HOMA_` and belongs
+            /// to no key of either side is refused with the list of known ones.
+            pub fn with_env(self) -> Result<Self, ConfigError> {
+                env::overlay(self, std::env::vars_os())
+            }
+
             /// The URI in use: `TONIC_HOMA_URI` if it is set, else `uri`.
             ///
             /// # Errors
@@ -143,6 +198,21 @@ macro_rules! from_toml {
                     (Ok(uri), _) => Ok(uri),
                     (Err(ConfigError::NoUri), Some(uri)) => Ok(uri.clone()),
                     (Err(error), _) => Err(error),
+                }
+            }
+        }
+
+        impl env::Overlay for $config {
+            fn put(&mut self, other: Self) {
+                let Self { $($key,)* homa } = other;
+                $(self.$key = $key.or(self.$key.take());)*
+                self.homa.put(homa);
+            }
+
+            fn homa(options: HomaOptions) -> Self {
+                Self {
+                    homa: options,
+                    ..Self::default()
                 }
             }
         }
@@ -161,10 +231,41 @@ macro_rules! from_toml {
     };
 }
 
-from_toml!(ClientConfig);
-from_toml!(ServerConfig);
+sources!(ClientConfig {
+    uri,
+    fallback,
+    timeout,
+    connect_timeout,
+    concurrency_limit,
+    rate_limit,
+    user_agent,
+    origin,
+    max_message_bytes,
+    max_metadata_bytes,
+    engine,
+    stream,
+});
+sources!(ServerConfig {
+    uri,
+    timeout,
+    concurrency_limit_per_connection,
+    max_concurrent_streams,
+    load_shed,
+    shutdown_grace,
+    max_message_bytes,
+    max_metadata_bytes,
+    engine,
+});
 
 /// Why a configuration cannot be used.
+///
+/// ```
+/// use tonic_homa::{ClientConfig, ConfigError};
+///
+/// let error = "timeuot = '50ms'".parse::<ClientConfig>().unwrap_err();
+/// assert!(matches!(error, ConfigError::Parse { .. }));
+/// assert!(error.to_string().contains("unknown field `timeuot`"));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -187,9 +288,30 @@ pub enum ConfigError {
     /// Neither the configuration nor the environment has a URI.
     #[error("no URI: set `uri` in the configuration, or the environment variable {URI_VARIABLE}")]
     NoUri,
-    /// The environment variable is no text.
-    #[error("the environment variable {URI_VARIABLE} is not valid UTF-8")]
-    NotUnicode,
+    /// An environment variable is no text.
+    #[error("the environment variable {variable} is not valid UTF-8")]
+    NotUnicode {
+        /// Its name.
+        variable: String,
+    },
+    /// An environment variable has a value that its key cannot have.
+    #[error("environment variable {variable}={value}: {reason}")]
+    Variable {
+        /// Its name.
+        variable: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An environment variable looks like one of these and belongs to no key.
+    #[error("unknown environment variable {variable}: known are {known}")]
+    UnknownVariable {
+        /// Its name.
+        variable: String,
+        /// The names of all.
+        known: String,
+    },
     /// A value is out of its range.
     #[error("{key} = {value} is out of range: {range}")]
     OutOfRange {
@@ -200,6 +322,19 @@ pub enum ConfigError {
         /// What is allowed.
         range: &'static str,
     },
+    /// A value that cannot be read as what it stands for.
+    #[error("{key} = {value} cannot be used: {reason}")]
+    Invalid {
+        /// The key.
+        key: &'static str,
+        /// The value as given.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A setting of the Homa endpoint is out of its range.
+    #[error("in [homa]: {0}")]
+    Homa(#[from] homa_client::ConfigError),
     /// A value that means nothing, or not yet.
     #[error(transparent)]
     Value(#[from] UriError),
@@ -247,165 +382,21 @@ pub(crate) fn checked_limit(key: &'static str, value: usize) -> Result<usize, Co
     }
 }
 
-/// The value of [`URI_VARIABLE`].
-pub(crate) fn uri_from_env() -> Result<String, ConfigError> {
-    match env::var(URI_VARIABLE) {
-        Ok(uri) if !uri.trim().is_empty() => Ok(uri.trim().into()),
-        Ok(_) | Err(env::VarError::NotPresent) => Err(ConfigError::NoUri),
-        Err(env::VarError::NotUnicode(_)) => Err(ConfigError::NotUnicode),
-    }
-}
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse_duration(&text).map(Some).ok_or_else(|| {
-        D::Error::custom(format!(
-            "`{text}` is no duration: write a number and a unit (ns, us, ms, s, min, h), \
-             such as \"50ms\""
-        ))
-    })
-}
-
-fn parse_duration(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-    let (number, unit) = text.split_at(unit_at);
-    let nanos = match unit.trim_start() {
-        "ns" => 1,
-        "us" | "µs" => 1_000,
-        "ms" => 1_000_000,
-        "s" => 1_000_000_000,
-        "min" => 60_000_000_000,
-        "h" => 3_600_000_000_000_u64,
-        _ => return None,
+/// Checks an origin: both parts of it have to be there.
+pub(crate) fn checked_origin(text: &str) -> Result<http::Uri, ConfigError> {
+    let invalid = |reason: &dyn std::fmt::Display| ConfigError::Invalid {
+        key: "origin",
+        value: text.into(),
+        reason: format!("{reason}, write for example http://service.example"),
     };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    // Nothing below a nanosecond counts, and a longer fraction would overflow.
-    if whole.is_empty() || fraction.len() > 9 || number.ends_with('.') {
-        return None;
-    }
-    let mut total = whole.parse::<u64>().ok()?.checked_mul(nanos)?;
-    if !fraction.is_empty() {
-        let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
-        let part = fraction.parse::<u128>().ok()? * u128::from(nanos) / scale;
-        total = total.checked_add(u64::try_from(part).ok()?)?;
-    }
-    Some(Duration::from_nanos(total))
-}
-
-impl<'de> Deserialize<'de> for Engine {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    let uri: http::Uri = text
+        .parse()
+        .map_err(|error: http::uri::InvalidUri| invalid(&error))?;
+    match (uri.scheme(), uri.authority()) {
+        (Some(_), Some(_)) => Ok(uri),
+        _ => Err(invalid(&"it has no scheme or no authority")),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_key_is_read() {
-        let client: ClientConfig = r#"
-            uri = "homa://a:1"
-            timeout = "50ms"
-            connect_timeout = "1.5s"
-            concurrency_limit = 7
-            user_agent = "me"
-            max_message_bytes = 500000
-            max_metadata_bytes = 2000
-            engine = "udp"
-        "#
-        .parse()
-        .unwrap();
-        let expected = ClientConfig {
-            uri: Some("homa://a:1".into()),
-            timeout: Some(Duration::from_millis(50)),
-            connect_timeout: Some(Duration::from_millis(1_500)),
-            concurrency_limit: Some(7),
-            user_agent: Some("me".into()),
-            max_message_bytes: Some(500_000),
-            max_metadata_bytes: Some(2_000),
-            engine: Some(Engine::Udp),
-        };
-        assert_eq!(client, expected);
-        let server: ServerConfig = r#"
-            uri = "homa://0.0.0.0:0"
-            timeout = "1min"
-            concurrency_limit_per_connection = 9
-            load_shed = true
-            shutdown_grace = "2s"
-            max_message_bytes = 1000
-            max_metadata_bytes = 1000
-            engine = "auto"
-        "#
-        .parse()
-        .unwrap();
-        assert_eq!(server.timeout, Some(Duration::from_secs(60)));
-        assert_eq!(server.shutdown_grace, Some(Duration::from_secs(2)));
-        assert!(server.load_shed);
-        assert_eq!("".parse::<ServerConfig>().unwrap(), ServerConfig::default());
-    }
-
-    #[test]
-    fn unknown_keys_and_values_are_refused_by_name() {
-        for (text, named) in [
-            ("url = 'homa://a:1'", "unknown field `url`"),
-            ("timeout = 5", "invalid type"),
-            ("timeout = '5'", "`5` is no duration"),
-            ("timeout = '5 fortnights'", "(ns, us, ms, s, min, h)"),
-            ("engine = 'tcp'", "`tcp` is no value of `engine`"),
-            ("concurrency_limit = -1", "concurrency_limit"),
-            ("uri", "line 1"),
-        ] {
-            let error = text.parse::<ClientConfig>().unwrap_err().to_string();
-            assert!(error.contains(named), "{text}: {error}");
-        }
-        let error = ServerConfig::from_toml_file("no/such.toml")
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("no/such.toml"), "{error}");
-    }
-
-    #[test]
-    fn durations() {
-        for (text, nanos) in [
-            ("1ns", 1),
-            ("2us", 2_000),
-            ("2µs", 2_000),
-            ("0.5ms", 500_000),
-            (" 3 s ", 3_000_000_000),
-            ("1.000000001s", 1_000_000_001),
-            ("2h", 7_200_000_000_000),
-        ] {
-            assert_eq!(
-                parse_duration(text),
-                Some(Duration::from_nanos(nanos)),
-                "{text}"
-            );
-        }
-        for text in [
-            "",
-            "s",
-            ".5s",
-            "5.s",
-            "1..2s",
-            "-1s",
-            "1e3s",
-            "99999999999h",
-            "1.0000000001s",
-        ] {
-            assert_eq!(parse_duration(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn sizes_and_limits_have_bounds() {
-        assert!(checked_size("max_message_bytes", 1_000_000, &MAX_MESSAGE_BYTES).is_ok());
-        let error = checked_size("max_message_bytes", 1_000_001, &MAX_MESSAGE_BYTES).unwrap_err();
-        assert!(
-            error.to_string().contains("max_message_bytes = 1000001"),
-            "{error}"
-        );
-        assert!(checked_limit("concurrency_limit", 0).is_err());
-    }
-}
+mod tests;
