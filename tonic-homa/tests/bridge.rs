@@ -374,8 +374,10 @@ async fn streams_pass(scheme: &str) {
 }
 
 #[tokio::test]
-async fn streams_pass_over_tcp() {
-    streams_pass("http").await;
+async fn streams_of_every_kind_pass() {
+    for scheme in STREAMS {
+        streams_pass(scheme).await;
+    }
 }
 
 #[tokio::test]

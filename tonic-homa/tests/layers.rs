@@ -206,7 +206,7 @@ async fn handlers_see_both_addresses() {
 }
 
 #[tokio::test]
-async fn user_agent_and_origin_reach_the_server() {
+async fn the_user_agent_reaches_the_server() {
     let host = serve("homa").await;
     let own = concat!("tonic-homa/", env!("CARGO_PKG_VERSION"));
     let plain = host
@@ -231,65 +231,67 @@ async fn user_agent_and_origin_reach_the_server() {
         both.user_agent.ends_with(&format!("greeter/1 {own}")),
         "{both:?}"
     );
+}
 
-    let seen: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
-    let log = seen.clone();
-    let server = Server::builder().trace_fn(move |request| {
-        log.lock().unwrap().push(request.uri().to_string());
-        tracing::Span::none()
-    });
-    let host = serve_with("homa", server).await;
-    host.client().await.call(ask("x")).await.unwrap();
-    let endpoint = host
-        .endpoint()
-        .origin("https://example.com".parse().unwrap());
-    TestClient::new(endpoint.connect().await.unwrap())
-        .call(ask("x"))
-        .await
-        .unwrap();
-    let path = "/tonic_homa.test.v1.Test/Call";
-    let expected = [
-        format!("{}{path}", host.uri),
-        format!("https://example.com{path}"),
-    ];
-    assert_eq!(*seen.lock().unwrap(), expected);
+#[tokio::test]
+async fn the_origin_is_what_servers_see() {
+    for scheme in BOTH {
+        let seen: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
+        let log = seen.clone();
+        let server = Server::builder().trace_fn(move |request| {
+            log.lock().unwrap().push(request.uri().to_string());
+            tracing::Span::none()
+        });
+        let host = serve_with(scheme, server).await;
+        host.client().await.call(ask("x")).await.unwrap();
+        let endpoint = host
+            .endpoint()
+            .origin("https://example.com".parse().unwrap());
+        TestClient::new(endpoint.connect().await.unwrap())
+            .call(ask("x"))
+            .await
+            .unwrap();
+        let path = "/tonic_homa.test.v1.Test/Call";
+        let expected = [
+            format!("{}{path}", host.uri),
+            format!("https://example.com{path}"),
+        ];
+        assert_eq!(*seen.lock().unwrap(), expected);
+    }
 }
 
 #[tokio::test]
 async fn a_channels_limits_hold() {
-    let host = serve("homa").await;
-    let endpoint = host.endpoint().concurrency_limit(2);
-    let client = TestClient::new(endpoint.connect().await.unwrap());
-    let service = host.service.clone();
-    let calls: Vec<_> = (0..6)
-        .map(|_| {
-            let (mut client, service) = (client.clone(), service.clone());
-            tokio::spawn(async move {
-                client
-                    .call(CallRequest {
+    for scheme in BOTH {
+        let host = serve(scheme).await;
+        let endpoint = host.endpoint().concurrency_limit(2);
+        let client = TestClient::new(endpoint.connect().await.unwrap());
+        let service = host.service.clone();
+        let calls: Vec<_> = (0..6)
+            .map(|_| {
+                let (mut client, service) = (client.clone(), service.clone());
+                tokio::spawn(async move {
+                    let request = CallRequest {
                         delay_ms: 20,
                         ..ask("x")
-                    })
-                    .await
-                    .unwrap();
-                assert!(service.running() <= 2);
+                    };
+                    client.call(request).await.unwrap();
+                    assert!(service.running() <= 2);
+                })
             })
-        })
-        .collect();
-    for call in calls {
-        call.await.unwrap();
+            .collect();
+        for call in calls {
+            call.await.unwrap();
+        }
+        let endpoint = host.endpoint().rate_limit(2, Duration::from_millis(100));
+        let mut client = TestClient::new(endpoint.connect().await.unwrap());
+        let start = Instant::now();
+        for _ in 0..5 {
+            client.call(ask("x")).await.unwrap();
+        }
+        let waited = start.elapsed();
+        assert!(waited >= Duration::from_millis(150), "{scheme}: {waited:?}");
     }
-    let endpoint = host.endpoint().rate_limit(2, Duration::from_millis(100));
-    let mut client = TestClient::new(endpoint.connect().await.unwrap());
-    let start = Instant::now();
-    for _ in 0..5 {
-        client.call(ask("x")).await.unwrap();
-    }
-    assert!(
-        start.elapsed() >= Duration::from_millis(150),
-        "{:?}",
-        start.elapsed()
-    );
 }
 
 #[tokio::test]
@@ -308,22 +310,24 @@ async fn a_rate_per_eternity_lets_its_calls_through_and_no_more() {
 
 #[tokio::test]
 async fn a_servers_limit_waits_or_sheds() {
-    for shed in [false, true] {
+    for (scheme, shed) in BOTH
+        .into_iter()
+        .flat_map(|scheme| [(scheme, false), (scheme, true)])
+    {
         let server = Server::builder()
             .concurrency_limit_per_connection(2)
             .load_shed(shed);
-        let host = serve_with("homa", server).await;
+        let host = serve_with(scheme, server).await;
         let client = host.client().await;
         let calls: Vec<_> = (0..4)
             .map(|_| {
                 let mut client = client.clone();
                 tokio::spawn(async move {
-                    client
-                        .call(CallRequest {
-                            delay_ms: 150,
-                            ..ask("x")
-                        })
-                        .await
+                    let request = CallRequest {
+                        delay_ms: 150,
+                        ..ask("x")
+                    };
+                    client.call(request).await
                 })
             })
             .collect();
@@ -334,6 +338,6 @@ async fn a_servers_limit_waits_or_sheds() {
                 failed += 1;
             }
         }
-        assert_eq!(failed, if shed { 2 } else { 0 });
+        assert_eq!(failed, if shed { 2 } else { 0 }, "{scheme}");
     }
 }

@@ -31,6 +31,9 @@ pub(crate) use proto::{CallReply, CallRequest};
 
 pub(crate) const BOTH: [&str; 2] = ["homa", "http"];
 
+/// Where calls can stream.
+pub(crate) const STREAMS: &[&str] = &["http"];
+
 /// Counts what happens in the handlers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Service {
