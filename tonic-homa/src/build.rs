@@ -61,6 +61,13 @@ pub fn configure() -> Builder {
 }
 
 /// Options of code generation: those of `tonic_prost_build::Builder` but the ones for protoc.
+///
+/// ```no_run
+/// tonic_homa::build::configure()
+///     .build_server(false)
+///     .compile_protos(&["proto/greeter.proto"], &["proto"])?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "nothing is generated before one of the compile methods"]
 pub struct Builder {

@@ -13,6 +13,15 @@ use crate::uri::UriError;
 /// Why an endpoint, a channel or a server could not be set up.
 ///
 /// Calls fail with a [`tonic::Status`] instead, which keeps its source.
+///
+/// ```
+/// use tonic_homa::transport::{Endpoint, Error, UriError};
+///
+/// let error = Endpoint::from_shared("homa://10.0.0.1").unwrap_err();
+/// assert!(matches!(error, Error::Uri(UriError::MissingPort { .. })));
+/// // What is wrong, and what to do.
+/// assert!(error.to_string().ends_with("write for example 10.0.0.1:4000"));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

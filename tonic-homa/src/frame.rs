@@ -51,6 +51,14 @@ mod flag {
 }
 
 /// A frame's header in a form that cannot express nonsense.
+///
+/// ```
+/// use tonic_homa::frame::{CancelReason, Frame, HEADER_LEN, Kind, Lengths};
+///
+/// let kind = Kind::Cancel { reason: CancelReason::Cancelled };
+/// let cancel = Frame { epoch: 7, call: 1, going_away: false, kind };
+/// assert_eq!(cancel.emit(Lengths::default()).len(), HEADER_LEN);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// The client's random number for one server address. Zero only in a [`Kind::Reset`] that
@@ -66,6 +74,15 @@ pub struct Frame {
 }
 
 /// What a frame is for, with the fields that belong to it.
+///
+/// ```
+/// use tonic_homa::frame::{Flight, Kind};
+///
+/// // A whole unary call: its body ends here, and there are 50 ms for it.
+/// let flight = Flight { start: true, end: true, ..Flight::default() };
+/// let open = Kind::Open { flight, deadline_us: 50_000, push: true };
+/// # assert_ne!(open, Kind::Ping { nonce: 1 });
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// 0x01, client's request: opens a call.
@@ -142,6 +159,14 @@ pub enum Kind {
 }
 
 /// What a frame with metadata and body carries.
+///
+/// ```
+/// use tonic_homa::frame::Flight;
+///
+/// // The last bytes of a response of 100,000, and its status.
+/// let last = Flight { end: true, trailers: true, offset: 90_000, ..Flight::default() };
+/// assert!(!last.start && last.total.is_none());
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flight {
     /// The initial metadata is here (maybe 0 bytes); `offset` is 0.
@@ -157,6 +182,13 @@ pub struct Flight {
 }
 
 /// Why a client ends a call.
+///
+/// ```
+/// use tonic_homa::frame::CancelReason;
+///
+/// // As it stands in the frame.
+/// assert_eq!(CancelReason::DeadlineExceeded as u8, 4);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum CancelReason {
@@ -167,6 +199,17 @@ pub enum CancelReason {
 }
 
 /// Why a request was refused.
+///
+/// ```
+/// use tonic_homa::frame::ResetReason;
+///
+/// fn can_be_repeated(reason: ResetReason) -> bool {
+///     use ResetReason::{Overloaded, Stopping, Version};
+///     matches!(reason, Stopping | Overloaded | Version)
+/// }
+/// assert!(can_be_repeated(ResetReason::Stopping));
+/// assert!(!can_be_repeated(ResetReason::Duplicate));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ResetReason {
@@ -202,6 +245,16 @@ impl ResetReason {
 }
 
 /// How a message came in, which decides about the kinds and flags that fit.
+///
+/// ```
+/// use tonic_homa::frame::{Frame, FrameError, Kind, Lengths, Sender};
+///
+/// let kind = Kind::Ping { nonce: 1 };
+/// let ping = Frame { epoch: 7, call: 0, going_away: false, kind }.emit(Lengths::default());
+/// assert!(Frame::parse(&ping, ping.len(), Sender::ClientRequest).is_ok());
+/// // No answer is a PING.
+/// assert!(Frame::parse(&ping, ping.len(), Sender::ServerResponse).is_err());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
     /// A Homa request that a client sent.
@@ -222,6 +275,13 @@ impl Sender {
 
 /// Where the sections of a message are: head, tail and body follow each other after `header`
 /// bytes.
+///
+/// ```
+/// use tonic_homa::frame::{HEADER_LEN, Lengths};
+///
+/// let lengths = Lengths { head: 120, ..Lengths::default() };
+/// assert_eq!(usize::from(lengths.header), HEADER_LEN);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lengths {
     /// Bytes of the header, 48 to 255. Only parsed: [`Frame::emit`] always writes 48.
@@ -246,6 +306,13 @@ impl Default for Lengths {
 }
 
 /// Why bytes are no frame.
+///
+/// ```
+/// use tonic_homa::frame::{Frame, FrameError, Sender};
+///
+/// let parsed = Frame::parse(b"GET / HTTP/1.1", 14, Sender::ClientRequest);
+/// assert_eq!(parsed, Err(FrameError::Short { len: 14 }));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {

@@ -100,6 +100,14 @@ const PAIRS: [(u8, &str, &str); 28] = [
 ];
 
 /// Why a section cannot be read or written.
+///
+/// ```
+/// use tonic_homa::metadata::{self, MetadataError};
+///
+/// // An OPEN whose metadata is empty names no method.
+/// let error = metadata::decode_request(bytes::Bytes::new()).unwrap_err();
+/// assert_eq!(error, MetadataError::NoPath);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MetadataError {
@@ -130,6 +138,18 @@ pub enum MetadataError {
 }
 
 /// The initial metadata of an OPEN.
+///
+/// ```
+/// use tonic_homa::metadata;
+///
+/// let mut section = Vec::new();
+/// metadata::encode_path(b"/greeter.Greeter/Hello", &mut section)?;
+/// metadata::encode_origin(b"10.0.0.1:4000", "homa", &mut section)?;
+/// let head = metadata::decode_request(section.into())?;
+/// assert_eq!(head.path, "/greeter.Greeter/Hello");
+/// assert_eq!(head.authority.as_deref(), Some(&b"10.0.0.1:4000"[..]));
+/// # Ok::<(), metadata::MetadataError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestHead {
     /// The method's path, `/package.Service/Method`.

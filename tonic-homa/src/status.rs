@@ -13,6 +13,22 @@ use tonic::{Code, Status};
 use crate::frame::ResetReason;
 
 /// The server refused a call with a RESET frame. The source of a call's [`Status`].
+///
+/// ```
+/// use std::error::Error;
+/// use homa_client::{CallError, Executed};
+/// use tonic_homa::transport::ResetError;
+///
+/// /// Whether a call that failed surely did not run.
+/// fn can_be_repeated(status: &tonic::Status) -> bool {
+///     let source = status.source();
+///     let refused = source.and_then(|source| source.downcast_ref::<ResetError>());
+///     let failed = source.and_then(|source| source.downcast_ref::<CallError>());
+///     let executed = refused.map(ResetError::executed).or(failed.map(CallError::executed));
+///     executed == Some(Executed::No)
+/// }
+/// assert!(!can_be_repeated(&tonic::Status::internal("from the handler")));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server refused the call: {reason:?}{}{text}", if text.is_empty() { "" } else { ", " })]
 #[non_exhaustive]

@@ -15,6 +15,14 @@ const KNOWN_KEYS: &str = "engine (auto, udp, raw, kernel), wire (native), stream
                           fallback (an http: or unix: URI)";
 
 /// Why a URI cannot be used.
+///
+/// ```
+/// use tonic_homa::transport::{ServeAddr, UriError};
+///
+/// let error = "homa://0.0.0.0:40000".parse::<ServeAddr>().unwrap_err();
+/// let tonic_homa::transport::Error::Uri(error) = error else { unreachable!() };
+/// assert!(matches!(error, UriError::PortOutOfRange { ref port, .. } if port == "40000"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UriError {
@@ -167,12 +175,20 @@ pub enum UriError {
 /// Which Homa implementation carries the calls.
 ///
 /// Both sides of a call need the same carrier: UDP, or IP protocol 146.
+///
+/// ```
+/// use tonic_homa::transport::{Endpoint, Engine};
+///
+/// // In the URI, or as `engine = "udp"` in a configuration.
+/// let endpoint = Endpoint::from_static("homa://10.0.0.1:4000?engine=udp");
+/// assert_eq!(Engine::Udp.to_string(), "udp");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Engine {
     /// The best one that both hosts have. The default. Where the kernel module is loaded, servers
-    /// of all addresses listen through it, too, and clients call those that answer there through it; else this
-    /// is UDP, unless `homa_config` names another carrier or backend.
+    /// of all addresses listen through it, too, and clients call those that answer there through
+    /// it; else this is UDP, unless `homa_config` names another carrier or backend.
     #[default]
     Auto,
     /// The user-space engine over UDP: needs neither a kernel module nor privileges.

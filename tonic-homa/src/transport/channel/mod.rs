@@ -193,6 +193,17 @@ impl fmt::Debug for Channel {
 }
 
 /// The response to one call of a [`Channel`]. Dropping it cancels the call.
+///
+/// ```no_run
+/// use tonic::codegen::{Service, http};
+/// use tonic_homa::transport::Channel;
+/// use tonic_homa::transport::channel::ResponseFuture;
+///
+/// fn send(channel: &mut Channel, request: http::Request<tonic::body::Body>) -> ResponseFuture {
+///     // Nothing is sent before it is polled.
+///     channel.call(request)
+/// }
+/// ```
 pub struct ResponseFuture {
     kind: FutureKind,
 }

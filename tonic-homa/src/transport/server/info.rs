@@ -30,6 +30,15 @@ pub struct HomaConnectInfo {
 }
 
 /// The format of a call's messages.
+///
+/// ```
+/// use tonic_homa::transport::{HomaConnectInfo, Wire};
+///
+/// fn is_native<T>(request: &tonic::Request<T>) -> bool {
+///     let info = request.extensions().get::<HomaConnectInfo>();
+///     info.is_some_and(|info| info.wire == Wire::Native)
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Wire {
