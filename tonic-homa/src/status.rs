@@ -85,6 +85,24 @@ pub(crate) fn with_source(
     status
 }
 
+/// Whether the transport says that no handler saw the call.
+pub(crate) fn surely_not_run(status: &Status) -> bool {
+    let mut next = std::error::Error::source(status);
+    while let Some(error) = next {
+        let executed = error.downcast_ref().map(CallError::executed);
+        let executed = executed.or(error.downcast_ref().map(ResetError::executed));
+        if let Some(executed) = executed {
+            return executed == Executed::No;
+        }
+        // tonic's own transport: there was no connection to send it on.
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 pub(crate) fn deadline_exceeded(timeout: Duration) -> Status {
     Status::deadline_exceeded(format!("the deadline of {timeout:?} has passed"))
 }

@@ -368,6 +368,8 @@ async fn streams_pass(scheme: &str) {
             let mut replies = client.down(request).await.unwrap().into_inner();
             replies.message().await.unwrap().unwrap();
             drop(replies);
+            let running = || host.service.running();
+            eventually("the stream is gone", || running() == 0).await;
             client.call(ask("still there")).await.unwrap();
         });
     }

@@ -70,14 +70,17 @@ impl Fallback {
         let own = deadline::from_headers(request.headers());
         let timeout = own.into_iter().chain(self.endpoint.settings.timeout).min();
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let decided = match (timeout, deadline) {
-            (Some(timeout), Some(deadline)) => timeout_at(deadline, self.decide())
+        let first = async {
+            let decided = self.decide().await;
+            let channel = decided.map_err(|error| status::with_source(Code::Unavailable, error))?;
+            call_ready(channel.clone(), request).await
+        };
+        match (timeout, deadline) {
+            (Some(timeout), Some(deadline)) => timeout_at(deadline, first)
                 .await
                 .map_err(|_| status::deadline_exceeded(timeout))?,
-            _ => self.decide().await,
-        };
-        let channel = decided.map_err(|error| status::with_source(Code::Unavailable, error))?;
-        call_ready(channel.clone(), request).await
+            _ => first.await,
+        }
     }
 
     fn fallback(&self) -> &str {

@@ -1,5 +1,7 @@
 //! [`Channel::balance_list`] and [`Channel::balance_channel`]: one channel, several servers.
 
+mod replay;
+
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::hash::Hash;
@@ -21,6 +23,7 @@ use super::connect::DEFAULT_CONNECT_TIMEOUT;
 use super::{BoxFuture, Channel, Endpoint, Kind, call_ready};
 use crate::deadline;
 use crate::status;
+use replay::Replay;
 
 /// How long a server is put aside when a call could not reach it; doubled by each probe that
 /// fails as well.
@@ -58,8 +61,11 @@ impl Channel {
     /// A server that a call could not reach (`UNAVAILABLE` from the transport, not from its
     /// handler) is put aside for a second; then it is probed in the background, as by
     /// [`Endpoint::connect`], and is back when it answers. Each probe that fails doubles the
-    /// pause, up to 30 s. While all are aside, calls go to any of them. The call that found a
-    /// server gone fails; its [source](std::error::Error::source) tells whether it may have run.
+    /// pause, up to 30 s. While all are aside, calls go to any of them.
+    ///
+    /// The call that found a server gone goes to another one, once, if it surely did not run and
+    /// its request was complete when it was made, as those of unary calls are. Else it fails, and
+    /// its [source](std::error::Error::source) tells whether it may have run.
     ///
     /// Each endpoint keeps its own limits and timeouts. If the list is empty, all calls fail with
     /// `UNAVAILABLE`.
@@ -146,25 +152,37 @@ pub(super) struct Balance {
 }
 
 impl Balance {
+    /// One call with its own deadline, which covers waiting for a server and a second attempt.
     pub(super) async fn call(
         self: Arc<Self>,
         request: Request<Body>,
     ) -> Result<Response<Body>, Status> {
-        let claim = match deadline::from_headers(request.headers()) {
-            None => self.claim().await?,
-            Some(wait) => timeout(wait, self.claim())
+        match deadline::from_headers(request.headers()) {
+            None => self.run(request).await,
+            Some(limit) => timeout(limit, self.run(request))
                 .await
-                .map_err(|_| status::deadline_exceeded(wait))??,
+                .map_err(|_| status::deadline_exceeded(limit))?,
+        }
+    }
+
+    async fn run(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let (parts, body) = request.into_parts();
+        let body = Replay::of(body).await;
+        let claim = self.claim().await?;
+        let request = Request::from_parts(parts.clone(), body.body());
+        let (failed, status) = match claim.call(request).await {
+            Ok(response) => return Ok(response),
+            Err(failure) => failure,
         };
-        match call_ready(claim.0.channel.clone(), request).await {
-            Ok(response) => {
-                claim.0.answered();
-                Ok(response.map(|body| claim.hold(body)))
+        if !(body.is_whole() && status::surely_not_run(&status)) {
+            return Err(status);
+        }
+        match self.pick() {
+            Some(other) if !Arc::ptr_eq(&other.0, &failed) => {
+                let request = Request::from_parts(parts, body.body());
+                other.call(request).await.map_err(|(_, status)| status)
             }
-            Err(status) => {
-                claim.0.failed(&status);
-                Err(status)
-            }
+            _ => Err(status),
         }
     }
 
@@ -368,6 +386,19 @@ impl Claim {
     fn new(server: &Arc<Server>) -> Self {
         server.calls.fetch_add(1, Ordering::Relaxed);
         Self(server.clone())
+    }
+
+    async fn call(self, request: Request<Body>) -> Result<Response<Body>, (Arc<Server>, Status)> {
+        match call_ready(self.0.channel.clone(), request).await {
+            Ok(response) => {
+                self.0.answered();
+                Ok(response.map(|body| self.hold(body)))
+            }
+            Err(status) => {
+                self.0.failed(&status);
+                Err((self.0.clone(), status))
+            }
+        }
     }
 
     /// Keeps the claim until the body ends.
