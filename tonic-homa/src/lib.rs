@@ -31,19 +31,16 @@
 //!
 //! # What works over `homa:`
 //!
-//! Unary calls of up to 1,000,000 bytes each way, with metadata in both directions, binary
-//! values, statuses with details, compression, deadlines that reach the server and fail with
-//! `DEADLINE_EXCEEDED` on both sides, cancellation by dropping the call, interceptors, layers,
-//! `remote_addr()`, and graceful shutdown. Errors of the transport keep their source, which says
-//! whether the call may have run.
+//! All four kinds of calls, messages of any length, metadata in both directions, binary values,
+//! statuses with details, compression, deadlines that reach the server, cover the whole call and
+//! fail with `DEADLINE_EXCEEDED` on both sides, cancellation by dropping the call, interceptors,
+//! layers, limits, balancing, health, reflection, `remote_addr()`, and graceful shutdown. Errors of
+//! the transport keep their source, which says whether the call may have run.
 //!
-//! # What does not, yet
+//! # What does not
 //!
-//! * Streaming calls are answered `UNIMPLEMENTED`, unless the whole stream is ready at once.
-//! * Longer messages are answered `RESOURCE_EXHAUSTED`.
-//!
-//! Both work over `http://` from the same binary; a step to it is taken only where a URI asks for
-//! it with `fallback`. There is no TLS over either: nothing is encrypted or authenticated.
+//! There is no TLS over either transport: nothing is encrypted or authenticated. A step from Homa
+//! to TCP is taken only where a URI asks for it with `fallback`.
 //!
 //! # Features
 //!

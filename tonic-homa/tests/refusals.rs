@@ -365,6 +365,7 @@ async fn a_file_configures_both_sides() {
         ("concurrency_limit = 0", "concurrency_limit = 0"),
         ("max_message_bytes = 2000000", "max_message_bytes = 2000000"),
         ("max_metadata_bytes = 5", "max_metadata_bytes = 5"),
+        ("max_stream_buffer_bytes = 5", "max_stream_buffer_bytes = 5"),
         ("user_agent = \"a\\nb\"", "user agent"),
         ("origin = 'b'", "origin = b"),
         ("fallback = 'homa://a:1'", "fallback `homa://a:1`"),

@@ -92,6 +92,9 @@ pub struct ClientConfig {
     /// Longest metadata of one direction in encoded form, 1,000 to 500,000 bytes; more fails with
     /// `RESOURCE_EXHAUSTED`. No effect over TCP. Default: 65,536.
     pub max_metadata_bytes: Option<usize>,
+    /// Bytes of bodies from one peer that are buffered or on their way, 65,536 to 4,294,967,296.
+    /// Its streams share it, and each takes 65,536 at least. No effect over TCP. Default: 64 MiB.
+    pub max_stream_buffer_bytes: Option<usize>,
     /// `"auto"`, `"udp"`, `"raw"` or `"kernel"`: what carries Homa. A value in the URI wins. No
     /// effect over TCP. Default: `"auto"`.
     pub engine: Option<Engine>,
@@ -138,6 +141,8 @@ pub struct ServerConfig {
     pub max_message_bytes: Option<usize>,
     /// As in [`ClientConfig`].
     pub max_metadata_bytes: Option<usize>,
+    /// As in [`ClientConfig`].
+    pub max_stream_buffer_bytes: Option<usize>,
     /// As in [`ClientConfig`].
     pub engine: Option<Engine>,
     /// As in [`ClientConfig`].
@@ -242,6 +247,7 @@ sources!(ClientConfig {
     origin,
     max_message_bytes,
     max_metadata_bytes,
+    max_stream_buffer_bytes,
     engine,
     stream,
 });
@@ -254,6 +260,7 @@ sources!(ServerConfig {
     shutdown_grace,
     max_message_bytes,
     max_metadata_bytes,
+    max_stream_buffer_bytes,
     engine,
 });
 

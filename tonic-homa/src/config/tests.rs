@@ -21,6 +21,7 @@ fn every_key_is_read() {
         fallback = "http://c:2"
         max_message_bytes = 500000
         max_metadata_bytes = 2000
+        max_stream_buffer_bytes = 100000
         engine = "udp"
         stream = "pull"
         homa.mtu = 9000
@@ -35,6 +36,7 @@ fn every_key_is_read() {
         user_agent: Some("me".into()),
         max_message_bytes: Some(500_000),
         max_metadata_bytes: Some(2_000),
+        max_stream_buffer_bytes: Some(100_000),
         engine: Some(Engine::Udp),
         rate_limit: Some((100, Duration::from_secs(2))),
         origin: Some("http://b".into()),

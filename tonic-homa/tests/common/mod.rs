@@ -32,7 +32,7 @@ pub(crate) use proto::{CallReply, CallRequest};
 pub(crate) const BOTH: [&str; 2] = ["homa", "http"];
 
 /// Where calls can stream.
-pub(crate) const STREAMS: &[&str] = &["http"];
+pub(crate) const STREAMS: &[&str] = &BOTH;
 
 /// Counts what happens in the handlers.
 #[derive(Clone, Debug, Default)]

@@ -215,6 +215,9 @@ impl Endpoint {
         if let Some(bytes) = config.max_metadata_bytes {
             endpoint = endpoint.max_metadata_bytes(bytes)?;
         }
+        if let Some(bytes) = config.max_stream_buffer_bytes {
+            endpoint = endpoint.max_stream_buffer_bytes(bytes)?;
+        }
         Ok(endpoint)
     }
 

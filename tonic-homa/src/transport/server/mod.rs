@@ -185,6 +185,9 @@ impl Server {
         if let Some(bytes) = config.max_metadata_bytes {
             server = server.max_metadata_bytes(bytes)?;
         }
+        if let Some(bytes) = config.max_stream_buffer_bytes {
+            server = server.max_stream_buffer_bytes(bytes)?;
+        }
         Ok(server)
     }
 }
