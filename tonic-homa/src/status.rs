@@ -63,12 +63,40 @@ impl ResetError {
 }
 
 pub(crate) fn from_call_error(error: CallError) -> Status {
-    let code = match &error {
+    with_source(code_of(&error), error)
+}
+
+fn code_of(error: &CallError) -> Code {
+    match error {
         CallError::BadSize { .. } | CallError::Busy { .. } => Code::ResourceExhausted,
         CallError::BadAddress { .. } => Code::InvalidArgument,
         _ => Code::Unavailable,
-    };
-    with_source(code, error)
+    }
+}
+
+/// The other side of a call went away while that was open, so that it may have run. The source of
+/// its [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the call was cut off: {what}")]
+#[non_exhaustive]
+pub struct PeerLost {
+    /// Who was lost, and how that was noticed.
+    pub what: String,
+}
+
+impl PeerLost {
+    /// Whether the handler may have run.
+    pub fn executed(&self) -> Executed {
+        Executed::Maybe
+    }
+}
+
+/// For a failure after a call has begun: what the error says of its own message is no news of the
+/// call.
+pub(crate) fn lost(error: CallError) -> Status {
+    let code = code_of(&error);
+    let what = error.to_string();
+    with_source(code, PeerLost { what })
 }
 
 pub(crate) fn from_bind_error(error: BindError) -> Status {

@@ -68,6 +68,14 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
         Ok(())
     }
 
+    /// Takes what is ready without waiting for a first message that may have to hold all: up to
+    /// `most` bytes, and whatever comes next. After a long message that is the end, mostly; streams
+    /// that are always ready stop there.
+    pub(crate) fn poll_first(&mut self, cx: &mut Context<'_>, most: usize) -> Result<(), B::Error> {
+        self.poll_fill(cx, most)?;
+        self.poll_fill(cx, self.ready.len() + 1)
+    }
+
     /// Watches a body that was taken whole: tonic's request bodies tell of a
     /// `CancellationHandle` even after their end.
     pub(crate) fn poll_failure(&mut self, cx: &mut Context<'_>) -> Poll<B::Error> {

@@ -38,10 +38,8 @@ pub use http::Uri;
 pub use http_body::Body;
 
 pub use crate::error::Error;
-pub use crate::status::ResetError;
+pub use crate::status::{PeerLost, ResetError};
 pub use crate::uri::{Engine, StreamMode, UriError};
-#[doc(inline)]
-pub use channel::PeerLost;
 #[doc(inline)]
 pub use channel::{Channel, Endpoint};
 pub use counters::{CallCounters, CallMonitor};

@@ -28,10 +28,11 @@ use crate::frame::{Flight, Frame, HEADER_LEN, Kind, Lengths, Sender};
 use crate::metadata;
 use crate::resolve::{no_address, resolve};
 use crate::status::{self, ResetError};
+use crate::transport::CallCounters;
 use crate::transport::body::{Outgoing, Received};
 use crate::transport::stream::pull::Puller;
 use crate::transport::stream::{
-    GATHER, Inlet, Outlet, Over, Parts, Pump, Pumped, START_CREDIT, Stream, Way, take_header,
+    Inlet, Outlet, Over, Parts, Pump, Pumped, START_CREDIT, Stream, Way, take_header,
 };
 use crate::uri::HomaTarget;
 
@@ -149,8 +150,7 @@ impl HomaChannel {
     ) -> Result<Response<Body>, Status> {
         let (parts, body) = request.into_parts();
         let mut outgoing = Outgoing::new(body);
-        let most = self.max_message_bytes;
-        poll_fn(|cx| Poll::Ready(outgoing.poll_fill(cx, most))).await?;
+        poll_fn(|cx| Poll::Ready(outgoing.poll_first(cx, START_CREDIT as usize))).await?;
         let _permit = match &self.concurrency {
             Some(limit) => limit.acquire().await.ok(),
             None => None,
@@ -220,7 +220,7 @@ impl HomaChannel {
             let Some(body) = outgoing else {
                 return Poll::Pending;
             };
-            if let Err(status) = body.poll_fill(cx, first + GATHER) {
+            if let Err(status) = body.poll_fill(cx, first + 1) {
                 return Poll::Ready(status);
             }
             if body.ready.len() > first || body.has_ended() {
@@ -584,7 +584,7 @@ impl HomaChannel {
     }
 
     /// What was counted of the calls to the server in use.
-    pub(super) fn counters(&self) -> crate::transport::CallCounters {
+    pub(super) fn counters(&self) -> CallCounters {
         let route = self.lock_route();
         let peer = route.as_ref().map(|route| &route.peer);
         peer.map_or_else(Default::default, |peer| {

@@ -30,7 +30,6 @@ use call::HomaChannel;
 pub use endpoint::Endpoint;
 #[cfg(feature = "tcp")]
 use fallback::Fallback;
-pub use peer::PeerLost;
 
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 

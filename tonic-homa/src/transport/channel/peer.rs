@@ -8,19 +8,20 @@ use std::time::Duration;
 
 use homa_client::{CallError, Client, Message, Request, RequestHandler, Responder};
 use rustc_hash::FxHashMap;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep_until, timeout};
 use tonic::{Code, Status};
 
 use crate::error::Error;
 use crate::frame::{Frame, Kind, Lengths, ResetReason, Sender};
 use crate::random;
-use crate::status::{self, ResetError};
+use crate::status::{self, PeerLost, ResetError};
 use crate::transport::counters::Counting;
-use crate::transport::stream::{Budget, Stream, reply, take_header};
+use crate::transport::stream::{Budget, Heard, Stream, reply, take_header};
 
-/// Between two looks whether a server with open streams is alive: a killed one is noticed within a
-/// second, and a PING with its answer and their acknowledgment are at most five packets a second.
-const LOOK: Duration = Duration::from_millis(800);
+/// After this time without a sign of life of a server with open streams it is asked for one: a
+/// killed server is noticed within a second, and a PING with its answer and their acknowledgment are
+/// at most five packets a second.
+const SILENCE: Duration = Duration::from_millis(800);
 
 /// How long a PING may stay unanswered. Two in a row have to.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -48,8 +49,8 @@ pub(super) struct Peer {
     pub(super) budget: Arc<Budget>,
     pub(super) counting: Arc<Counting>,
     stream_bytes: Arc<AtomicU64>,
-    /// Set by whatever arrives for a stream.
-    pub(super) heard: Arc<AtomicBool>,
+    /// Told of whatever arrives for a stream.
+    pub(super) heard: Arc<Heard>,
     /// Whether somebody looks after the streams.
     watched: AtomicBool,
 }
@@ -157,6 +158,7 @@ impl Peer {
             }
         }
         if !self.watched.swap(true, Ordering::AcqRel) {
+            self.heard.now();
             let watched = Watched {
                 peer: self.clone(),
                 retired: false,
@@ -173,8 +175,7 @@ impl Peer {
         let before = self.server_epoch.swap(server_epoch, Ordering::AcqRel);
         if before != 0 && before != server_epoch {
             let error = PeerLost {
-                addr: self.addr,
-                what: "another process answers there now",
+                what: format!("another process answers at {} now", self.addr),
             };
             self.fail_all(&status::with_source(Code::Unavailable, error));
         }
@@ -273,17 +274,6 @@ fn reset(responder: Responder, to: &Frame, reason: ResetReason) {
     );
 }
 
-/// The server of some streams is gone. The source of their [`Status`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("lost the server at {addr}: {what}")]
-#[non_exhaustive]
-pub struct PeerLost {
-    /// The server's address.
-    pub addr: SocketAddr,
-    /// How that was noticed.
-    pub what: &'static str,
-}
-
 /// Takes the mark off when nobody watches any more, also because a runtime has ended.
 struct Watched {
     peer: Arc<Peer>,
@@ -314,9 +304,9 @@ async fn watch(mut watched: Watched, client: Client) {
     let peer = watched.peer.clone();
     let mut failed = 0;
     loop {
-        let began = Instant::now();
+        let look = peer.heard.at() + SILENCE;
         if failed == 0 {
-            sleep(LOOK).await;
+            sleep_until(look.into()).await;
         }
         let streams = peer.streams();
         if streams.is_empty() {
@@ -325,18 +315,19 @@ async fn watch(mut watched: Watched, client: Client) {
             }
             continue;
         }
-        if began.elapsed() > STOPPED {
+        if look.elapsed() > STOPPED {
             for stream in &streams {
                 stream.check();
             }
         }
         drop(streams);
-        if peer.heard.swap(false, Ordering::Relaxed) {
+        if peer.heard.at().elapsed() < SILENCE {
             failed = 0;
             continue;
         }
         let status = match timeout(PATIENCE, ping(&client, &peer)).await {
             Ok(Ok(())) => {
+                peer.heard.now();
                 failed = 0;
                 continue;
             }
@@ -350,12 +341,11 @@ async fn watch(mut watched: Watched, client: Client) {
                     continue;
                 }
                 let error = PeerLost {
-                    addr: peer.addr,
-                    what: "it does not answer",
+                    what: format!("{} does not answer", peer.addr),
                 };
                 status::with_source(Code::Unavailable, error)
             }
-            Ok(Err(Error::Connect { source, .. })) => status::from_call_error(source),
+            Ok(Err(Error::Connect { source, .. })) => status::lost(source),
             Ok(Err(error)) => status::with_source(Code::Unavailable, error),
         };
         failed = 0;

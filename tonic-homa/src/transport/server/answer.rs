@@ -206,9 +206,8 @@ impl Prepared {
             .into_parts();
         let body = pin!(body);
         let mut outgoing = Outgoing::new(body);
-        let most = answer.shared.settings.max_message_bytes;
         let fill = |cx: &mut Context<'_>| {
-            let filled = outgoing.poll_fill(cx, most);
+            let filled = outgoing.poll_first(cx, START_CREDIT as usize);
             Poll::Ready(filled.map_err(|error| Status::from_error(error.into())))
         };
         if let Err(status) = poll_fn(fill).await {

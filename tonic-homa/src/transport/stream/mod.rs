@@ -16,9 +16,9 @@ mod outlet;
 pub(crate) mod pull;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Buf;
 use homa_client::{CallError, Client, Message, Pusher, Responder};
@@ -31,7 +31,7 @@ use crate::status::{self, ResetError};
 use crate::transport::counters::Counting;
 pub(crate) use budget::{Budget, START_CREDIT, Share};
 pub(crate) use inlet::{Inlet, Piece, Polled, StreamError, Taken};
-pub(crate) use outlet::{GATHER, Outlet, Over, Pump, Pumped, sections};
+pub(crate) use outlet::{Outlet, Over, Pump, Pumped, sections};
 use pull::Pulls;
 
 /// How long the end of a response may take to arrive after the server has forgotten the call.
@@ -51,12 +51,40 @@ pub(crate) struct Stream {
     withheld: Mutex<Vec<Responder>>,
     /// Set in the frames of a server that stops.
     stopping: Arc<AtomicBool>,
-    /// Set by whatever arrives from the other side.
-    heard: Arc<AtomicBool>,
+    /// Told of whatever arrives from the other side.
+    heard: Arc<Heard>,
     counting: Arc<Counting>,
     max_metadata_bytes: usize,
     /// Frames are also handled by threads that are outside of it.
     runtime: Handle,
+}
+
+/// When the other side was heard of last.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    since: Instant,
+    /// Milliseconds after that.
+    at: AtomicU64,
+}
+
+impl Heard {
+    pub(crate) fn now(&self) {
+        let at = self.since.elapsed().as_millis() as u64;
+        self.at.store(at, Ordering::Relaxed);
+    }
+
+    pub(crate) fn at(&self) -> Instant {
+        self.since + Duration::from_millis(self.at.load(Ordering::Relaxed))
+    }
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self {
+            since: Instant::now(),
+            at: AtomicU64::new(0),
+        }
+    }
 }
 
 /// How pieces get to the other side.
@@ -82,7 +110,7 @@ pub(crate) struct Parts {
     pub(crate) outlet: Outlet,
     pub(crate) way: Way,
     pub(crate) stopping: Arc<AtomicBool>,
-    pub(crate) heard: Arc<AtomicBool>,
+    pub(crate) heard: Arc<Heard>,
     pub(crate) counting: Arc<Counting>,
     pub(crate) max_metadata_bytes: usize,
     pub(crate) runtime: Handle,
@@ -144,7 +172,7 @@ impl Stream {
         lengths: Lengths,
         message: Message,
     ) -> Result<Taken, PieceError> {
-        self.heard.store(true, Ordering::Relaxed);
+        self.heard.now();
         let taken = piece(flight, lengths, message, self.max_metadata_bytes)
             .and_then(|piece| Ok(self.inlet.take(piece)?));
         taken.inspect_err(|error| {
@@ -186,7 +214,7 @@ impl Stream {
 
     /// The other side raises the credit, or wants no more.
     pub(crate) fn receive_window(&self, credit: u64, stop: bool, responder: Responder) {
-        self.heard.store(true, Ordering::Relaxed);
+        self.heard.now();
         self.raise(credit, stop);
         let kind = Kind::Ack {
             credit: 0,
@@ -217,6 +245,11 @@ impl Stream {
         self.inlet.fail(status.clone());
         self.outlet.end(Over::Failed);
         self.answer_withheld();
+    }
+
+    /// The other side cannot be reached.
+    pub(crate) fn lose(&self, error: CallError) {
+        self.fail(status::lost(error));
     }
 
     /// A DATA frame with its sections.
@@ -266,7 +299,7 @@ impl Stream {
             };
             let message = self.data(flight, Default::default(), Message::new());
             if let Err(error) = self.launch(message) {
-                self.fail(status::from_call_error(error));
+                self.lose(error);
             }
         }
     }
@@ -330,7 +363,7 @@ impl Stream {
         let told = self.send(message, move |outcome| stream.landed(outcome));
         if let Err(error) = told {
             // The other side waits for it in vain.
-            self.fail(status::from_call_error(error));
+            self.lose(error);
         }
     }
 
@@ -359,9 +392,9 @@ impl Stream {
         };
         let mut message = match outcome {
             Ok(message) => message,
-            Err(error) => return self.fail(status::from_call_error(error)),
+            Err(error) => return self.lose(error),
         };
-        self.heard.store(true, Ordering::Relaxed);
+        self.heard.now();
         match take_header(&mut message, from) {
             Ok((Frame { kind, .. }, _)) => match kind {
                 Kind::Ack { credit, stop } => self.raise(credit, stop),

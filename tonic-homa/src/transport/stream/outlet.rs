@@ -14,7 +14,6 @@ use tokio::time::{Sleep, sleep};
 use super::Stream;
 use super::budget::START_CREDIT;
 use crate::frame::{Flight, HEADER_LEN, Lengths};
-use crate::status;
 use crate::transport::body::Outgoing;
 
 /// Pieces of one body in flight, at most; what comes meanwhile gathers.
@@ -244,7 +243,8 @@ impl<B: Body<Data = Bytes> + Unpin> Pump<B> {
                 Ok(None) => return Poll::Pending,
                 Ok(Some(room)) => usize::try_from(room).unwrap_or(usize::MAX),
             };
-            if let Err(error) = self.outgoing.poll_fill(cx, GATHER) {
+            // One that may not send takes no more than it needs to know whether there is more.
+            if let Err(error) = self.outgoing.poll_fill(cx, room.clamp(1, GATHER)) {
                 return Poll::Ready(Pumped::Failed(error));
             }
             let ready = self.outgoing.ready.len();
@@ -302,7 +302,7 @@ impl<B: Body<Data = Bytes> + Unpin> Pump<B> {
                 Ok(())
             }
             Err(error) => {
-                stream.fail(status::from_call_error(error));
+                stream.lose(error);
                 Err(Over::Failed)
             }
         }

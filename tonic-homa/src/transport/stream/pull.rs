@@ -356,7 +356,7 @@ impl Puller {
 
 /// Body bytes that an answer has brought.
 fn answer(stream: &Stream, outcome: Result<Message, CallError>, from: u64) -> Result<u64, Status> {
-    let mut message = outcome.map_err(status::from_call_error)?;
+    let mut message = outcome.map_err(status::lost)?;
     let (frame, lengths) = take_header(&mut message, Sender::ServerResponse)
         .map_err(|error| status::malformed("the server's answer is malformed", error))?;
     match frame {
