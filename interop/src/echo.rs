@@ -3,7 +3,8 @@
 use std::io;
 
 use serde::{Deserialize, Serialize};
-use tonic::{Request, Response, Status};
+use tokio_stream::Iter;
+use tonic::{Request, Response, Status, Streaming};
 use tonic_homa::transport::{self, Listener, Server};
 
 use crate::child::{self, Serving, StartError};
@@ -121,8 +122,38 @@ struct EchoService;
 
 #[tonic::async_trait]
 impl Echo for EchoService {
+    type RepeatStream = Iter<Repeated>;
+    type PingPongStream = Streaming<Payload>;
+
     async fn call(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
         Ok(Response::new(request.into_inner()))
+    }
+
+    async fn repeat(
+        &self,
+        request: Request<Payload>,
+    ) -> Result<Response<Self::RepeatStream>, Status> {
+        let repeated = Repeated(request.into_inner());
+        Ok(Response::new(tokio_stream::iter(repeated)))
+    }
+
+    async fn ping_pong(
+        &self,
+        request: Request<Streaming<Payload>>,
+    ) -> Result<Response<Self::PingPongStream>, Status> {
+        Ok(Response::new(request.into_inner()))
+    }
+}
+
+/// The same message without end; its bytes are shared, not copied.
+#[derive(Debug)]
+struct Repeated(Payload);
+
+impl Iterator for Repeated {
+    type Item = Result<Payload, Status>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(Ok(self.0.clone()))
     }
 }
 

@@ -20,11 +20,11 @@ pub(crate) struct Round {
     pub(crate) p50_us: f64,
     /// 99th percentile, where there are enough samples.
     pub(crate) p99_us: Option<f64>,
-    /// Measured calls finished per second.
+    /// Measured calls or messages finished per second.
     pub(crate) rate: f64,
     /// Payload carried in one direction, in Gbit/s.
     pub(crate) gbps: f64,
-    /// Measured calls.
+    /// Measured calls or messages.
     pub(crate) samples: u64,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Side {
     pub(crate) p99_us: Option<f64>,
     pub(crate) rate: f64,
     pub(crate) gbps: f64,
-    /// Measured calls of all rounds.
+    /// Measured calls or messages of all rounds.
     pub(crate) samples: u64,
     pub(crate) rounds: Vec<Round>,
 }
@@ -145,7 +145,8 @@ const NAME_WIDTH: usize = 42;
 
 /// The two lines above the rows.
 pub(crate) fn table_head() -> String {
-    let figures = ["p50 us", "p99 us", "calls/s", "Gbit/s"].map(|unit| format!("{unit:^26}"));
+    let figures =
+        ["p50 us", "p99 us", "calls or messages/s", "Gbit/s"].map(|unit| format!("{unit:^26}"));
     let stacks = vec![format!(" {:>8} {:>8} {:>7}", "TCP", "Homa", "ratio"); figures.len()];
     let line = |cells: &[String]| format!("{:NAME_WIDTH$}{}", "", cells.join(" |"));
     format!("{}\n{}", line(&figures).trim_end(), line(&stacks))

@@ -1,4 +1,4 @@
-//! The load of one row on one stack: closed loops of callers, and what they saw.
+//! The load of one row on one stack: closed loops of callers and streams, and what they saw.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
 use tonic_homa::transport::Channel;
 
 use crate::echo::proto::Payload;
@@ -16,12 +19,25 @@ use crate::latency::{self, empty_histogram};
 /// What is in flight while a row is measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
-    /// Bytes in the payload of a measured call, each way.
+    /// What is measured.
+    pub(crate) kind: Kind,
+    /// Bytes in the payload of a measured call or message, each way.
     pub(crate) bytes: usize,
-    /// Measured calls in flight.
+    /// Measured calls in flight, or streams.
     pub(crate) in_flight: usize,
     /// Calls that are always in flight beside them, on the same channel, and are not measured.
     pub(crate) bulk: Option<Bulk>,
+}
+
+/// What a sample is: one of these, and how long it took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    /// A unary call.
+    Call,
+    /// A message that the server streams, from the one before it on.
+    Streamed,
+    /// A message and its answer, on one stream in both directions.
+    PingPong,
 }
 
 /// The calls that short ones have to get past.
@@ -34,9 +50,9 @@ pub(crate) struct Bulk {
 /// How long a round lasts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timing {
-    /// Calls that start in this time are made but not measured.
+    /// Calls or messages that start in this time are made but not measured.
     pub(crate) warm_up: Duration,
-    /// Calls that start in this time are measured.
+    /// Those that start in this time are measured.
     pub(crate) measure: Duration,
     /// A round goes on until it has this many samples.
     pub(crate) min_samples: u64,
@@ -47,9 +63,9 @@ pub(crate) struct Timing {
 /// What one round saw.
 #[derive(Debug)]
 pub(crate) struct Measured {
-    /// Nanoseconds of each measured call.
+    /// Nanoseconds of each measured call or message.
     pub(crate) latencies: Histogram<u64>,
-    /// Measured calls finished per second.
+    /// Measured calls or messages finished per second.
     pub(crate) rate: f64,
     /// Payload carried in one direction, bulk included, in Gbit/s.
     pub(crate) gbps: f64,
@@ -59,7 +75,9 @@ pub(crate) struct Measured {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
     #[error("a call failed")]
-    Call(#[source] Box<tonic::Status>),
+    Call(#[source] Box<Status>),
+    #[error("the server ended a stream that only the client may end")]
+    Ended,
     #[error("a call of {sent} bytes was answered with {received} bytes that are not the same")]
     WrongBytes { sent: usize, received: usize },
     #[error("{samples} of {wanted} calls were measured after {waited:?}; giving up")]
@@ -70,6 +88,12 @@ pub(crate) enum LoadError {
     },
     #[error("a calling task ended early")]
     Task(#[from] tokio::task::JoinError),
+}
+
+impl From<Status> for LoadError {
+    fn from(status: Status) -> Self {
+        Self::Call(Box::new(status))
+    }
 }
 
 /// Responses up to this size are compared in full, of longer ones every sixteenth.
@@ -122,13 +146,13 @@ async fn callers(
     let mut bulk = JoinSet::new();
     if let Some(Bulk { bytes, in_flight }) = load.bulk {
         for index in 0..in_flight {
-            let caller = Caller::new(channel, bytes, index);
+            let caller = Caller::new(channel, Kind::Call, bytes, index);
             bulk.spawn(caller.keep_in_flight(shared.clone()));
         }
     }
     let mut measuring = JoinSet::new();
     for index in 0..load.in_flight {
-        let caller = Caller::new(channel, load.bytes, index);
+        let caller = Caller::new(channel, load.kind, load.bytes, index);
         measuring.spawn(caller.measure(shared.clone()));
     }
 
@@ -175,40 +199,82 @@ struct Tally {
     bulk_bytes: u64,
 }
 
-/// One call in flight, over and over.
+/// One call in flight, over and over, or one stream.
 struct Caller {
     client: EchoClient<Channel>,
+    kind: Kind,
     payload: Bytes,
-    calls: usize,
+    stream: Option<Stream>,
+    received: usize,
+}
+
+/// A call that goes on until it is dropped.
+struct Stream {
+    pings: Option<mpsc::Sender<Payload>>,
+    messages: Streaming<Payload>,
 }
 
 impl Caller {
     /// The payload differs from those of other callers, so that a response given to the wrong
     /// caller is noticed.
-    fn new(channel: &Channel, bytes: usize, index: usize) -> Self {
+    fn new(channel: &Channel, kind: Kind, bytes: usize, index: usize) -> Self {
         let payload = (0..bytes)
             .map(|at| (at / 251 + at + index * 83) as u8)
             .collect();
         Self {
             client: EchoClient::new(channel.clone()),
+            kind,
             payload,
-            calls: 0,
+            stream: None,
+            received: 0,
         }
     }
 
-    async fn call(&mut self) -> Result<(), LoadError> {
-        let request = Payload {
+    fn message(&self) -> Payload {
+        Payload {
             data: self.payload.clone(),
+        }
+    }
+
+    /// Calls once, or has one message come by the stream, which the first one opens.
+    async fn exchange(&mut self) -> Result<(), LoadError> {
+        let received = match self.kind {
+            Kind::Call => self.client.call(self.message()).await?.into_inner(),
+            Kind::Streamed | Kind::PingPong => {
+                let mut stream = match self.stream.take() {
+                    Some(stream) => stream,
+                    None => self.open().await?,
+                };
+                if let Some(pings) = &stream.pings {
+                    // The call has ended if this fails, and tells why below.
+                    let _ = pings.send(self.message()).await;
+                }
+                let message = stream.messages.message().await?;
+                self.stream = Some(stream);
+                message.ok_or(LoadError::Ended)?
+            }
         };
-        let response = self
-            .client
-            .call(request)
-            .await
-            .map_err(|status| LoadError::Call(Box::new(status)))?;
-        let received = response.into_inner().data;
-        let compare = received.len() <= ALWAYS_COMPARE || self.calls.is_multiple_of(16);
-        self.calls += 1;
-        if received.len() != self.payload.len() || compare && received != self.payload {
+        self.check(&received.data)
+    }
+
+    async fn open(&mut self) -> Result<Stream, Status> {
+        let (pings, messages) = if let Kind::PingPong = self.kind {
+            let (pings, requests) = mpsc::channel(1);
+            let response = self.client.ping_pong(ReceiverStream::new(requests)).await?;
+            (Some(pings), response)
+        } else {
+            (None, self.client.repeat(self.message()).await?)
+        };
+        Ok(Stream {
+            pings,
+            messages: messages.into_inner(),
+        })
+    }
+
+    fn check(&mut self, received: &Bytes) -> Result<(), LoadError> {
+        let compare = received.len() <= ALWAYS_COMPARE || self.received.is_multiple_of(16);
+        self.received += 1;
+        if received.len() != self.payload.len() || compare && *received != self.payload {
             let (sent, received) = (self.payload.len(), received.len());
             return Err(LoadError::WrongBytes { sent, received });
         }
@@ -240,7 +306,7 @@ impl Caller {
             if started >= shared.begin && bulk_at_begin.is_none() {
                 bulk_at_begin = Some(shared.bulk_bytes.load(Ordering::Relaxed));
             }
-            self.call().await?;
+            self.exchange().await?;
             let finished = Instant::now();
             if started >= shared.begin {
                 latency::record(&mut latencies, finished - started);
@@ -255,7 +321,7 @@ impl Caller {
 
     async fn keep_in_flight(mut self, shared: Arc<Shared>) -> Result<(), LoadError> {
         while !shared.stop_bulk.load(Ordering::Relaxed) {
-            self.call().await?;
+            self.exchange().await?;
             shared
                 .bulk_bytes
                 .fetch_add(self.payload.len() as u64, Ordering::Relaxed);

@@ -1,6 +1,8 @@
 //! What `bench compare` measures: its rows and its claims.
 
-use super::load::{Bulk, Load};
+use std::fmt;
+
+use super::load::{Bulk, Kind, Load};
 use crate::report::Row;
 
 /// One row of the table.
@@ -16,16 +18,21 @@ const KB: usize = 1_000;
 
 /// Name of the row whose median is a claim.
 const SHORT_ALONE: &str = "100 B, 1 in flight";
+/// Names of the rows whose rates are claims.
+const SERVER_STREAM: &str = "server stream of 1 KB messages";
+const PING_PONG: &str = "ping-pong on one stream, 100 B";
 /// Name of the row whose tail is a claim.
 const SHORT_BEHIND_BULK: &str = "100 B behind 4 x 500 KB";
 
 /// The rows, in the order in which they are measured and printed.
-pub(crate) const SCENARIOS: [Scenario; 7] = [
+pub(crate) const SCENARIOS: [Scenario; 9] = [
     plain(SHORT_ALONE, 100, 1),
     plain("100 B, 64 in flight", 100, 64),
     plain("10 KB, 16 in flight", 10 * KB, 16),
     plain("500 KB, 1 in flight", 500 * KB, 1),
     plain("500 KB, 8 in flight", 500 * KB, 8),
+    streamed(SERVER_STREAM, Kind::Streamed, KB),
+    streamed(PING_PONG, Kind::PingPong, 100),
     behind_bulk(SHORT_BEHIND_BULK, false),
     behind_bulk("100 B behind 4 x 500 KB, 4 MiB TCP windows", true),
 ];
@@ -34,8 +41,23 @@ const fn plain(name: &'static str, bytes: usize, in_flight: usize) -> Scenario {
     Scenario {
         name,
         load: Load {
+            kind: Kind::Call,
             bytes,
             in_flight,
+            bulk: None,
+        },
+        wide_windows: false,
+    }
+}
+
+/// One stream, which lasts for the whole round.
+const fn streamed(name: &'static str, kind: Kind, bytes: usize) -> Scenario {
+    Scenario {
+        name,
+        load: Load {
+            kind,
+            bytes,
+            in_flight: 1,
             bulk: None,
         },
         wide_windows: false,
@@ -51,6 +73,7 @@ const fn behind_bulk(name: &'static str, wide_windows: bool) -> Scenario {
     Scenario {
         name,
         load: Load {
+            kind: Kind::Call,
             bytes: 100,
             in_flight: 1,
             bulk,
@@ -65,22 +88,59 @@ pub(crate) struct Claim {
     row: &'static str,
     what: &'static str,
     ratio: fn(&Row) -> Option<f64>,
-    at_most: f64,
+    bound: Bound,
+}
+
+/// What a ratio is claimed to be.
+#[derive(Clone, Copy, Debug)]
+enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Bound {
+    fn holds(self, ratio: f64) -> bool {
+        match self {
+            Self::AtMost(bound) => ratio <= bound,
+            Self::AtLeast(bound) => ratio >= bound,
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(bound) => write!(f, "at most {bound}"),
+            Self::AtLeast(bound) => write!(f, "at least {bound}"),
+        }
+    }
 }
 
 /// All of the claims.
-pub(crate) const CLAIMS: [Claim; 2] = [
+pub(crate) const CLAIMS: [Claim; 4] = [
     Claim {
         row: SHORT_ALONE,
         what: "p50",
         ratio: |row| Some(row.ratio_p50),
-        at_most: 1.0,
+        bound: Bound::AtMost(1.0),
+    },
+    Claim {
+        row: SERVER_STREAM,
+        what: "messages/s",
+        ratio: |row| Some(row.ratio_rate),
+        bound: Bound::AtLeast(1.0),
+    },
+    Claim {
+        row: PING_PONG,
+        what: "messages/s",
+        ratio: |row| Some(row.ratio_rate),
+        bound: Bound::AtLeast(1.5),
     },
     Claim {
         row: SHORT_BEHIND_BULK,
         what: "p99",
         ratio: |row| row.ratio_p99,
-        at_most: 0.2,
+        bound: Bound::AtMost(0.2),
     },
 ];
 
@@ -96,14 +156,14 @@ impl Claim {
     pub(crate) fn judge(&self, rows: &[Row]) -> Option<Verdict> {
         let row = rows.iter().find(|row| row.name == self.row)?;
         let ratio = (self.ratio)(row);
-        let holds = ratio.is_some_and(|ratio| ratio <= self.at_most);
+        let holds = ratio.is_some_and(|ratio| self.bound.holds(ratio));
         let measured = ratio.map_or_else(|| "unknown".to_owned(), |ratio| format!("{ratio:.2}"));
         let text = format!(
-            "{}: {}: Homa/TCP at {} is {measured}, claimed is at most {}",
+            "{}: {}: Homa/TCP at {} is {measured}, claimed is {}",
             if holds { "holds" } else { "DOES NOT HOLD" },
             self.row,
             self.what,
-            self.at_most,
+            self.bound,
         );
         Some(Verdict { holds, text })
     }
@@ -115,11 +175,11 @@ mod tests {
     use crate::report::{Round, Side, Tail};
 
     fn row(name: &str, tcp_us: f64, homa_us: f64) -> Row {
-        let side = |us| {
+        let side = |us: f64| {
             let round = Round {
                 p50_us: us,
                 p99_us: Some(us),
-                rate: 1.0,
+                rate: 1e6 / us,
                 gbps: 1.0,
                 samples: 1_000,
             };
@@ -148,17 +208,26 @@ mod tests {
 
     #[test]
     fn a_claim_holds_up_to_its_bound_and_not_beyond() {
-        let verdict = |tcp, homa| {
-            let rows = [row("other", 1.0, 9.0), row(SHORT_BEHIND_BULK, tcp, homa)];
-            CLAIMS[1].judge(&rows).expect("the row is there")
+        let verdict = |name, tcp, homa| {
+            let rows = [row("other", 1.0, 9.0), row(name, tcp, homa)];
+            let mut verdicts = CLAIMS.iter().filter_map(|claim| claim.judge(&rows));
+            verdicts.next().expect("the row is there")
         };
-        assert!(verdict(1_000.0, 200.0).holds);
-        let missed = verdict(1_000.0, 201.0);
-        assert!(
-            !missed.holds && missed.text.starts_with("DOES NOT HOLD"),
-            "{}",
-            missed.text
-        );
+        for (name, bound, holding, missing) in [
+            (SHORT_BEHIND_BULK, "at most 0.2", 200.0, 201.0),
+            // Rates are the reciprocals.
+            (PING_PONG, "at least 1.5", 666.6, 667.1),
+            (SERVER_STREAM, "at least 1", 1_000.0, 1_001.0),
+        ] {
+            let held = verdict(name, 1_000.0, holding);
+            assert!(held.holds && held.text.ends_with(bound), "{}", held.text);
+            let missed = verdict(name, 1_000.0, missing);
+            assert!(
+                !missed.holds && missed.text.starts_with("DOES NOT HOLD"),
+                "{}",
+                missed.text
+            );
+        }
     }
 
     #[test]
@@ -166,6 +235,8 @@ mod tests {
         assert_eq!(CLAIMS[0].judge(&[row("other", 1.0, 1.0)]), None);
         let mut row = row(SHORT_BEHIND_BULK, 1_000.0, 1.0);
         row.ratio_p99 = None;
-        assert!(!CLAIMS[1].judge(&[row]).expect("the row is there").holds);
+        let rows = [row];
+        let mut verdicts = CLAIMS.iter().filter_map(|claim| claim.judge(&rows));
+        assert!(!verdicts.next().expect("the row is there").holds);
     }
 }
