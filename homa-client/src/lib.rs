@@ -59,6 +59,6 @@ pub use message::Message;
 #[cfg(feature = "user")]
 pub use push::Pusher;
 #[cfg(feature = "user")]
-pub use server::{Request, RequestHandler, Responder, Server};
+pub use server::{Request, RequestHandler, Responder, Server, WaitingReply};
 #[cfg(feature = "user")]
 pub use stats::{EndpointCounters, FaultCounters, Monitor};

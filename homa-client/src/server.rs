@@ -428,17 +428,37 @@ impl Responder {
     /// no system call then. A second one to the same client has both leave at once. Through the
     /// kernel module it is the same as [`Responder::reply`].
     ///
+    /// Returns the answer while it waits: something better to say may come up.
+    ///
     /// # Errors
     /// As those of [`Responder::reply`].
-    pub fn reply_lazily(self, reply: Message) -> Result<(), ReplyError> {
+    pub fn reply_lazily(self, reply: Message) -> Result<Option<WaitingReply>, ReplyError> {
         let sent = match &self.rpc {
             Rpc::User(endpoint, _) if endpoint.is_closed() => {
                 Err(SendError::Closed { message: reply })
             }
-            Rpc::User(endpoint, rpc) => endpoint.reply_lazily(*rpc, self.from.peer, reply),
-            Rpc::Kernel(kernel) => kernel.send(reply),
+            Rpc::User(endpoint, rpc) => {
+                endpoint
+                    .reply_lazily(*rpc, self.from.peer, reply)
+                    .map(|waits| {
+                        waits.then(|| WaitingReply {
+                            endpoint: endpoint.clone(),
+                            rpc: *rpc,
+                        })
+                    })
+            }
+            Rpc::Kernel(kernel) => kernel.send(reply).map(|()| None),
         };
-        self.replied(sent)
+        match sent {
+            Ok(waiting) => {
+                self.replied(Ok(()))?;
+                Ok(waiting)
+            }
+            Err(error) => {
+                self.replied(Err(error))?;
+                Ok(None)
+            }
+        }
     }
 
     fn replied(mut self, sent: Result<(), SendError>) -> Result<(), ReplyError> {
@@ -483,6 +503,24 @@ impl Responder {
             Rpc::User(endpoint, _) => Some(Pusher::new(endpoint.clone(), self.from)),
             Rpc::Kernel(_) => None,
         }
+    }
+}
+
+/// An answer that waits for other packets to leave with; see [`Responder::reply_lazily`]. It leaves
+/// all the same when this is dropped.
+#[derive(Debug)]
+pub struct WaitingReply {
+    endpoint: Handle,
+    rpc: LocalRpc,
+}
+
+impl WaitingReply {
+    /// Sends `reply` in its place, on this thread.
+    ///
+    /// # Errors
+    /// Gives `reply` back if the answer has left meanwhile, or there is no room for another.
+    pub fn replace(self, reply: Message) -> Result<(), Message> {
+        self.endpoint.replace_lazy(self.rpc, reply)
     }
 }
 

@@ -95,7 +95,7 @@ async fn the_handler_of_a_server_takes_what_waited_and_what_comes() {
         async move {
             let echo = |request: Request| {
                 let (message, responder) = request.into_parts();
-                responder.reply_lazily(message).unwrap();
+                drop(responder.reply_lazily(message).unwrap());
             };
             server.hand_to(Arc::new(echo)).await;
         }
@@ -140,6 +140,19 @@ async fn a_lazy_reply_leaves_with_the_next_packet_and_alone_after_a_while() {
     );
     timeout(SOON, first).await.unwrap().unwrap();
     timeout(SOON, second).await.unwrap().unwrap();
+
+    // Another answer can take its place, until it has left.
+    let call = client.call(addr, "3".into());
+    let (message, responder) = server.accept().await.unwrap().into_parts();
+    let waiting = responder.reply_lazily(message).unwrap().unwrap();
+    waiting.replace("better".into()).unwrap();
+    let answer = timeout(SOON, call).await.unwrap().unwrap();
+    assert_eq!(answer.into_bytes(), "better");
+    let call = client.call(addr, "4".into());
+    let (message, responder) = server.accept().await.unwrap().into_parts();
+    let waiting = responder.reply_lazily(message).unwrap().unwrap();
+    timeout(SOON, call).await.unwrap().unwrap();
+    assert!(waiting.replace("too late".into()).is_err());
 }
 
 #[tokio::test]

@@ -94,10 +94,14 @@ pub enum Kind {
         /// Whether the client accepts requests of the server.
         push: bool,
     },
-    /// 0x02, either side's request: more of a body.
+    /// 0x02, either side's request: more of a body. Also the response to such a request, in place of
+    /// an ACK, with more of the body of the other direction.
     Data {
         /// Metadata (from servers only) and body.
         flight: Flight,
+        /// Body offset up to which the other side may send; 0 says nothing of it. Not told together
+        /// with `flight.total`.
+        credit: u64,
     },
     /// 0x03, client's request: asks for more of a body.
     Pull {
@@ -386,9 +390,9 @@ impl Frame {
                 flags |= flight.flags() | if push { flag::PUSH } else { 0 };
                 (0x01, flight.total.unwrap_or(0), deadline_us)
             }
-            Kind::Data { flight } => {
+            Kind::Data { flight, credit } => {
                 flags |= flight.flags();
-                (0x02, flight.offset, flight.total.unwrap_or(0))
+                (0x02, flight.offset, flight.total.unwrap_or(credit))
             }
             Kind::Pull { from, most } => (0x03, from, most),
             Kind::Window { credit, stop } => {
@@ -541,7 +545,8 @@ impl RawHeader {
     fn check_role(&self, sender: Sender) -> Result<(), FrameError> {
         let fits = match self.kind {
             0x01 | 0x03 | 0x05 | 0x06 => sender == Sender::ClientRequest,
-            0x02 | 0x04 => matches!(sender, Sender::ClientRequest | Sender::ServerRequest),
+            0x02 => true,
+            0x04 => matches!(sender, Sender::ClientRequest | Sender::ServerRequest),
             0x81 | 0x82 | 0x84 => sender == Sender::ServerResponse,
             0x83 | 0x85 => matches!(sender, Sender::ServerResponse | Sender::ClientResponse),
             unknown => return Err(FrameError::Kind(unknown)),
@@ -590,7 +595,8 @@ impl RawHeader {
                 if flight.start && !sender.is_server() {
                     return Err(FrameError::Head);
                 }
-                Kind::Data { flight }
+                let credit = if flight.total.is_none() { self.arg } else { 0 };
+                Kind::Data { flight, credit }
             }
             0x03 => Kind::Pull {
                 from: self.pos,

@@ -181,7 +181,7 @@ async fn everything_that_is_no_call_gets_its_answer() {
         ..Flight::default()
     };
     for kind in [
-        Kind::Data { flight },
+        Kind::Data { flight, credit: 0 },
         Kind::Pull { from: 0, most: 1 },
         Kind::Window {
             credit: 1,

@@ -296,13 +296,14 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Answers a request with the packets that leave next, within a few milliseconds.
+    /// Answers a request with the packets that leave next, within a few milliseconds. Returns whether
+    /// the answer waits.
     pub(crate) fn reply_lazily(
         &self,
         rpc: LocalRpc,
         peer: SocketAddr,
         message: Message,
-    ) -> Result<(), SendError> {
+    ) -> Result<bool, SendError> {
         let shard = &self.shards[rpc.shard];
         let mut state = shard.lock();
         let limit = state.engine.settings().max_message_bytes;
@@ -310,11 +311,21 @@ impl Endpoint {
             return Err(SendError::BadSize { limit, message });
         }
         let now = self.clock.now();
-        if state.reply_lazily(now, rpc.rpc, peer, message) {
+        let full = state.reply_lazily(now, rpc.rpc, peer, message);
+        if full {
             self.transmit(shard, state);
         } else {
             self.nudge_if_sooner(&state);
         }
+        Ok(!full)
+    }
+
+    /// Sends another answer in place of one that still waits; else gives it back.
+    pub(crate) fn replace_lazy(&self, rpc: LocalRpc, message: Message) -> Result<(), Message> {
+        let shard = &self.shards[rpc.shard];
+        let mut state = shard.lock();
+        state.replace_lazy(self.clock.now(), rpc.rpc, message)?;
+        self.transmit(shard, state);
         Ok(())
     }
 

@@ -262,6 +262,33 @@ impl State {
         full
     }
 
+    /// Sends another reply in place of one that waits. Returns it if that one has left, or there is
+    /// no room.
+    pub(super) fn replace_lazy(
+        &mut self,
+        now: Time,
+        rpc: RpcId,
+        message: Message,
+    ) -> Result<(), Message> {
+        let Some(at) = self.lazy.iter().position(|reply| reply.rpc == rpc) else {
+            return Err(message);
+        };
+        match self.engine.send_reply(now, rpc, message) {
+            Ok(()) => {
+                self.lazy.swap_remove(at);
+                if self.lazy.is_empty() {
+                    self.lazy_due = None;
+                }
+                Ok(())
+            }
+            Err(
+                SendError::BadSize { message, .. }
+                | SendError::Busy { message, .. }
+                | SendError::Closed { message },
+            ) => Err(message),
+        }
+    }
+
     /// Has the replies that wait leave with what is sent next.
     pub(super) fn release_lazy(&mut self, now: Time) {
         if self.lazy_due.take().is_none() {

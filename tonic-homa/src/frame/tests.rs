@@ -72,6 +72,7 @@ const VECTORS: [(&str, Sender, Frame, [u32; 3]); 6] = [
                     start: true,
                     ..NOTHING
                 },
+                credit: 0,
             },
         ),
         [1, 0, 7],
@@ -102,6 +103,7 @@ const VECTORS: [(&str, Sender, Frame, [u32; 3]); 6] = [
                     offset: 7,
                     ..NOTHING
                 },
+                credit: 0,
             },
         ),
         [0, 1, 0],
@@ -177,8 +179,22 @@ fn every_kind_survives_a_round_trip() {
                 push: false,
             },
         ),
-        (request, 9, Kind::Data { flight: later }),
-        (Sender::ServerRequest, 9, Kind::Data { flight: later }),
+        (
+            request,
+            9,
+            Kind::Data {
+                flight: later,
+                credit: 0,
+            },
+        ),
+        (
+            Sender::ServerRequest,
+            9,
+            Kind::Data {
+                flight: later,
+                credit: 0,
+            },
+        ),
         (
             request,
             9,
@@ -392,7 +408,7 @@ fn kinds_come_from_the_right_side_in_the_right_role() {
     ];
     let fits: [(u8, [bool; 4]); 11] = [
         (0x01, [true, false, false, false]),
-        (0x02, [true, true, false, false]),
+        (0x02, [true, true, true, true]),
         (0x03, [true, false, false, false]),
         (0x04, [true, true, false, false]),
         (0x05, [true, false, false, false]),
@@ -473,6 +489,7 @@ fn flights_of_either_side_have_their_rules() {
                 start: true,
                 ..NOTHING
             },
+            credit: 0,
         },
     )
     .emit(none);

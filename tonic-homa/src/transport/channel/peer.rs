@@ -267,11 +267,7 @@ fn reset(responder: Responder, to: &Frame, reason: ResetReason) {
         going_away: false,
         ..*to
     };
-    reply(
-        responder,
-        frame.emit(Lengths::default()).to_vec().into(),
-        false,
-    );
+    reply(responder, frame.emit(Lengths::default()).to_vec().into());
 }
 
 /// Takes the mark off when nobody watches any more, also because a runtime has ended.

@@ -29,7 +29,7 @@ use crate::transport::body::{Outgoing, Received};
 use crate::transport::identity::CallKey;
 use crate::transport::stream::pull::Answerer;
 use crate::transport::stream::{
-    Over, Piece, Pump, Pumped, START_CREDIT, Stream, Way, reply, sections,
+    Over, Piece, Pump, Pumped, START_CREDIT, Stream, Way, reply, reply_lazily, sections,
 };
 
 /// An OPEN that may run.
@@ -337,8 +337,11 @@ impl Answer {
         if let Some(responder) = self.responder.take() {
             let message = frame.emit(Lengths::default()).to_vec();
             // The client only waits for it if it has more to send than it may.
-            let lazily = taken.credit <= START_CREDIT;
-            reply(responder, message.into(), lazily);
+            if taken.credit > START_CREDIT {
+                reply(responder, message.into());
+            } else {
+                drop(reply_lazily(responder, message.into()));
+            }
         }
         Ok(stream)
     }
@@ -408,7 +411,7 @@ impl Answer {
                 flight: FIRST_FLIGHT,
                 server_epoch: Some(self.shared.server_epoch),
             };
-            reply(responder, self.message(kind, (&section, &[]), first), false);
+            reply(responder, self.message(kind, (&section, &[]), first));
         }
         let Some(stream) = self.stream.clone() else {
             return Err(Failure::Ended);
@@ -532,7 +535,7 @@ impl Answer {
             server_epoch: Some(self.shared.server_epoch),
         };
         let sections = (head.unwrap_or_default(), tail);
-        reply(responder, self.message(kind, sections, body), false);
+        reply(responder, self.message(kind, sections, body));
     }
 
     /// Answers a call that does not begin.

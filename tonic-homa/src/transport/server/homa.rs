@@ -387,7 +387,7 @@ impl Shared {
         };
         let mut bytes = frame.emit(Lengths::default()).to_vec();
         bytes.extend_from_slice(body);
-        reply(responder, Message::from(bytes), false);
+        reply(responder, Message::from(bytes));
     }
 
     fn info(&self, peer: SocketAddr, local: Option<IpAddr>) -> HomaConnectInfo {

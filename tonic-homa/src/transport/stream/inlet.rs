@@ -160,8 +160,15 @@ impl Inlet {
         inlet
     }
 
-    /// Takes a piece that has arrived.
+    /// Takes a piece that has arrived. The credit that this returns is to be told to its sender.
     pub(crate) fn take(&self, piece: Piece) -> Result<Taken, StreamError> {
+        let taken = self.accept(piece)?;
+        self.lock().told = taken.credit;
+        Ok(taken)
+    }
+
+    /// The same for a piece that nobody answers.
+    pub(crate) fn accept(&self, piece: Piece) -> Result<Taken, StreamError> {
         let mut state = self.lock();
         if state.abandoned || state.failure.is_some() || state.finished {
             return Ok(Taken {
@@ -192,7 +199,6 @@ impl Inlet {
             state.tail = tail;
         }
         state.assembly.insert(flight.offset, body)?;
-        state.told = state.credit;
         let taken = Taken {
             credit: state.credit,
             stop: false,
@@ -237,6 +243,13 @@ impl Inlet {
     /// Whether everything has arrived that there is.
     pub(crate) fn is_complete(&self) -> bool {
         self.lock().is_complete(self.with_trailers)
+    }
+
+    /// The credit, to be told to the sender.
+    pub(crate) fn tell(&self) -> u64 {
+        let mut state = self.lock();
+        state.told = state.credit;
+        state.credit
     }
 
     /// The credit, for those who ask for every piece.

@@ -5,6 +5,10 @@
 //! far this side may send, and a [`Pump`] does so on the task that has the body. Pieces of a body
 //! are Homa requests, up to eight at a time, in any order; their responses carry the credit.
 //!
+//! A piece that the other side was waiting for is mostly followed by one from there. So its answer
+//! waits a moment, and a piece of the other direction goes in its place: messages that alternate
+//! are one Homa RPC for both.
+//!
 //! Servers *push* in this way to clients that take requests. Clients that do not, because their
 //! calls go through the kernel module or because they were told so, *pull*: a piece is then the
 //! response to a request for it, see [`pull`].
@@ -17,11 +21,11 @@ pub(crate) mod pull;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
-use homa_client::{CallError, Client, Message, Pusher, Responder};
+use homa_client::{CallError, Client, Message, Pusher, Responder, WaitingReply};
 use tokio::runtime::Handle;
 use tonic::{Code, Status};
 
@@ -49,6 +53,8 @@ pub(crate) struct Stream {
     way: Way,
     /// What the other side waits for until there is more credit, where it cannot be told.
     withheld: Mutex<Vec<Responder>>,
+    /// An answer that waits for company: a piece can take its place.
+    waiting: Mutex<Option<WaitingReply>>,
     /// Set in the frames of a server that stops.
     stopping: Arc<AtomicBool>,
     /// Told of whatever arrives from the other side.
@@ -157,6 +163,7 @@ impl Stream {
             outlet,
             way,
             withheld: Mutex::default(),
+            waiting: Mutex::default(),
             stopping,
             heard,
             counting,
@@ -172,9 +179,29 @@ impl Stream {
         lengths: Lengths,
         message: Message,
     ) -> Result<Taken, PieceError> {
+        self.take_by(flight, lengths, message, |piece| self.inlet.take(piece))
+    }
+
+    /// The same for a piece that came as an answer, and gets none.
+    fn accept(
+        &self,
+        flight: Flight,
+        lengths: Lengths,
+        message: Message,
+    ) -> Result<Taken, PieceError> {
+        self.take_by(flight, lengths, message, |piece| self.inlet.accept(piece))
+    }
+
+    fn take_by(
+        &self,
+        flight: Flight,
+        lengths: Lengths,
+        message: Message,
+        take: impl FnOnce(Piece) -> Result<Taken, StreamError>,
+    ) -> Result<Taken, PieceError> {
         self.heard.now();
         let taken = piece(flight, lengths, message, self.max_metadata_bytes)
-            .and_then(|piece| Ok(self.inlet.take(piece)?));
+            .and_then(|piece| Ok(take(piece)?));
         taken.inspect_err(|error| {
             self.counting.protocol_errors.count();
             tracing::debug!(call = self.call, %error, "refused a piece of a body");
@@ -192,9 +219,10 @@ impl Stream {
         message: Message,
         responder: Responder,
     ) {
-        let Kind::Data { flight } = frame.kind else {
+        let Kind::Data { flight, credit } = frame.kind else {
             return;
         };
+        self.raise(credit, false);
         let empty = lengths.body == 0 && !flight.end && !flight.start;
         match self.take(flight, lengths, message) {
             Err(error) => self.reset(responder, ResetReason::Protocol, &error.to_string()),
@@ -207,7 +235,12 @@ impl Stream {
                     credit: taken.credit,
                     stop: taken.stop,
                 };
-                self.answer(responder, kind, taken.awaited);
+                if taken.awaited {
+                    let frame = self.frame(kind).emit(Lengths::default());
+                    *lock(&self.waiting) = reply_lazily(responder, frame.to_vec().into());
+                } else {
+                    self.answer(responder, kind);
+                }
             }
         }
     }
@@ -220,7 +253,7 @@ impl Stream {
             credit: 0,
             stop: false,
         };
-        self.answer(responder, kind, false);
+        self.answer(responder, kind);
     }
 
     /// Reads on, and tells the other side when it may wait for that.
@@ -260,7 +293,8 @@ impl Stream {
         body: Message,
     ) -> Message {
         let (mut out, lengths) = sections(&head, &tail);
-        let header = self.frame(Kind::Data { flight }).emit(lengths);
+        let credit = self.inlet.tell();
+        let header = self.frame(Kind::Data { flight, credit }).emit(lengths);
         out[..HEADER_LEN].copy_from_slice(&header);
         let mut message = Message::from(out);
         body.parts().for_each(|part| message.push(part.clone()));
@@ -268,7 +302,17 @@ impl Stream {
     }
 
     /// Sends a piece that the outlet counts as in flight.
-    pub(crate) fn launch(self: &Arc<Self>, message: Message) -> Result<(), CallError> {
+    pub(crate) fn launch(self: &Arc<Self>, mut message: Message) -> Result<(), CallError> {
+        if let Some(waiting) = lock(&self.waiting).take() {
+            match waiting.replace(message) {
+                // Nobody answers an answer.
+                Ok(()) => {
+                    self.outlet.landed();
+                    return Ok(());
+                }
+                Err(back) => message = back,
+            }
+        }
         let stream = self.clone();
         self.send(message, move |outcome| {
             stream.landed(outcome);
@@ -328,12 +372,12 @@ impl Stream {
             .emit(Lengths::default())
             .to_vec();
         out.extend_from_slice(text.as_bytes());
-        reply(responder, out.into(), false);
+        reply(responder, out.into());
     }
 
-    fn answer(&self, responder: Responder, kind: Kind, lazily: bool) {
+    fn answer(&self, responder: Responder, kind: Kind) {
         let frame = self.frame(kind).emit(Lengths::default());
-        reply(responder, frame.to_vec().into(), lazily);
+        reply(responder, frame.to_vec().into());
     }
 
     fn raise(&self, credit: u64, stop: bool) {
@@ -396,8 +440,13 @@ impl Stream {
         };
         self.heard.now();
         match take_header(&mut message, from) {
-            Ok((Frame { kind, .. }, _)) => match kind {
+            Ok((Frame { kind, .. }, lengths)) => match kind {
                 Kind::Ack { credit, stop } => self.raise(credit, stop),
+                Kind::Data { flight, credit } => {
+                    self.raise(credit, false);
+                    // One that breaks the protocol has failed the stream.
+                    let _ = self.accept(flight, lengths, message);
+                }
                 Kind::Reset { reason } => {
                     let text = String::from_utf8_lossy(&message.into_bytes()).into_owned();
                     self.refused(ResetError { reason, text });
@@ -440,7 +489,7 @@ impl Stream {
     }
 
     fn withhold(self: &Arc<Self>, responder: Responder) {
-        let mut withheld = self.withheld();
+        let mut withheld = lock(&self.withheld);
         withheld.push(responder);
         if withheld.len() > 1 {
             return;
@@ -456,18 +505,14 @@ impl Stream {
     }
 
     fn answer_withheld(&self) {
-        let withheld = std::mem::take(&mut *self.withheld());
+        let withheld = std::mem::take(&mut *lock(&self.withheld));
         for responder in withheld {
             let kind = Kind::Ack {
                 credit: self.inlet.credit(),
                 stop: false,
             };
-            self.answer(responder, kind, false);
+            self.answer(responder, kind);
         }
-    }
-
-    fn withheld(&self) -> std::sync::MutexGuard<'_, Vec<Responder>> {
-        self.withheld.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -528,14 +573,22 @@ pub(crate) fn take_header(
 }
 
 /// Hands a reply over. That it cannot be sent concerns the other side, which will notice by itself.
-pub(crate) fn reply(responder: Responder, message: Message, lazily: bool) {
+pub(crate) fn reply(responder: Responder, message: Message) {
     let peer = responder.peer();
-    let replied = if lazily {
-        responder.reply_lazily(message)
-    } else {
-        responder.reply(message)
-    };
-    if let Err(error) = replied {
+    if let Err(error) = responder.reply(message) {
         tracing::debug!(%peer, %error, "a reply could not be sent");
     }
+}
+
+/// The same for one that nobody waits for. Returns it while it waits for others to leave with.
+pub(crate) fn reply_lazily(responder: Responder, message: Message) -> Option<WaitingReply> {
+    let peer = responder.peer();
+    responder.reply_lazily(message).unwrap_or_else(|error| {
+        tracing::debug!(%peer, %error, "a reply could not be sent");
+        None
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

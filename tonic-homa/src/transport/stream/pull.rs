@@ -216,7 +216,7 @@ impl<B: Body<Data = Bytes> + Unpin> Answerer<B> {
         rest.split_to(len)
             .parts()
             .for_each(|part| message.push(part.clone()));
-        super::reply(responder, message, false);
+        super::reply(responder, message);
         if whole.is_none() {
             // Pieces of a body of unknown length are asked for in their order.
             drop(self.outgoing.ready.split_to(skipped));
@@ -259,7 +259,7 @@ impl Pulls {
                 server_epoch: Some(0),
             };
             out[..HEADER_LEN].copy_from_slice(&stream.frame(kind).emit(lengths));
-            super::reply(pull.responder, out.into(), false);
+            super::reply(pull.responder, out.into());
         }
         any
     }
