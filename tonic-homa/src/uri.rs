@@ -253,7 +253,8 @@ pub enum StreamMode {
     #[default]
     Push,
     /// The client asks for them. For clients behind a firewall or address translation that lets
-    /// only answers through.
+    /// only answers through, which is not found out by itself. Clients whose calls the kernel module
+    /// may carry do so without being told.
     Pull,
 }
 

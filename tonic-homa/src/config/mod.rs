@@ -85,15 +85,15 @@ pub struct ClientConfig {
     pub user_agent: Option<String>,
     /// What servers see as scheme and authority, as a URI. Default: those of `uri`.
     pub origin: Option<String>,
-    /// Longest Homa message with header and metadata, 1,000 to 1,000,000 bytes; a call with a
-    /// longer request or reply fails with `RESOURCE_EXHAUSTED`. No effect over TCP. Default:
-    /// 1,000,000.
+    /// Longest Homa message that is sent, with header and metadata, 1,000 to 1,000,000 bytes; longer
+    /// calls go in several. No effect over TCP. Default: 1,000,000.
     pub max_message_bytes: Option<usize>,
     /// Longest metadata of one direction in encoded form, 1,000 to 500,000 bytes; more fails with
     /// `RESOURCE_EXHAUSTED`. No effect over TCP. Default: 65,536.
     pub max_metadata_bytes: Option<usize>,
-    /// Bytes of bodies from one peer that are buffered or on their way, 65,536 to 4,294,967,296.
-    /// Its streams share it, and each takes 65,536 at least. No effect over TCP. Default: 64 MiB.
+    /// Bytes of bodies from one peer that are buffered, or may come without being asked for again,
+    /// 65,536 to 4,294,967,296. Its streams share it, and each takes 65,536 at least. No effect over
+    /// TCP. Default: 64 MiB.
     pub max_stream_buffer_bytes: Option<usize>,
     /// `"auto"`, `"udp"`, `"raw"` or `"kernel"`: what carries Homa. A value in the URI wins. No
     /// effect over TCP. Default: `"auto"`.

@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// What has happened to the calls of a server, or of a client with one server, since it
-        /// began. Counters of packets are those of [`homa_client::Monitor`].
+        /// began: see [`Listener::call_monitor`](crate::transport::Listener::call_monitor) and
+        /// [`Channel::call_counters`](crate::transport::Channel::call_counters). "Troubleshooting" in
+        /// `docs/tonic.md` says what each rise means. Counters of packets are those of
+        /// [`homa_client::Monitor`].
         ///
         /// ```
         /// use tonic_homa::transport::CallCounters;

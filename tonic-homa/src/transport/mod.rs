@@ -16,6 +16,18 @@
 //!
 //! The setters that mean something to TCP or HTTP/2 only are there and say so.
 //!
+//! # Streams
+//!
+//! A call is one Homa message each way if it fits into that. Otherwise, and when its end is not
+//! known at once, its bodies go in pieces: in order within a call, none waiting for another call.
+//! Each direction begins with a credit of 65,536 bytes, which grows to 4 MiB ahead of what was
+//! read, so that a reader that stops stops its sender. The bytes that are buffered or may still come
+//! unasked are bounded for each peer: 64 MiB by default, at least 65,536 for each stream
+//! ([`Endpoint::max_stream_buffer_bytes`], [`Server::max_stream_buffer_bytes`]). A client with open
+//! streams asks a server that says nothing for 0.8 s for a sign of life, and their calls fail with
+//! `UNAVAILABLE` within a second if it was killed, within three if its host is silent.
+//! [`CallCounters`] tell what happens.
+//!
 //! # Latency
 //!
 //! A call over Homa takes a few microseconds of work, and waking another thread takes longer than

@@ -295,9 +295,10 @@ impl Endpoint {
         self
     }
 
-    /// Longest Homa message, with header and metadata: a call with a longer request fails with
-    /// `RESOURCE_EXHAUSTED` before anything is sent, and one with a longer reply after it. No
-    /// effect over TCP. Default: 1,000,000.
+    /// Longest Homa message that is sent, with header and metadata. Longer requests go in several,
+    /// so that this is no limit for gRPC's messages; that is `max_encoding_message_size` of the
+    /// generated client. The metadata has to fit into one: see
+    /// [`max_metadata_bytes`](Self::max_metadata_bytes). No effect over TCP. Default: 1,000,000.
     ///
     /// # Errors
     ///
@@ -309,7 +310,8 @@ impl Endpoint {
     }
 
     /// Longest metadata of one direction in encoded form; more fails with `RESOURCE_EXHAUSTED`,
-    /// before anything is sent if it is the request's. No effect over TCP. Default: 65,536.
+    /// before anything is sent if it is the request's. So does what does not fit into one message of
+    /// [`max_message_bytes`](Self::max_message_bytes). No effect over TCP. Default: 65,536.
     ///
     /// # Errors
     ///

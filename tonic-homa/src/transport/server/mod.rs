@@ -258,8 +258,10 @@ impl<L> Server<L> {
         self
     }
 
-    /// Longest Homa message, with header and metadata: a call with a longer request or reply
-    /// fails with `RESOURCE_EXHAUSTED`. No effect over TCP. Default: 1,000,000.
+    /// Longest Homa message that is sent, with header and metadata. Longer replies go in several,
+    /// so that this is no limit for gRPC's messages; that is `max_encoding_message_size` of the
+    /// generated server. The metadata has to fit into one: see
+    /// [`max_metadata_bytes`](Self::max_metadata_bytes). No effect over TCP. Default: 1,000,000.
     ///
     /// # Errors
     ///
@@ -270,7 +272,8 @@ impl<L> Server<L> {
         Ok(self)
     }
 
-    /// Longest metadata of one direction in encoded form; more becomes `RESOURCE_EXHAUSTED`. No
+    /// Longest metadata of one direction in encoded form; more becomes `RESOURCE_EXHAUSTED`, and so
+    /// does what does not fit into one message of [`max_message_bytes`](Self::max_message_bytes). No
     /// effect over TCP. Default: 65,536.
     ///
     /// # Errors
