@@ -269,6 +269,33 @@ async fn idle_streams_are_quiet() {
     }
 }
 
+/// A client that pulls asks again when it was told that there is nothing yet, and no sooner.
+#[tokio::test]
+async fn idle_streams_that_are_pulled_ask_twenty_times_a_second() {
+    let host = serve("homa").await;
+    let endpoint = host.endpoint_at("?stream=pull");
+    let channel = endpoint.connect().await.unwrap();
+    let mut client = big_client(channel.clone());
+    let (requests, body) = mpsc::channel::<CallRequest>(1);
+    let chat = client.chat(ReceiverStream::new(body)).await.unwrap();
+    let mut replies = chat.into_inner();
+    let monitor = channel.monitor().unwrap();
+    let sent = || monitor.counters().unwrap().protocol.sent(Kind::Data);
+    for _ in 0..2 {
+        let before = sent();
+        assert!(
+            timeout(Duration::from_secs(1), replies.message())
+                .await
+                .is_err()
+        );
+        let asked = sent() - before;
+        assert!((5..=25).contains(&asked), "asked {asked} times in a second");
+        requests.send(ask("x")).await.unwrap();
+        let reply = timeout(SOON, replies.message()).await.unwrap().unwrap();
+        assert_eq!(reply.unwrap().text, "x");
+    }
+}
+
 /// Resident memory of this process.
 fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use homa_client::Executed;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic_homa::frame::ResetReason;
-use tonic_homa::transport::{ResetError, Server};
+use tonic_homa::transport::{Channel, ResetError, Server};
 
 #[tokio::test]
 async fn open_calls_finish_and_new_ones_are_refused_as_not_run() {
@@ -82,5 +84,68 @@ async fn an_idle_server_stops_at_once() {
             "{scheme} {:?}",
             start.elapsed()
         );
+    }
+}
+
+/// An open stream whose requests are held back.
+async fn chat(
+    client: &mut TestClient<Channel>,
+) -> (mpsc::Sender<CallRequest>, tonic::Streaming<CallReply>) {
+    let (requests, body) = mpsc::channel(1);
+    let replies = client.chat(ReceiverStream::new(body)).await.unwrap();
+    (requests, replies.into_inner())
+}
+
+#[tokio::test]
+async fn open_streams_go_on_while_the_server_stops() {
+    for mode in ["", "?stream=pull"] {
+        let mut host = serve("homa").await;
+        let mut client = host.client_at(mode).await;
+        let (requests, mut replies) = chat(&mut client).await;
+        requests.send(ask("before")).await.unwrap();
+        assert_eq!(replies.message().await.unwrap().unwrap().text, "before");
+        let stopping = {
+            host.stop();
+            tokio::spawn(host.ended())
+        };
+        // Until the server refuses calls.
+        let began = Instant::now();
+        let status = loop {
+            match client.call(ask("new")).await {
+                Ok(_) => assert!(began.elapsed() < Duration::from_secs(5)),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        for text in ["still", "here"] {
+            requests.send(ask(text)).await.unwrap();
+            assert_eq!(
+                replies.message().await.unwrap().unwrap().text,
+                text,
+                "{mode}"
+            );
+        }
+        drop(requests);
+        assert!(replies.message().await.unwrap().is_none());
+        stopping.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn streams_that_outlast_the_grace_end_unavailable() {
+    for mode in ["", "?stream=pull"] {
+        let server = Server::builder().shutdown_grace(Duration::from_millis(100));
+        let mut host = serve_with("homa", server).await;
+        let mut client = host.client_at(mode).await;
+        let (_requests, mut replies) = chat(&mut client).await;
+        let service = host.service.clone();
+        let start = Instant::now();
+        host.stop();
+        let status = replies.message().await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{mode} {status}");
+        assert!(status.message().contains("stopped"), "{mode} {status}");
+        assert!(start.elapsed() < Duration::from_secs(2));
+        host.ended().await.unwrap();
+        assert_eq!(service.running(), 0);
     }
 }

@@ -21,7 +21,7 @@ const MAX_IN_FLIGHT: usize = 8;
 
 /// Body bytes that are taken before a piece is sent, unless less is ready: some bodies are always
 /// ready. Those that come in longer parts are sent in longer pieces.
-pub(crate) const GATHER: usize = 64 << 10;
+pub(crate) const GATHER: usize = 128 << 10;
 
 /// Pause after the endpoint had no room for a piece.
 const BUSY_PAUSE: Duration = Duration::from_millis(1);

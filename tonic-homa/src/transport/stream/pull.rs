@@ -99,6 +99,8 @@ pub(crate) struct Answerer<B> {
     /// Initial metadata, for the answer at offset 0. Responses that are nothing but trailers have
     /// none.
     head: Option<Vec<u8>>,
+    /// It was told. Answers at offset 0 repeat it, in case that one was lost, but do not leave for it.
+    head_told: bool,
     max_message_bytes: usize,
     /// Body offset of what is kept. All before it has arrived.
     base: u64,
@@ -118,6 +120,7 @@ impl<B: Body<Data = Bytes> + Unpin> Answerer<B> {
         Self {
             outgoing,
             head,
+            head_told: false,
             max_message_bytes,
             base,
             tail: None,
@@ -157,7 +160,7 @@ impl<B: Body<Data = Bytes> + Unpin> Answerer<B> {
                 self.tail = encode_trailers(self.outgoing.trailers.as_ref());
             }
             let available = self.outgoing.ready.len().saturating_sub(skipped);
-            let start = from == 0 && self.head.is_some();
+            let start = from == 0 && self.head.is_some() && !self.head_told;
             let nothing = available == 0 && !start && self.tail.is_none();
             if nothing && Instant::now() < until {
                 let mut patience = Box::pin(sleep_until(until));
@@ -189,6 +192,7 @@ impl<B: Body<Data = Bytes> + Unpin> Answerer<B> {
             .then(|| self.base + self.outgoing.ready.len() as u64);
         let head = self.head.as_deref().filter(|_| from == 0);
         let start = head.is_some();
+        self.head_told |= start;
         let head = head.unwrap_or_default();
         let tail = self.tail.as_deref().unwrap_or_default();
         let overhead = HEADER_LEN + head.len();
