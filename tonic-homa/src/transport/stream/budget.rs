@@ -79,9 +79,19 @@ impl Share {
         }
     }
 
+    /// Promises `more` for the `read` bytes that were read, if there is room; at most as much always
+    /// finds room. In one step: meanwhile nobody else gets what is given back.
+    pub(super) fn renew(&mut self, read: u64, more: u64) -> bool {
+        if more > read {
+            return self.grow(more - read);
+        }
+        self.shrink(read - more);
+        true
+    }
+
     /// Promises more, if there is room. Half of the budget is kept for bodies that begin, so that a
     /// few long ones do not keep others out.
-    pub(super) fn grow(&mut self, bytes: u64) -> bool {
+    fn grow(&mut self, bytes: u64) -> bool {
         let Some(budget) = &self.budget else {
             return false;
         };
@@ -98,7 +108,7 @@ impl Share {
         grown
     }
 
-    /// Some of it was read.
+    /// Some of it was read, or is not wanted any more.
     pub(super) fn shrink(&mut self, bytes: u64) {
         let bytes = bytes.min(self.promised);
         self.promised -= bytes;

@@ -144,7 +144,7 @@ impl Inlet {
         if total.is_some() {
             // It is one long message: no need to find out whether the reader keeps up.
             state.window = state.share.fair_window();
-            state.raise();
+            state.raise(0);
             state.told = state.credit;
         }
         Self {
@@ -163,7 +163,10 @@ impl Inlet {
     /// Takes a piece that has arrived. The credit that this returns is to be told to its sender.
     pub(crate) fn take(&self, piece: Piece) -> Result<Taken, StreamError> {
         let taken = self.accept(piece)?;
-        self.lock().told = taken.credit;
+        let mut state = self.lock();
+        // Somebody else may have told it more meanwhile.
+        state.told = state.told.max(taken.credit);
+        drop(state);
         Ok(taken)
     }
 
@@ -186,6 +189,8 @@ impl Inlet {
         } = piece;
         let end = flight.offset + body.len() as u64;
         state.highest = state.highest.max(end);
+        // Whoever sends that far knows that it may.
+        state.told = state.told.max(end);
         if flight.end {
             state.end = Some(end);
             state.ended = true;
@@ -300,9 +305,7 @@ impl Inlet {
     pub(crate) fn poll_frame(&self, cx: &mut Context<'_>) -> (Polled, Option<u64>) {
         let mut state = self.lock();
         if let Some(part) = state.assembly.pop() {
-            state.read += part.len() as u64;
-            state.share.shrink(part.len() as u64);
-            state.raise();
+            state.raise(part.len() as u64);
             let window = state.window_to_tell();
             return (Poll::Ready(Some(Ok(Frame::data(part)))), window);
         }
@@ -377,16 +380,23 @@ impl State {
     }
 
     /// Lets the sender send further, as the reader reads.
-    fn raise(&mut self) {
+    fn raise(&mut self, read: u64) {
+        self.read += read;
         if self.read - self.kept_up >= self.window {
             self.kept_up = self.read;
             self.window *= 4;
         }
         self.window = self.window.min(self.share.fair_window());
-        let target = self.read + self.window;
-        let target = self.end.map_or(target, |end| target.min(end));
-        if target > self.credit && self.share.grow(target - self.credit) {
-            self.credit = target;
+        // Where others have taken the rest, it goes on with what it began with.
+        for window in [self.window, START_CREDIT] {
+            self.window = window;
+            let target = self.read + window;
+            let target = self.end.map_or(target, |end| target.min(end));
+            let more = target.saturating_sub(self.credit);
+            if self.share.renew(read, more) {
+                self.credit += more;
+                return;
+            }
         }
     }
 
@@ -560,6 +570,27 @@ pub(crate) mod tests {
             );
         }
         assert!(inlet.take(piece(START_CREDIT, 1)).is_err());
+    }
+
+    #[test]
+    fn bodies_go_on_however_much_others_hold() {
+        let budget = Budget::new(1 << 20, std::sync::Arc::default());
+        let slow = Inlet::new(budget.open().unwrap(), Some(1 << 20), false);
+        assert_eq!(slow.credit(), 512 << 10);
+        let inlet = Inlet::new(budget.open().unwrap(), None, false);
+        for offset in (0..10 * START_CREDIT).step_by(4_096) {
+            inlet.take(piece(offset, 4_096)).unwrap();
+            assert!(matches!(read(&inlet).0, Got::Data(_)));
+        }
+        assert_eq!(inlet.credit(), 11 * START_CREDIT);
+        // It gets more again as soon as there is more.
+        drop(slow);
+        for offset in (0..2 * START_CREDIT).step_by(4_096) {
+            let offset = 10 * START_CREDIT + offset;
+            inlet.take(piece(offset, 4_096)).unwrap();
+            assert!(matches!(read(&inlet).0, Got::Data(_)));
+        }
+        assert!(inlet.credit() >= 15 * START_CREDIT);
     }
 
     #[test]
