@@ -64,6 +64,8 @@ mod config;
 mod deadline;
 mod error;
 pub mod frame;
+#[cfg(test)]
+mod fuzz;
 pub mod metadata;
 mod random;
 mod resolve;

@@ -15,6 +15,8 @@
 
 mod assembly;
 mod budget;
+#[cfg(test)]
+mod fuzz;
 mod inlet;
 mod outlet;
 pub(crate) mod pull;

@@ -149,7 +149,7 @@ impl Outlet {
         Some(state.sent)
     }
 
-    fn launch(&self, bytes: usize) -> u64 {
+    pub(super) fn launch(&self, bytes: usize) -> u64 {
         let mut state = self.lock();
         let offset = state.sent;
         state.sent += bytes as u64;
