@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that CI checks, and what to run before pushing.
 #
-#   ./ci.sh           format, lints, tests, docs, engine alone, demo, short benchmark, simulation and soak
+#   ./ci.sh           format, lints, tests, docs, engine alone, demo, short benchmark,
+#                     simulation, gRPC suite and soak
 #   ./ci.sh --full    also the feature powerset, the minimum Rust version and cargo-deny,
 #                     each skipped with a reason where its tool is not installed
 #
@@ -62,6 +63,13 @@ step "benchmark" cargo run --release -p homa-interop --locked -- \
     bench compare --quick --json "$target/bench-compare.json"
 step "simulator" cargo run --release -p homa-interop --locked -- \
     sim --quick --snapshot interop/snapshots/sim-quick.txt --json "$target/sim.json"
+step "gRPC suite" cargo run --release -p homa-interop --locked -- \
+    matrix --suite grpc --transport tcp --transport udp --transport udp-pull --quick \
+    --json "$target/matrix.json"
+# Fails, too, if a handler ran twice for one call.
+step "gRPC suite, bad network" cargo run --release -p homa-interop --locked -- \
+    matrix --suite grpc --transport udp --quick --loss 5 --reorder 5 --duplicate 5 \
+    --json "$target/matrix-faults.json"
 step "soak" cargo run --release -p homa-interop --locked -- \
     soak --seconds 5 --loss 5 --json "$target/soak.json"
 

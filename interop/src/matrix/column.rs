@@ -54,7 +54,7 @@ impl Column {
         let ran = async {
             let folder = tempfile::tempdir()?;
             let server = Server::start(plan, transport, place.as_ref(), folder.path()).await?;
-            column.uri = transport.uri(&server.authority);
+            column.uri = transport.client_uri(&server.authority);
             let summary = process::run_client(
                 plan,
                 &column.uri,
@@ -95,15 +95,15 @@ impl Column {
     pub(super) fn line(&self) -> String {
         let name = self.transport.name();
         if let Some(why) = &self.skipped {
-            return format!("{name:6}  skipped: {why}");
+            return format!("{name:8}  skipped: {why}");
         }
         let (of, seconds) = (self.cases.len(), self.seconds());
         let passed = self.cases.iter().filter(|ran| ran.passed).count();
         let cases = format!("{passed} of {of} cases passed in {seconds:.1} s");
         match &self.failed {
-            Some(why) => format!("{name:6}  FAILED: {why}; {cases}"),
-            None if passed < of => format!("{name:6}  FAILED: {cases}"),
-            None => format!("{name:6}  {cases}"),
+            Some(why) => format!("{name:8}  FAILED: {why}; {cases}"),
+            None if passed < of => format!("{name:8}  FAILED: {cases}"),
+            None => format!("{name:8}  {cases}"),
         }
     }
 

@@ -26,7 +26,7 @@ use crate::values;
 
 /// Runs every case of a suite over every transport, between processes of this program.
 ///
-/// For each transport one process serves and one calls. Over tcp and udp they meet on the
+/// For each transport one process serves and one calls. Over tcp, udp and udp-pull they meet on the
 /// loopback device; over raw and kernel in two network namespaces, which this command makes and
 /// removes with `ip netns` and for which it has to be root. What this host does not have is
 /// printed as `skipped` with the reason, and counts as neither passed nor failed. Faults are made

@@ -15,8 +15,8 @@ use crate::grpc::context::Context;
 use crate::grpc::proto::probe::{Piece, PourRequest, TransferRequest};
 use crate::grpc::proto::testing::Empty;
 
-/// A transfer that is held up: 64 MiB.
-const PIECES: u32 = 1_024;
+/// A transfer that is held up: 32 MiB.
+const PIECES: u32 = 512;
 const PIECE_BYTES: u32 = 64 << 10;
 
 /// Bytes that may be under way to somebody who does not read: what receivers allow, and what
