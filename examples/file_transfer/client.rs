@@ -69,8 +69,9 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn create(path: &Path) -> Result<Self, Box<dyn Error>> {
-        if path.is_dir() {
-            return Err(format!("cannot write {}: it is a folder", path.display()).into());
+        // Folders and devices must not be replaced.
+        if path.exists() && !path.is_file() {
+            return Err(format!("cannot replace {}: it is no file", path.display()).into());
         }
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,

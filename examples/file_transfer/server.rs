@@ -54,6 +54,11 @@ impl Files for Folder {
             return Err(Status::invalid_argument("the first message must be a name"));
         };
         let path = self.locate(&name)?;
+        // Folders and devices must not be replaced.
+        if path.exists() && !path.is_file() {
+            let text = format!("cannot replace `{name}`: it is no file");
+            return Err(Status::failed_precondition(text));
+        }
         let failed = |error| failed("store", &name, &error);
         // If the call ends before its time, dropping this removes it.
         let temporary = NamedTempFile::new_in(&self.path).map_err(failed)?;

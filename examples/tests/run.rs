@@ -205,7 +205,8 @@ async fn file_transfer() {
     let scratch = tempfile::tempdir().unwrap();
     let path = |name: &str| scratch.path().join(name);
     let text = |path: PathBuf| path.to_str().unwrap().to_owned();
-    std::fs::create_dir(path("served")).unwrap();
+    std::fs::create_dir_all(path("served/taken")).unwrap();
+    std::fs::write(path("taken"), "a folder has this name there").unwrap();
     let served = text(path("served"));
     for uri in BOTH {
         let out = run(file_transfer, &["demo", "--mib", "8", "--uri", uri]).await;
@@ -230,6 +231,8 @@ async fn file_transfer() {
         let back = text(path("never"));
         let told = fails(file_transfer, &["get", "nothing", &back, "--uri", &uri]).await;
         assert_contains(&told, &["`nothing`", "No such file"]);
+        let told = fails(file_transfer, &["put", &text(path("taken")), "--uri", &uri]).await;
+        assert_contains(&told, &["cannot replace `taken`: it is no file"]);
         let told = fails(file_transfer, &["get", "../odd", &back, "--uri", &uri]).await;
         assert_contains(&told, &["`../odd` is no name of a file"]);
         assert!(!path("never").exists());
@@ -242,7 +245,7 @@ async fn file_transfer() {
         (vec!["put".to_owned(), served.clone()], "it is no file"),
         (
             vec!["get".to_owned(), "odd".into(), served.clone()],
-            "it is a folder",
+            "it is no file",
         ),
         (
             vec!["get".to_owned(), "odd".into(), text(path("a/b"))],
