@@ -41,8 +41,9 @@ type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// its future first, and dropping that future cancels the call at the server.
 ///
 /// Errors are [`Status`]es. One that stands for a failure of the transport keeps its
-/// [source](std::error::Error::source): a [`homa_client::CallError`] or a
-/// [`ResetError`](super::ResetError), which say whether the call may have run.
+/// [source](std::error::Error::source): a [`homa_client::CallError`], a
+/// [`ResetError`](super::ResetError) or a [`PeerLost`](super::PeerLost), which say whether the call
+/// may have run.
 ///
 /// ```no_run
 /// use tonic_homa::transport::Channel;
