@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request};
-use tonic_homa::transport::Channel;
+use tonic_homa::transport::{Channel, Server};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -399,4 +399,35 @@ async fn many_streams_at_once_do_not_mix() {
         host.calls.counters().stream_bytes == 0
     })
     .await;
+}
+
+/// As over TCP, the limit of calls in the handlers does not count streams whose response has begun;
+/// the limit of open calls does.
+#[tokio::test]
+async fn limits_tell_handlers_from_open_streams() {
+    for scheme in BOTH {
+        let handlers = Server::builder().concurrency_limit_per_connection(1);
+        let host = serve_with(scheme, handlers).await;
+        let mut client = host.client().await;
+        let (requests, body) = mpsc::channel::<CallRequest>(1);
+        let open = client.chat(ReceiverStream::new(body)).await.unwrap();
+        assert_works(&mut client).await;
+        drop((open, requests));
+
+        let open_calls = Server::builder().max_concurrent_streams(1);
+        let host = serve_with(scheme, open_calls).await;
+        let mut client = host.client().await;
+        let (requests, body) = mpsc::channel::<CallRequest>(1);
+        let open = client.chat(ReceiverStream::new(body)).await.unwrap();
+        let mut other = client.clone();
+        let mut waits = tokio::spawn(async move { other.call(ask("late")).await });
+        assert!(
+            timeout(Duration::from_millis(100), &mut waits)
+                .await
+                .is_err()
+        );
+        drop((open, requests));
+        let reply = timeout(SOON, waits).await.unwrap().unwrap().unwrap();
+        assert_eq!(reply.into_inner().text, "late", "{scheme}");
+    }
 }

@@ -37,9 +37,41 @@ const EARLY: Duration = Duration::from_secs(1);
 /// Pieces that are kept for calls that were not opened yet, at most.
 const MAX_EARLY: usize = 1_024;
 
+/// The same from one host.
+const MAX_EARLY_OF_CLIENT: usize = 256;
+
+/// What a piece has beside its body, at most.
+const HEADER_ROOM: u64 = 256;
+
 /// How long the streams of a client go on that is not heard of. Clients that live say something
 /// every second.
 const SILENT: Duration = Duration::from_secs(10);
+
+/// What one client may have at a time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Limits {
+    /// Calls in the handlers; a stream's handler has ended when its response begins.
+    pub(super) handlers: Option<usize>,
+    /// Calls that are open.
+    pub(super) calls: Option<usize>,
+}
+
+/// Where the calls of one client wait for their turn.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    pub(super) handlers: Option<Arc<Semaphore>>,
+    pub(super) calls: Option<Arc<Semaphore>>,
+}
+
+impl Places {
+    fn new(limits: Limits) -> Self {
+        let places = |limit: usize| Arc::new(Semaphore::new(limit));
+        Self {
+            handlers: limits.handlers.map(places),
+            calls: limits.calls.map(places),
+        }
+    }
+}
 
 /// Names a call: its client's address without the port, which may change, its epoch, its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,8 +95,7 @@ pub(super) enum Refusal {
 /// Uses hash tables with random keys: clients choose the numbers.
 #[derive(Debug)]
 pub(super) struct Identities {
-    /// Calls of one client in the handlers, if that is limited.
-    limit: Option<usize>,
+    limits: Limits,
     /// Bytes that the streams of one client may take.
     stream_bytes: usize,
     /// What those of all clients take.
@@ -141,13 +172,13 @@ struct Epoch {
     seen: CallSet,
     live: usize,
     last: Instant,
-    limit: Option<Arc<Semaphore>>,
+    places: Places,
     /// Made for the first stream.
     budget: Option<Arc<Budget>>,
 }
 
 impl Identities {
-    pub(super) fn new(limit: Option<usize>, stream_bytes: usize, total: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(limits: Limits, stream_bytes: usize, total: Arc<AtomicU64>) -> Self {
         let inner = Inner {
             epochs: HashMap::new(),
             live: HashMap::new(),
@@ -157,7 +188,7 @@ impl Identities {
             swept: Instant::now(),
         };
         Self {
-            limit,
+            limits,
             stream_bytes,
             total,
             inner: Mutex::new(inner),
@@ -169,17 +200,17 @@ impl Identities {
     /// Admits a call that is seen for the first time. Its task is told to [`Self::running`], and
     /// has to call [`Self::finish`] in the end. Returns the semaphore that the calls of its client
     /// share, if these are limited.
-    pub(super) fn start(&self, key: CallKey) -> Result<Option<Arc<Semaphore>>, Refusal> {
+    pub(super) fn start(&self, key: CallKey) -> Result<Places, Refusal> {
         let mut inner = self.lock();
-        let epoch = inner.mark(key, self.limit)?.ok_or(Refusal::Duplicate)?;
+        let epoch = inner.mark(key, self.limits)?.ok_or(Refusal::Duplicate)?;
         epoch.live += 1;
-        let limit = epoch.limit.clone();
+        let places = epoch.places.clone();
         let live = Live {
             task: Task::Starting,
             stream: None,
         };
         inner.live.insert(key, live);
-        Ok(limit)
+        Ok(places)
     }
 
     /// Room for the request body of a live call. `None` if its client has used up what it may.
@@ -246,8 +277,11 @@ impl Identities {
         responder: Responder,
     ) -> Result<(), Responder> {
         let mut inner = self.lock();
+        let own = |early: &&Early| early.key.client == key.client;
+        let crowded = inner.early.len() >= MAX_EARLY
+            || inner.early.iter().filter(own).count() >= MAX_EARLY_OF_CLIENT;
         // No honest client sends more before it has heard of the call.
-        if inner.early.len() >= MAX_EARLY || message.len() as u64 > START_CREDIT {
+        if crowded || message.len() as u64 > START_CREDIT + HEADER_ROOM {
             return Err(responder);
         }
         inner.early.push(Early {
@@ -332,7 +366,7 @@ impl Identities {
             Some(live) => (Some(live.task.cancel()), live.stream.clone()),
             None => (None, None),
         };
-        if task.is_none() && inner.mark(key, self.limit).is_err() {
+        if task.is_none() && inner.mark(key, self.limits).is_err() {
             tracing::debug!("no room to remember a cancelled call");
         }
         // Aborting runs other people's code.
@@ -391,7 +425,7 @@ impl Identities {
 
 impl Inner {
     /// Marks a call as seen. Its epoch, or `None` if it was seen before.
-    fn mark(&mut self, key: CallKey, limit: Option<usize>) -> Result<Option<&mut Epoch>, Refusal> {
+    fn mark(&mut self, key: CallKey, limits: Limits) -> Result<Option<&mut Epoch>, Refusal> {
         let now = Instant::now();
         if now.duration_since(self.swept) >= SWEEP {
             self.sweep(now);
@@ -408,7 +442,7 @@ impl Inner {
             seen: CallSet::default(),
             live: 0,
             last: now,
-            limit: limit.map(|limit| Arc::new(Semaphore::new(limit))),
+            places: Places::new(limits),
             budget: None,
         });
         epoch.last = now;
@@ -535,7 +569,11 @@ mod tests {
     }
 
     fn identities(limit: Option<usize>) -> Identities {
-        Identities::new(limit, 1 << 20, Arc::default())
+        let limits = Limits {
+            handlers: limit,
+            calls: None,
+        };
+        Identities::new(limits, 1 << 20, Arc::default())
     }
 
     #[test]

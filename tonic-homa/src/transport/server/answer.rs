@@ -26,7 +26,7 @@ use crate::frame::{Flight, Frame, HEADER_LEN, Kind, Lengths, ResetReason};
 use crate::metadata::{self, RequestHead};
 use crate::status;
 use crate::transport::body::{Outgoing, Received};
-use crate::transport::identity::CallKey;
+use crate::transport::identity::{CallKey, Places};
 use crate::transport::stream::pull::Answerer;
 use crate::transport::stream::{
     Over, Piece, Pump, Pumped, START_CREDIT, Stream, Way, reply, reply_lazily, sections,
@@ -39,8 +39,7 @@ pub(super) struct Call {
     pub(super) lengths: Lengths,
     /// The sections.
     pub(super) message: Message,
-    /// Shared by the calls of one client, if these are limited.
-    pub(super) limit: Option<Arc<Semaphore>>,
+    pub(super) places: Places,
     pub(super) info: HomaConnectInfo,
     /// How pieces of the response get to the client.
     pub(super) way: Way,
@@ -158,7 +157,7 @@ impl Call {
         };
         Ok(Prepared {
             request: request.map(|()| body),
-            limit: self.limit,
+            places: self.places,
             way,
         })
     }
@@ -167,7 +166,7 @@ impl Call {
 /// A request that is ready to be served.
 struct Prepared {
     request: Request<Body>,
-    limit: Option<Arc<Semaphore>>,
+    places: Places,
     /// For the response, if the call has no stream yet.
     way: Option<Way>,
 }
@@ -182,10 +181,12 @@ impl Prepared {
     {
         let Self {
             mut request,
-            limit,
+            places,
             way,
         } = self;
-        let _permit = permit(limit, answer.shared.settings.load_shed).await?;
+        let shed = answer.shared.settings.load_shed;
+        let _open = permit(places.calls, false).await?;
+        let handled = permit(places.handlers, shed).await?;
         let span = match &answer.shared.settings.trace {
             None => Span::none(),
             Some(trace) => {
@@ -196,11 +197,12 @@ impl Prepared {
                 span
             }
         };
-        let handled = async {
+        let response = async {
             poll_fn(|cx| service.poll_ready(cx)).await?;
             service.call(request).await
         };
-        let response = handled.instrument(span).await;
+        let response = response.instrument(span).await;
+        drop(handled);
         let (parts, body) = response
             .map_err(|error| Status::from_error(error.into()))?
             .into_parts();

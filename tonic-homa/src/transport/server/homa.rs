@@ -22,7 +22,7 @@ use super::{BoxError, Settings};
 use crate::error::Error;
 use crate::frame::{Flight, Frame, FrameError, Kind, Lengths, ResetReason, Sender};
 use crate::transport::counters::{CallMonitor, Counting};
-use crate::transport::identity::{CallKey, Early, Found, Identities, Refusal};
+use crate::transport::identity::{CallKey, Early, Found, Identities, Places, Refusal};
 use crate::transport::stream::{
     Inlet, Outlet, Parts, Stream, Way, pull::Pulls, reply, take_header,
 };
@@ -77,7 +77,7 @@ where
     let grace = settings.shutdown_grace;
     let shared = Arc::new(Shared {
         seen: Identities::new(
-            settings.concurrency_limit,
+            settings.limits(),
             settings.max_stream_buffer_bytes,
             monitor.stream_bytes(),
         ),
@@ -164,7 +164,7 @@ impl Shared {
                 deadline_us,
                 push,
             } => {
-                let Some((answer, limit)) = self.admit(&frame, key, responder) else {
+                let Some((answer, places)) = self.admit(&frame, key, responder) else {
                     return;
                 };
                 let way = match answer.pusher().filter(|_| push) {
@@ -176,7 +176,7 @@ impl Shared {
                     deadline_us,
                     lengths,
                     message,
-                    limit,
+                    places,
                     info: self.info(peer, local),
                     way,
                 };
@@ -240,14 +240,14 @@ impl Shared {
         frame: &Frame,
         key: CallKey,
         responder: Responder,
-    ) -> Option<(Answer, Option<Arc<tokio::sync::Semaphore>>)> {
+    ) -> Option<(Answer, Places)> {
         let (reason, text) = if self.stopping.load(Ordering::Relaxed) {
             (ResetReason::Stopping, "the server is stopping")
         } else {
             match self.seen.start(key) {
-                Ok(limit) => {
+                Ok(places) => {
                     self.counting.calls.count();
-                    return Some((Answer::new(self.clone(), responder, key), limit));
+                    return Some((Answer::new(self.clone(), responder, key), places));
                 }
                 Err(Refusal::Duplicate) => {
                     self.counting.duplicate_calls.count();

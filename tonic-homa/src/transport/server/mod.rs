@@ -23,6 +23,7 @@ use tracing::Span;
 use crate::config::{self, ConfigError, ServerConfig};
 use crate::error::Error;
 use crate::metadata;
+use crate::transport::identity::Limits;
 pub use info::{HomaConnectInfo, Wire};
 pub use listener::{Listener, ServeAddr};
 #[cfg(feature = "connect-info")]
@@ -74,14 +75,11 @@ struct Settings {
 }
 
 impl Settings {
-    /// These, with the one limit that holds over Homa.
-    fn for_homa(&self) -> Self {
-        let streams = self
-            .max_concurrent_streams
-            .and_then(|streams| usize::try_from(streams).ok());
-        Self {
-            concurrency_limit: self.concurrency_limit.into_iter().chain(streams).min(),
-            ..self.clone()
+    fn limits(&self) -> Limits {
+        let calls = self.max_concurrent_streams;
+        Limits {
+            handlers: self.concurrency_limit,
+            calls: calls.and_then(|calls| usize::try_from(calls).ok()),
         }
     }
 }
@@ -206,6 +204,8 @@ impl<L> Server<L> {
 
     /// Most calls of one client in the handlers; more wait. 0 counts as 1. Default: no limit.
     ///
+    /// As in tonic, a handler has ended when it has returned its response: streams that go on
+    /// afterwards do not count; see [`max_concurrent_streams`](Self::max_concurrent_streams).
     /// A client is a TCP connection, or over Homa, which has no connections, a client process.
     #[must_use]
     pub fn concurrency_limit_per_connection(mut self, limit: usize) -> Self {
@@ -218,9 +218,7 @@ impl<L> Server<L> {
     /// Most open calls of one client; more wait. 0 counts as 1. Default: no limit.
     ///
     /// Over TCP these are HTTP/2 streams, and the client itself holds back what is too much. Over
-    /// Homa the server does: this is one more
-    /// [`concurrency_limit_per_connection`](Self::concurrency_limit_per_connection), the lesser
-    /// of the two counts, and with [`load_shed`](Self::load_shed) calls over it are refused.
+    /// Homa the server does: calls over it wait there, and are never shed.
     #[must_use]
     pub fn max_concurrent_streams(mut self, streams: impl Into<Option<u32>>) -> Self {
         let streams = streams.into().map(|streams| streams.max(1));

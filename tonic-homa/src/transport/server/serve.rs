@@ -143,7 +143,7 @@ impl<L> Server<L> {
                     engine,
                     monitor,
                 } => {
-                    let mut settings = self.settings.for_homa();
+                    let mut settings = self.settings.clone();
                     settings.max_message_bytes = settings.max_message_bytes.min(max_message_bytes);
                     let socket = homa::Socket {
                         server: socket,
