@@ -68,7 +68,8 @@ step "gRPC suite" cargo run --release -p homa-interop --locked -- \
     --json "$target/matrix.json"
 # Fails, too, if a handler ran twice for one call.
 step "gRPC suite, bad network" cargo run --release -p homa-interop --locked -- \
-    matrix --suite grpc --transport udp --quick --loss 5 --reorder 5 --duplicate 5 \
+    matrix --suite grpc --transport udp --transport udp-pull --quick \
+    --loss 5 --reorder 5 --duplicate 5 \
     --json "$target/matrix-faults.json"
 step "soak" cargo run --release -p homa-interop --locked -- \
     soak --seconds 5 --loss 5 --json "$target/soak.json"

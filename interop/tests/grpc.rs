@@ -368,6 +368,26 @@ fn every_case_passes_over_udp_through_a_bad_network_and_runs_once() {
     ran_once(column);
 }
 
+/// An answer that overtakes others must not end the call for them.
+#[test]
+fn long_responses_are_pulled_whole_through_a_bad_network() {
+    for seed in ["--seed=1", "--seed=2", "--seed=3"] {
+        let output = homa_interop(&[
+            "matrix",
+            "--transport=udp-pull",
+            "--case=many_streams",
+            "--case=large_message_down",
+            "--quick",
+            "--loss=5",
+            "--reorder=5",
+            "--duplicate=5",
+            seed,
+        ]);
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{seed}: {stdout}");
+    }
+}
+
 /// Whether the server of this column has seen many calls, and none of them twice.
 #[track_caller]
 fn ran_once(column: &Value) {
