@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use homa_client::CallError;
 use tokio::sync::oneshot;
@@ -367,11 +367,14 @@ pub(crate) fn call_error(status: &Status) -> Option<&CallError> {
 
 /// Waits until something is so, at most two seconds.
 pub(crate) async fn eventually(what: &str, so: impl Fn() -> bool) {
-    for _ in 0..400 {
-        if so() {
-            return;
-        }
+    within(Duration::from_secs(2), what, so).await;
+}
+
+/// Waits until something is so, at most `limit`.
+pub(crate) async fn within(limit: Duration, what: &str, so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < limit, "not so after {limit:?}: {what}");
         sleep(Duration::from_millis(5)).await;
     }
-    panic!("not so after two seconds: {what}");
 }
