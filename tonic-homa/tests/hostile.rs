@@ -267,6 +267,51 @@ async fn a_replayed_open_of_a_stream_runs_nothing() {
 }
 
 #[tokio::test]
+async fn questions_are_bounded_in_number_and_in_reach() {
+    let host = serve("homa").await;
+    let raw = Arc::new(Raw::new(&host));
+    // A response without an end, of which there is always more.
+    let endless = message(&CallRequest {
+        count: u32::MAX,
+        reply_bytes: 10_000,
+        ..ask("")
+    });
+    let flight = Flight { end: true, ..START };
+    let answer = raw
+        .send(open((5, 1), "Down", flight, false, &endless))
+        .await;
+    assert!(matches!(answer, Kind::Reply { .. }), "{answer:?}");
+    let taken = host.service.taken();
+    for from in [1 << 24, u64::MAX] {
+        let question = bare((5, 1), Kind::Pull { from, most: 1 });
+        assert_eq!(raw.reset(question).await, ResetReason::Protocol);
+    }
+    let more = host.service.taken() - taken;
+    assert!(more < 100, "{more} more replies were taken for it");
+    assert_eq!(host.calls.counters().protocol_errors, 2);
+
+    // And one that has nothing to say.
+    raw.stream((5, 2), None).await;
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let raw = raw.clone();
+        let question = bare((5, 2), Kind::Pull { from: 0, most: 1 });
+        asked.spawn(async move { raw.send(question).await });
+    }
+    eventually("most are refused", || {
+        host.calls.counters().protocol_errors > 2 + 100
+    })
+    .await;
+    let cancel = Kind::Cancel {
+        reason: CancelReason::Cancelled,
+    };
+    for call in [1, 2] {
+        raw.send(bare((5, call), cancel)).await;
+    }
+    settled(&host).await;
+}
+
+#[tokio::test]
 async fn metadata_and_headers_that_lie_are_refused() {
     let server = Server::builder().max_metadata_bytes(1_000).unwrap();
     let host = serve_with("homa", server).await;

@@ -377,6 +377,12 @@ impl Stream {
         reply(responder, out.into());
     }
 
+    /// The same for what breaks the protocol without harm to the call.
+    fn refuse(&self, responder: Responder, text: &str) {
+        self.counting.protocol_errors.count();
+        self.reset(responder, ResetReason::Protocol, text);
+    }
+
     fn answer(&self, responder: Responder, kind: Kind) {
         let frame = self.frame(kind).emit(Lengths::default());
         reply(responder, frame.to_vec().into());

@@ -20,7 +20,7 @@ use tonic::Status;
 
 use super::outlet::{GATHER, Pumped, sections};
 use super::{Stream, take_header};
-use crate::frame::{Flight, Frame, HEADER_LEN, Kind, Lengths, ResetReason, Sender};
+use crate::frame::{Flight, Frame, HEADER_LEN, Kind, Lengths, Sender};
 use crate::status::{self, ResetError};
 use crate::transport::body::Outgoing;
 
@@ -148,11 +148,19 @@ impl<B: Body<Data = Bytes> + Unpin> Answerer<B> {
             if from < self.base {
                 if let Some(pull) = pulls.take() {
                     let text = "what was asked for has arrived before";
-                    stream.reset(pull.responder, ResetReason::Protocol, text);
+                    stream.refuse(pull.responder, text);
                 }
                 continue;
             }
             let skipped = usize::try_from(from - self.base).unwrap_or(usize::MAX);
+            // What is before it would have to be taken, however much that is.
+            if skipped > self.outgoing.ready.len() {
+                if let Some(pull) = pulls.take() {
+                    let text = "asked for what is past the bytes that come next";
+                    stream.refuse(pull.responder, text);
+                }
+                continue;
+            }
             if let Err(error) = self.outgoing.poll_fill(cx, skipped.saturating_add(GATHER)) {
                 return Poll::Ready(Pumped::Failed(error));
             }
