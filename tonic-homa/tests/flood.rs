@@ -4,14 +4,14 @@ mod common;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::*;
 use homa_client::engine::DropReason;
 use homa_client::engine::wire::{Cutoffs, Data, Grant, Header, Kind, Packet, Resend, Route};
 use prost::Message as _;
-use tonic_homa::frame::{Flight, Frame, Lengths};
+use tonic_homa::frame::{CancelReason, Flight, Frame, HEADER_LEN, Lengths};
 use tonic_homa::metadata;
 use tonic_homa::transport::{Endpoint, Listener, Server};
 
@@ -35,7 +35,9 @@ async fn a_minute_of_garbage_leaves_the_service_serving() {
         .unwrap();
     let (uri, addr) = (listener.uri(), listener.local_addr());
     let monitor = listener.monitor().unwrap();
-    let router = Server::builder().add_service(big(Service::default()));
+    let calls = listener.call_monitor();
+    let service = Service::default();
+    let router = Server::builder().add_service(big(service.clone()));
     tokio::spawn(router.serve_on([listener]));
     let endpoint = Endpoint::from_shared(uri).unwrap();
     let mut client = big_client(endpoint.connect().await.unwrap());
@@ -46,15 +48,30 @@ async fn a_minute_of_garbage_leaves_the_service_serving() {
     let before = resident_bytes();
 
     let stop = Arc::new(AtomicBool::new(false));
+    let live = Arc::new(AtomicU64::new(0));
     let flood = std::thread::spawn({
-        let stop = stop.clone();
-        move || flood(addr, &stop)
+        let (stop, live) = (stop.clone(), live.clone());
+        move || flood(addr, &live, &stop)
     });
+    let victim = homa_client::Client::bind(&homa_client::Config::default()).unwrap();
     let mut latencies = Vec::new();
     let start = Instant::now();
     let mut ticks = tokio::time::interval(CALL_INTERVAL);
     while start.elapsed() < MINUTE {
         ticks.tick().await;
+        // A new stream for the flood to meddle with, by a client that only opens it, and an old one
+        // less.
+        let number = live.load(Ordering::Relaxed) + 1;
+        let opened = open_frame(FIRST_STREAM + number, "Chat", false);
+        victim.call(addr, opened.into()).await.unwrap();
+        if let Some(old) = number.checked_sub(LIVE_STREAMS) {
+            let kind = tonic_homa::frame::Kind::Cancel {
+                reason: CancelReason::Cancelled,
+            };
+            let cancel = frame(FIRST_STREAM + old, kind, 0).to_vec();
+            victim.call(addr, cancel.into()).await.unwrap();
+        }
+        live.store(number, Ordering::Relaxed);
         let call = Instant::now();
         let reply = client.call(ask("still there?")).await.unwrap();
         assert_eq!(reply.into_inner().text, "still there?");
@@ -79,7 +96,23 @@ async fn a_minute_of_garbage_leaves_the_service_serving() {
             counters.protocol.dropped(reason)
         );
     }
+    for (name, value) in calls.counters().rows() {
+        println!("{name:>17}: {value}");
+    }
     assert!(p99 <= Duration::from_millis(50), "p99 {p99:?}");
+    let counted = calls.counters();
+    for count in [
+        counted.streams,
+        counted.cancelled,
+        counted.malformed_frames,
+        counted.unknown_calls,
+        counted.protocol_errors,
+        counted.duplicate_calls,
+        counted.shrunk_credits,
+        counted.early_pieces,
+    ] {
+        assert!(count > 0, "{counted:?}");
+    }
     for reason in DropReason::ALL {
         let dropped = counters.protocol.dropped(reason);
         let expected = !UNUSED.contains(&reason);
@@ -99,18 +132,20 @@ async fn a_minute_of_garbage_leaves_the_service_serving() {
     }
     tokio::time::sleep(Duration::from_secs(11)).await;
     client.call(ask("after it")).await.unwrap();
+    let left = || (service.running(), calls.counters().stream_bytes);
+    eventually("no stream is left", || left() == (0, 0)).await;
     let grown = resident_bytes().saturating_sub(before);
     println!("{} KiB more memory than before", grown / 1024);
     assert!(grown <= 8 << 20, "{grown} bytes more than before");
 }
 
 /// Throws datagrams at `to` until told to stop; returns how many.
-fn flood(to: SocketAddr, stop: &AtomicBool) -> u64 {
+fn flood(to: SocketAddr, live: &AtomicU64, stop: &AtomicBool) -> u64 {
     let mut random = Random(0x5eed);
     let sockets: Vec<UdpSocket> = (0..4)
         .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap())
         .collect();
-    let request = open_frame();
+    let open = open_frame(1, "Call", true);
     let start = Instant::now();
     let mut sent = 0u64;
     let mut packet = Vec::new();
@@ -121,6 +156,11 @@ fn flood(to: SocketAddr, stop: &AtomicBool) -> u64 {
             if sent.is_multiple_of(2) {
                 random_bytes(&mut random, &mut packet);
             } else {
+                let live = live.load(Ordering::Relaxed);
+                let request = match random.below(2) {
+                    0 => open.clone(),
+                    _ => stream_frame(&mut random, live),
+                };
                 bent_packet(&mut random, to.port(), &request, sent, &mut packet);
             }
             // A full socket loses it; so be it.
@@ -215,8 +255,9 @@ fn bent_packet(random: &mut Random, port: u16, request: &[u8], number: u64, pack
 
 /// Source port, destination port, sequence, incarnation, type, doff, flags, version, checksum,
 /// urgent, id, message length, incoming, ack, ack's port, cutoff version, retransmit, limit of
-/// the response, offset, first bytes of the gRPC frame.
-const FIELDS: [(usize, usize); 20] = [
+/// the response, offset; then of the gRPC frame: magic and kind, epoch, call, position, argument,
+/// lengths.
+const FIELDS: [(usize, usize); 25] = [
     (0, 2),
     (2, 2),
     (4, 4),
@@ -237,33 +278,106 @@ const FIELDS: [(usize, usize); 20] = [
     (49, 1),
     (52, 4),
     (56, 8),
+    (64, 8),
+    (72, 8),
+    (80, 8),
+    (88, 8),
+    (96, 8),
 ];
 
-/// A call as the channel would send it.
-fn open_frame() -> Vec<u8> {
+/// Calls before this one are no streams.
+const FIRST_STREAM: u64 = 1_000;
+
+/// Streams that are there to be meddled with at a time.
+const LIVE_STREAMS: u64 = 16;
+
+/// Epoch of all that the flood says.
+const EPOCH: u64 = 1;
+
+/// A call as the channel would send it, whole or with more to come.
+fn open_frame(call: u64, method: &str, end: bool) -> Vec<u8> {
     let mut head = Vec::new();
-    metadata::encode_path(b"/tonic_homa.test.v1.Test/Call", &mut head).unwrap();
-    let body = ask("flood").encode_to_vec();
-    let frame = Frame {
-        epoch: 1,
-        call: 1,
-        going_away: false,
-        kind: tonic_homa::frame::Kind::Open {
-            flight: Flight {
-                start: true,
-                end: true,
-                ..Flight::default()
-            },
-            deadline_us: 0,
-            push: false,
+    let path = format!("/tonic_homa.test.v1.Test/{method}");
+    metadata::encode_path(path.as_bytes(), &mut head).unwrap();
+    let kind = tonic_homa::frame::Kind::Open {
+        flight: Flight {
+            start: true,
+            end,
+            ..Flight::default()
         },
+        deadline_us: 0,
+        push: false,
     };
-    let lengths = Lengths {
-        head: head.len() as u32,
-        ..Lengths::default()
-    };
+    let body = ask("flood").encode_to_vec();
     let prefix = (body.len() as u32).to_be_bytes();
-    [&frame.emit(lengths)[..], &head, &[0], &prefix, &body].concat()
+    [
+        &frame(call, kind, head.len())[..],
+        &head,
+        &[0],
+        &prefix,
+        &body,
+    ]
+    .concat()
+}
+
+/// A frame of one of the last streams, or of one that is about to come.
+fn stream_frame(random: &mut Random, live: u64) -> Vec<u8> {
+    use tonic_homa::frame::Kind;
+    let call = FIRST_STREAM + (live + 2).saturating_sub(random.below(6));
+    let number = match random.below(3) {
+        0 => random.below(100),
+        1 => random.below(200_000),
+        _ => random.next(),
+    };
+    let len = random.below(200) as usize;
+    let (kind, len) = match random.below(64) {
+        // Rarely: it ends the stream.
+        0 => (
+            Kind::Cancel {
+                reason: CancelReason::Cancelled,
+            },
+            0,
+        ),
+        1..16 => (
+            Kind::Window {
+                credit: number,
+                stop: number.is_multiple_of(16),
+            },
+            0,
+        ),
+        16..32 => (
+            Kind::Pull {
+                from: number,
+                most: random.next(),
+            },
+            0,
+        ),
+        _ => {
+            let flight = Flight {
+                end: random.below(16) == 0,
+                total: (random.below(16) == 0).then_some(number),
+                offset: number,
+                ..Flight::default()
+            };
+            (Kind::Data { flight, credit: 0 }, len)
+        }
+    };
+    let mut bytes = frame(call, kind, 0).to_vec();
+    bytes.resize(bytes.len() + len, 0);
+    bytes
+}
+
+fn frame(call: u64, kind: tonic_homa::frame::Kind, head: usize) -> [u8; HEADER_LEN] {
+    let frame = Frame {
+        epoch: EPOCH,
+        call,
+        going_away: false,
+        kind,
+    };
+    frame.emit(Lengths {
+        head: head as u32,
+        ..Lengths::default()
+    })
 }
 
 /// Memory of this process, flood and client included.
