@@ -340,6 +340,7 @@ async fn metadata_and_headers_that_lie_are_refused() {
         head.extend_from_slice(section);
         let open = frame((5, 2 + number as u64), kind, (&head, &[]), &[]);
         assert_eq!(raw.reset(open).await, ResetReason::Protocol, "{number}");
+        assert_eq!(host.calls.counters().protocol_errors, number as u64 + 1);
     }
     let mut malformed = 0;
     for (at, value) in [(4, 0x7F), (4, 0x81), (5, 47), (40, 0xFF), (44, 0xFF)] {
@@ -639,6 +640,23 @@ async fn a_server_that_answers_a_piece_with_garbage_fails_the_call() {
         assert_eq!(status.code(), Code::Internal, "{status}");
         assert_eq!(server.counters().malformed_frames, 1, "{status}");
         eventually("nothing is left", || server.counters().stream_bytes == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn answers_to_an_open_that_are_none_are_counted() {
+    let ack = Kind::Ack {
+        credit: 0,
+        stop: false,
+    };
+    // No frame that servers answer with, and one that answers something else.
+    for (opened, expected) in [(Kind::Ping { nonce: 1 }, (1, 0)), (ack, (0, 1))] {
+        let server = Impostor::at([127, 0, 0, 1], opened, polite).await;
+        let status = big_client(server.channel.clone()).call(ask("x")).await;
+        assert_eq!(status.unwrap_err().code(), Code::Internal);
+        let counters = server.counters();
+        let counted = (counters.malformed_frames, counters.protocol_errors);
+        assert_eq!(counted, expected);
     }
 }
 

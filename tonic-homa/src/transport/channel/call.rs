@@ -410,10 +410,15 @@ impl HomaChannel {
                 elsewhere,
             }
         })?;
-        let (frame, lengths) = take_header(&mut reply, Sender::ServerResponse)
-            .map_err(|error| status::malformed("the server's answer is malformed", error))?;
+        let counting = &route.peer.counting;
+        let (frame, lengths) =
+            take_header(&mut reply, Sender::ServerResponse).map_err(|error| {
+                counting.malformed_frames.count();
+                status::malformed("the server's answer is malformed", error)
+            })?;
         let answers_this = (frame.epoch, frame.call) == (route.peer.epoch, open.call());
         if !answers_this && !matches!(frame.kind, Kind::Reset { .. }) {
+            counting.protocol_errors.count();
             return Err(Status::internal("the server answered another call than this one").into());
         }
         if frame.going_away {
@@ -438,6 +443,7 @@ impl HomaChannel {
                 });
             }
             other => {
+                counting.protocol_errors.count();
                 let status =
                     Status::internal(format!("the server answered an OPEN with {other:?}"));
                 return Err(status.into());

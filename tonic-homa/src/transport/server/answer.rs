@@ -122,7 +122,10 @@ impl Call {
             let limit = settings.max_metadata_bytes;
             return Err(status::metadata_too_long("request", head, limit).into());
         }
-        let protocol = |text: String| Failure::Refused(ResetReason::Protocol, text);
+        let protocol = |text: String| {
+            answer.shared.counting.protocol_errors.count();
+            Failure::Refused(ResetReason::Protocol, text)
+        };
         let head = metadata::decode_request(self.message.copy_to_bytes(head));
         let head = head.map_err(|error| protocol(error.to_string()))?;
         let RequestHead {
