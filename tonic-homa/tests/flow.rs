@@ -117,7 +117,7 @@ async fn a_thousand_slow_readers_take_bounded_memory_and_disturb_nobody() {
         resident_bytes().saturating_sub(before) >> 20
     );
     assert!((65_000_000..=BOUND).contains(&held));
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
     // As many more as the bound leaves room for, and not one beyond.
     for _ in STREAMS..(BOUND / 65_536) as usize {
         unread.push(endless(&mut client).await);
@@ -135,7 +135,7 @@ async fn a_thousand_slow_readers_take_bounded_memory_and_disturb_nobody() {
     );
     drop(unread);
     let given_back = || channel.call_counters().stream_bytes == 0;
-    eventually("all is given back", given_back).await;
+    within(SOON, "all is given back", given_back).await;
     eventually("no handler is left", || host.service.running() == 0).await;
 }
 
@@ -162,7 +162,8 @@ async fn a_thousand_slow_handlers_take_bounded_memory_and_disturb_nobody() {
         let up = tokio::spawn(async move { client.up(ReceiverStream::new(body)).await });
         held.push((requests, up));
     }
-    eventually("all handlers run", || host.service.running() == STREAMS).await;
+    let all = || host.service.running() == STREAMS;
+    within(SOON, "all handlers run", all).await;
     let slowest = slowest_of_200(&mut client).await;
     let promised = host.calls.counters().stream_bytes;
     println!(
@@ -172,12 +173,12 @@ async fn a_thousand_slow_handlers_take_bounded_memory_and_disturb_nobody() {
         resident_bytes().saturating_sub(before) >> 20
     );
     assert!((65_000_000..=BOUND).contains(&promised));
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
     for (_, up) in held {
         up.abort();
     }
     let given_back = || host.calls.counters().stream_bytes == 0;
-    eventually("all is given back", given_back).await;
+    within(SOON, "all is given back", given_back).await;
 }
 
 async fn slowest_of_200(client: &mut TestClient<Channel>) -> Duration {

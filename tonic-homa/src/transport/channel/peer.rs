@@ -216,10 +216,7 @@ impl Peer {
             }
             Some(Open::Opening(_)) | None => return self.unknown(responder, &frame),
         };
-        match frame.kind {
-            Kind::Window { credit, stop } => stream.receive_window(credit, stop, responder),
-            _ => stream.receive(&frame, lengths, message, responder),
-        }
+        stream.receive(&frame, lengths, message, responder);
     }
 
     fn unknown(&self, responder: Responder, frame: &Frame) {

@@ -186,8 +186,8 @@ impl Shared {
                 self.seen.running(key, task.abort_handle());
             }
             Kind::Data { .. } => self.receive(key, frame, lengths, message, responder),
-            Kind::Window { credit, stop } => match self.seen.find(key) {
-                Found::Stream(stream) => stream.receive_window(credit, stop, responder),
+            Kind::Window { .. } => match self.seen.find(key) {
+                Found::Stream(stream) => stream.receive(&frame, lengths, message, responder),
                 Found::Unknown | Found::Over => self.unknown(responder, &frame),
             },
             Kind::Pull { from, most } => match self.seen.find(key) {

@@ -285,7 +285,8 @@ impl<L> Server<L> {
 
     /// Bytes of request bodies from one client that are buffered, or may come without being asked for
     /// again. Streams share it, and each takes 65,536 at least; a call over it fails with
-    /// `RESOURCE_EXHAUSTED` and does not run. No effect over TCP. Default: 67,108,864, enough for
+    /// `RESOURCE_EXHAUSTED` and does not run. All clients together may take 16 times that. No effect
+    /// over TCP. Default: 67,108,864, enough for
     /// 1,024 streams.
     ///
     /// # Errors

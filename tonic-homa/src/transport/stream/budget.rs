@@ -9,6 +9,9 @@ pub(crate) const START_CREDIT: u64 = 65_536;
 /// Furthest that a credit is ahead of what was read.
 pub(super) const MAX_WINDOW: u64 = 4 << 20;
 
+/// How many peers may use up what they have at the same time: anybody can pretend to be many.
+const ALL_PEERS: u64 = 16;
+
 /// Body bytes that a peer may send without being asked again, and those of its bodies that nobody
 /// has read yet, together.
 #[derive(Debug)]
@@ -16,7 +19,7 @@ pub(crate) struct Budget {
     limit: u64,
     promised: AtomicU64,
     bodies: AtomicUsize,
-    /// Of all peers together, for whoever watches.
+    /// Of all peers together.
     total: Arc<AtomicU64>,
 }
 
@@ -50,16 +53,21 @@ impl Budget {
     }
 
     fn add(&self, bytes: u64, limit: u64) -> bool {
-        let add = |promised: u64| promised.checked_add(bytes).filter(|sum| *sum <= limit);
-        let added = self
-            .promised
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
-            .is_ok();
-        if added {
-            self.total.fetch_add(bytes, Ordering::Relaxed);
+        if !add_up_to(&self.promised, bytes, limit) {
+            return false;
+        }
+        let added = add_up_to(&self.total, bytes, self.limit.saturating_mul(ALL_PEERS));
+        if !added {
+            self.promised.fetch_sub(bytes, Ordering::Relaxed);
         }
         added
     }
+}
+
+fn add_up_to(sum: &AtomicU64, bytes: u64, limit: u64) -> bool {
+    let add = |sum: u64| sum.checked_add(bytes).filter(|sum| *sum <= limit);
+    sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+        .is_ok()
 }
 
 /// The part of one body.
@@ -157,6 +165,23 @@ mod tests {
         drop(greedy);
         assert_eq!(budget.used(), 0);
         assert_eq!(budget.open().unwrap().fair_window(), MAX_WINDOW);
+    }
+
+    #[test]
+    fn all_peers_together_have_a_bound_too() {
+        let total = Arc::default();
+        let budgets: Vec<_> = (0..40)
+            .map(|_| Budget::new(1 << 20, Arc::clone(&total)))
+            .collect();
+        let all: Vec<_> = budgets
+            .iter()
+            .flat_map(|budget| std::iter::from_fn(|| budget.open()))
+            .collect();
+        assert_eq!(all.len(), 16 * 16);
+        assert_eq!(total.load(Ordering::Relaxed), 16 << 20);
+        drop(all);
+        assert_eq!(total.load(Ordering::Relaxed), 0);
+        assert!(budgets[39].open().is_some());
     }
 
     #[test]

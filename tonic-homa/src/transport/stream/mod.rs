@@ -213,7 +213,7 @@ impl Stream {
         })
     }
 
-    /// A piece came as a request: takes and answers it.
+    /// A request of the other side: takes and answers it.
     pub(crate) fn receive(
         self: &Arc<Self>,
         frame: &Frame,
@@ -221,9 +221,24 @@ impl Stream {
         message: Message,
         responder: Responder,
     ) {
-        let Kind::Data { flight, credit } = frame.kind else {
-            return;
-        };
+        match frame.kind {
+            Kind::Data { flight, credit } => {
+                self.receive_piece(flight, credit, lengths, message, responder);
+            }
+            Kind::Window { credit, stop } => self.receive_window(credit, stop, responder),
+            // Nothing else is about the bodies of a call.
+            _ => self.reset(responder, ResetReason::Protocol, "it comes to no stream"),
+        }
+    }
+
+    fn receive_piece(
+        self: &Arc<Self>,
+        flight: Flight,
+        credit: u64,
+        lengths: Lengths,
+        message: Message,
+        responder: Responder,
+    ) {
         self.raise(credit, false);
         let empty = lengths.body == 0 && !flight.end && !flight.start;
         match self.take(flight, lengths, message) {
@@ -248,7 +263,7 @@ impl Stream {
     }
 
     /// The other side raises the credit, or wants no more.
-    pub(crate) fn receive_window(&self, credit: u64, stop: bool, responder: Responder) {
+    fn receive_window(&self, credit: u64, stop: bool, responder: Responder) {
         self.heard.now();
         self.raise(credit, stop);
         let kind = Kind::Ack {
