@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::stream::{Budget, START_CREDIT, Share, Stream};
+use super::stream::{Budget, Heard, START_CREDIT, Share, Stream};
 use crate::frame::{Frame, Lengths};
 
 /// How long an epoch is remembered after its last sign of life.
@@ -24,6 +24,9 @@ const SWEEP: Duration = Duration::from_secs(10);
 
 /// Most epochs remembered; the longest silent ones go first.
 const MAX_EPOCHS: usize = 8_192;
+
+/// Most epochs of one host that have calls running.
+const MAX_EPOCHS_OF_HOST: usize = MAX_EPOCHS / 4;
 
 /// Most ranges of one epoch; its oldest gaps are closed first.
 const MAX_RANGES: usize = 4_096;
@@ -36,6 +39,9 @@ const EARLY: Duration = Duration::from_secs(1);
 
 /// Pieces that are kept for calls that were not opened yet, at most.
 const MAX_EARLY: usize = 1_024;
+
+/// Their bytes, at most: they occupy the endpoint's memory.
+const MAX_EARLY_BYTES: usize = 4 << 20;
 
 /// The same from one host.
 const MAX_EARLY_OF_CLIENT: usize = 256;
@@ -114,6 +120,8 @@ struct Inner {
     early: Vec<Early>,
     /// Live calls that are streams.
     streams: usize,
+    /// No more calls will come.
+    closed: bool,
     /// Of all epochs together.
     ranges: usize,
     swept: Instant,
@@ -172,6 +180,8 @@ struct Epoch {
     seen: CallSet,
     live: usize,
     last: Instant,
+    /// Told of what arrives as an answer, too.
+    heard: Arc<Heard>,
     places: Places,
     /// Made for the first stream.
     budget: Option<Arc<Budget>>,
@@ -184,6 +194,7 @@ impl Identities {
             live: HashMap::new(),
             early: Vec::new(),
             streams: 0,
+            closed: false,
             ranges: 0,
             swept: Instant::now(),
         };
@@ -260,6 +271,13 @@ impl Identities {
         }
     }
 
+    /// What the answers of a client tell of, besides its requests.
+    pub(super) fn heard_of(&self, key: CallKey) -> Arc<Heard> {
+        let inner = self.lock();
+        let epoch = inner.epochs.get(&(key.client, key.epoch));
+        epoch.map_or_else(Arc::default, |epoch| epoch.heard.clone())
+    }
+
     /// A sign of life of a client.
     pub(super) fn heard(&self, client: IpAddr, epoch: u64) {
         if let Some(epoch) = self.lock().epochs.get_mut(&(client, epoch)) {
@@ -278,7 +296,10 @@ impl Identities {
     ) -> Result<(), Responder> {
         let mut inner = self.lock();
         let own = |early: &&Early| early.key.client == key.client;
-        let crowded = inner.early.len() >= MAX_EARLY
+        let bytes: usize = inner.early.iter().map(|early| early.message.len()).sum();
+        let crowded = inner.closed
+            || inner.early.len() >= MAX_EARLY
+            || bytes + message.len() > MAX_EARLY_BYTES
             || inner.early.iter().filter(own).count() >= MAX_EARLY_OF_CLIENT;
         // No honest client sends more before it has heard of the call.
         if crowded || message.len() as u64 > START_CREDIT + HEADER_ROOM {
@@ -311,6 +332,20 @@ impl Identities {
         }
     }
 
+    /// No more calls will come: returns the pieces that wait for one.
+    pub(super) fn close(&self) -> Vec<Early> {
+        let mut inner = self.lock();
+        inner.closed = true;
+        std::mem::take(&mut inner.early)
+    }
+
+    /// The streams of all calls.
+    pub(super) fn streams(&self) -> Vec<Arc<Stream>> {
+        let inner = self.lock();
+        let streams = inner.live.values().filter_map(|live| live.stream.clone());
+        streams.collect()
+    }
+
     /// Pieces whose call did not come in time.
     pub(super) fn late(&self) -> Vec<Early> {
         let now = Instant::now();
@@ -326,7 +361,10 @@ impl Identities {
         let inner = self.lock();
         let is_silent = |key: &CallKey| {
             let epoch = inner.epochs.get(&(key.client, key.epoch));
-            epoch.is_none_or(|epoch| now.saturating_duration_since(epoch.last) >= SILENT)
+            epoch.is_none_or(|epoch| {
+                now.saturating_duration_since(epoch.last) >= SILENT
+                    && epoch.heard.at().elapsed() >= SILENT
+            })
         };
         let silent: Vec<_> = inner
             .live
@@ -435,13 +473,16 @@ impl Inner {
         if crowded || self.ranges >= MAX_ALL_RANGES {
             self.make_room(id);
         }
-        if self.epochs.len() >= MAX_EPOCHS && !self.epochs.contains_key(&id) {
+        if !self.epochs.contains_key(&id)
+            && (self.epochs.len() >= MAX_EPOCHS || self.is_greedy(key.client))
+        {
             return Err(Refusal::Overloaded);
         }
         let epoch = self.epochs.entry(id).or_insert_with(|| Epoch {
             seen: CallSet::default(),
             live: 0,
             last: now,
+            heard: Arc::default(),
             places: Places::new(limits),
             budget: None,
         });
@@ -450,6 +491,16 @@ impl Inner {
         let new = epoch.seen.insert(key.call);
         self.ranges = self.ranges + epoch.seen.ranges.len() - before;
         Ok(new.then_some(epoch))
+    }
+
+    /// Whether one host has so many epochs with calls running that others would be shut out.
+    fn is_greedy(&self, client: IpAddr) -> bool {
+        if self.epochs.len() < MAX_EPOCHS_OF_HOST {
+            return false;
+        }
+        let busy =
+            |((host, _), epoch): &(&(IpAddr, u64), &Epoch)| *host == client && epoch.live > 0;
+        self.epochs.iter().filter(busy).count() >= MAX_EPOCHS_OF_HOST
     }
 
     fn sweep(&mut self, now: Instant) {

@@ -201,7 +201,16 @@ impl HomaChannel {
                 .for_each(|part| message.push(part.clone()));
             open.expect();
             let answer = route.client.call(route.peer.addr, message);
-            let outcome = answered(answer, |cx| body.poll_failure(cx)).await?;
+            // Bodies need not bear being asked again after their end. Those of generated clients do.
+            let watched = parts
+                .extensions
+                .get::<tonic::GrpcMethod<'static>>()
+                .is_some();
+            let failure = |cx: &mut Context<'_>| match watched {
+                true => body.poll_failure(cx),
+                false => Poll::Pending,
+            };
+            let outcome = answered(answer, failure).await?;
             return self.opened(route, open, None, outcome, deadline).await;
         }
         let total = body.has_ended().then_some(body.ready.len() as u64);
@@ -232,7 +241,7 @@ impl HomaChannel {
             Poll::Pending
         };
         let outcome = answered(answer, more).await?;
-        let deferred = self.deferred(route, &outcome);
+        let deferred = self.deferred(route, &stream, &outcome);
         if let Some(credit) = deferred {
             if credit > 0 {
                 stream.outlet.raise(credit);
@@ -370,7 +379,12 @@ impl HomaChannel {
     }
 
     /// The credit of a call whose response comes later.
-    fn deferred(&self, route: &Route, outcome: &Result<Message, CallError>) -> Option<u64> {
+    fn deferred(
+        &self,
+        route: &Route,
+        stream: &Stream,
+        outcome: &Result<Message, CallError>,
+    ) -> Option<u64> {
         let mut message = outcome.as_ref().ok()?.clone();
         let (frame, _) = take_header(&mut message, Sender::ServerResponse).ok()?;
         let Kind::Deferred {
@@ -380,9 +394,10 @@ impl HomaChannel {
         else {
             return None;
         };
-        if frame.epoch != route.peer.epoch {
+        if (frame.epoch, frame.call) != (stream.epoch, stream.call) {
             return None;
         }
+        stream.learn_epoch(server_epoch);
         route.peer.learn_epoch(server_epoch);
         if frame.going_away {
             self.clear(route);
@@ -424,12 +439,17 @@ impl HomaChannel {
         if frame.going_away {
             self.clear(route);
         }
+        let learned;
         let flight = match frame.kind {
             Kind::Reply {
                 flight,
                 server_epoch,
             } => {
-                route.peer.learn_epoch(server_epoch.unwrap_or(0));
+                learned = server_epoch.unwrap_or(0);
+                if let Some(stream) = &stream {
+                    stream.learn_epoch(learned);
+                }
+                route.peer.learn_epoch(learned);
                 flight
             }
             Kind::Reset { reason } => {
@@ -463,6 +483,7 @@ impl HomaChannel {
             Some(stream) => stream,
             None => {
                 let stream = self.stream(route, open.call(), Outlet::new(0))?;
+                stream.learn_epoch(learned);
                 open.attach(&stream);
                 stream
             }
@@ -494,12 +515,8 @@ impl HomaChannel {
             let head = stream.inlet.poll_head(cx);
             head.map_ok(|head| (head, false))
         });
-        let (headers, over) = headers.await.inspect_err(|status| {
-            if status.code() == Code::Unavailable {
-                open.disarm();
-            }
-            stream.fail(status.clone());
-        })?;
+        let headers = headers.await;
+        let (headers, over) = headers.inspect_err(|status| stream.fail(status.clone()))?;
         let body = if over {
             open.disarm();
             stream.outlet.end(Over::Unwanted);

@@ -2,12 +2,13 @@
 //! which of them are streams.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use homa_client::{CallError, Client, Message, Request, RequestHandler, Responder};
 use rustc_hash::FxHashMap;
+use tokio::runtime::Id;
 use tokio::time::{sleep_until, timeout};
 use tonic::{Code, Status};
 
@@ -25,6 +26,9 @@ const SILENCE: Duration = Duration::from_millis(800);
 
 /// How long a PING may stay unanswered. Two in a row have to.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A PING that takes longer was held up, and so was what servers push.
+const SLOW: Duration = Duration::from_millis(150);
 
 /// After a longer pause between two looks this process was stopped, and servers may have given its
 /// streams up.
@@ -51,8 +55,8 @@ pub(super) struct Peer {
     stream_bytes: Arc<AtomicU64>,
     /// Told of whatever arrives for a stream.
     pub(super) heard: Arc<Heard>,
-    /// Whether somebody looks after the streams.
-    watched: AtomicBool,
+    /// The runtimes on which somebody looks after their streams.
+    watched: Mutex<Vec<Id>>,
 }
 
 /// A call that is open.
@@ -104,7 +108,7 @@ impl Peer {
             counting: Arc::default(),
             stream_bytes: total,
             heard: Arc::default(),
-            watched: AtomicBool::new(false),
+            watched: Mutex::default(),
         });
         peers.by_addr.insert(addr, Arc::downgrade(&peer));
         peers.by_epoch.insert(peer.epoch, Arc::downgrade(&peer));
@@ -157,10 +161,11 @@ impl Peer {
                 stream.receive(&frame, lengths, message, responder);
             }
         }
-        if !self.watched.swap(true, Ordering::AcqRel) {
+        if self.watch(stream.runtime()) {
             self.heard.now();
             let watched = Watched {
                 peer: self.clone(),
+                runtime: stream.runtime(),
                 retired: false,
             };
             tokio::spawn(watch(watched, client.clone()));
@@ -177,12 +182,21 @@ impl Peer {
             let error = PeerLost {
                 what: format!("another process answers at {} now", self.addr),
             };
-            self.fail_all(&status::with_source(Code::Unavailable, error));
+            let status = status::with_source(Code::Unavailable, error);
+            self.fail_those(&status, |stream| stream.is_of_another(server_epoch));
         }
     }
 
-    fn fail_all(&self, status: &Status) {
-        let streams = self.streams();
+    /// Fails streams, and forgets them: nothing more comes for them.
+    fn fail_those(&self, status: &Status, lost: impl Fn(&Stream) -> bool) {
+        let mut streams = Vec::new();
+        self.open().retain(|_, open| match open {
+            Open::Stream(stream) if lost(stream) => {
+                streams.push(stream.clone());
+                false
+            }
+            Open::Stream(_) | Open::Opening(_) => true,
+        });
         if !streams.is_empty() {
             self.counting.lost_peers.count();
             tracing::debug!(addr = %self.addr, %status, streams = streams.len(), "lost");
@@ -190,6 +204,20 @@ impl Peer {
         for stream in streams {
             stream.fail(status.clone());
         }
+    }
+
+    /// Marks the streams of a runtime as looked after. Whether they were not.
+    fn watch(&self, runtime: Id) -> bool {
+        let mut watched = lock(&self.watched);
+        let new = !watched.contains(&runtime);
+        if new {
+            watched.push(runtime);
+        }
+        new
+    }
+
+    fn unwatch(&self, runtime: Id) {
+        lock(&self.watched).retain(|watched| *watched != runtime);
     }
 
     fn streams(&self) -> Vec<Arc<Stream>> {
@@ -202,7 +230,8 @@ impl Peer {
     }
 
     fn receive(&self, frame: Frame, lengths: Lengths, message: Message, responder: Responder) {
-        let stream = match self.open().get_mut(&frame.call) {
+        let mut open = self.open();
+        let stream = match open.get_mut(&frame.call) {
             Some(Open::Stream(stream)) => stream.clone(),
             Some(Open::Opening(early)) if early.len() < MAX_EARLY => {
                 self.counting.early_pieces.count();
@@ -214,8 +243,12 @@ impl Peer {
                 });
                 return;
             }
-            Some(Open::Opening(_)) | None => return self.unknown(responder, &frame),
+            Some(Open::Opening(_)) | None => {
+                drop(open);
+                return self.unknown(responder, &frame);
+            }
         };
+        drop(open);
         stream.receive(&frame, lengths, message, responder);
     }
 
@@ -270,16 +303,23 @@ fn reset(responder: Responder, to: &Frame, reason: ResetReason) {
 /// Takes the mark off when nobody watches any more, also because a runtime has ended.
 struct Watched {
     peer: Arc<Peer>,
+    runtime: Id,
+    /// The mark is taken off already.
     retired: bool,
 }
 
 impl Watched {
+    fn streams(&self) -> Vec<Arc<Stream>> {
+        let mut streams = self.peer.streams();
+        streams.retain(|stream| stream.runtime() == self.runtime);
+        streams
+    }
+
     /// Whether there is nothing to watch.
     fn retire(&mut self) -> bool {
-        self.peer.watched.store(false, Ordering::Release);
+        self.peer.unwatch(self.runtime);
         // A stream that has begun meanwhile has found the mark set.
-        let idle = self.peer.streams().is_empty();
-        self.retired = idle || self.peer.watched.swap(true, Ordering::AcqRel);
+        self.retired = self.streams().is_empty() || !self.peer.watch(self.runtime);
         self.retired
     }
 }
@@ -287,7 +327,7 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         if !self.retired {
-            self.peer.watched.store(false, Ordering::Release);
+            self.peer.unwatch(self.runtime);
         }
     }
 }
@@ -301,7 +341,7 @@ async fn watch(mut watched: Watched, client: Client) {
         if failed == 0 {
             sleep_until(look.into()).await;
         }
-        let streams = peer.streams();
+        let streams = watched.streams();
         if streams.is_empty() {
             if watched.retire() {
                 return;
@@ -318,9 +358,16 @@ async fn watch(mut watched: Watched, client: Client) {
             failed = 0;
             continue;
         }
+        let asked = Instant::now();
         let status = match timeout(PATIENCE, ping(&client, &peer)).await {
             Ok(Ok(())) => {
                 peer.heard.now();
+                // What did not get through to us the server may have given up.
+                if failed > 0 || asked.elapsed() > SLOW {
+                    for stream in watched.streams() {
+                        stream.check();
+                    }
+                }
                 failed = 0;
                 continue;
             }
@@ -342,7 +389,7 @@ async fn watch(mut watched: Watched, client: Client) {
             Ok(Err(error)) => status::with_source(Code::Unavailable, error),
         };
         failed = 0;
-        peer.fail_all(&status);
+        peer.fail_those(&status, |_| true);
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use homa_client::{Client, Message};
 use http_body::{Body, Frame};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::call::{Deadline, Route};
 use super::peer::Peer;
@@ -186,8 +186,7 @@ impl Body for ResponseBody {
         match &polled {
             Poll::Ready(None) => self.end(),
             Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => self.end(),
-            // A server that is gone cannot be told.
-            Poll::Ready(Some(Err(status))) if status.code() == Code::Unavailable => self.end(),
+            // The server may be there all the same, and is told when this is dropped.
             Poll::Ready(Some(Ok(_) | Err(_))) | Poll::Pending => {}
         }
         polled

@@ -19,7 +19,7 @@ use tower_service::Service;
 use tracing::{Instrument, Span};
 
 use super::BoxError;
-use super::homa::{FIRST_FLIGHT, Shared};
+use super::homa::{FIRST_FLIGHT, SILENT_CLIENT, Shared};
 use super::info::HomaConnectInfo;
 use crate::deadline;
 use crate::frame::{Flight, Frame, HEADER_LEN, Kind, Lengths, ResetReason};
@@ -621,6 +621,12 @@ impl Drop for Answer {
                 Some(Status::unavailable(
                     "the server was stopped during the call",
                 ))
+            } else if self
+                .stream
+                .as_ref()
+                .is_some_and(|stream| stream.is_given_up())
+            {
+                Some(Status::unavailable(SILENT_CLIENT))
             } else {
                 None
             };

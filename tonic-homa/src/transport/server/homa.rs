@@ -34,6 +34,9 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// How often early pieces and silent clients are looked for while there are any.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// Why the streams of a client are given up.
+pub(super) const SILENT_CLIENT: &str = "the client was not heard of for 10 s";
+
 /// What all calls of a server share.
 pub(super) struct Shared {
     pub(super) settings: Settings,
@@ -95,6 +98,7 @@ where
         let shared = shared.clone();
         move |request| shared.handle(request, &service)
     });
+    let _ended = Ended(shared.clone());
     let mut served = pin!(socket.hand_to(handler));
     let mut looked_after = pin!(shared.look_after());
     let stop = stopping.wait_for(|stop| *stop);
@@ -118,13 +122,38 @@ where
         () = &mut served => return Err(Error::Closed),
         () = &mut looked_after => {}
     }
+    shared.refuse_early();
     if !socket.shutdown(FLUSH).await {
         tracing::debug!(local = %shared.local, "some clients have not acknowledged their replies");
     }
     Ok(())
 }
 
+/// Ends what is left of a server, also when its future is dropped.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let Self(shared) = self;
+        shared.stopping.store(true, Ordering::Relaxed);
+        shared.seen.cancel_all();
+        for stream in shared.seen.streams() {
+            stream.fail(Status::unavailable(
+                "the server was stopped during the call",
+            ));
+        }
+        shared.refuse_early();
+    }
+}
+
 impl Shared {
+    /// No more calls will come for the pieces that wait for theirs.
+    fn refuse_early(&self) {
+        for early in self.seen.close() {
+            self.unknown(early.responder, &early.frame);
+        }
+    }
+
     fn handle<S, B>(self: &Arc<Self>, request: Request, service: &Mutex<S>)
     where
         S: Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + 'static,
@@ -301,7 +330,7 @@ impl Shared {
             outlet,
             way,
             stopping: self.stopping.clone(),
-            heard: Arc::default(),
+            heard: self.seen.heard_of(key),
             counting: self.counting.clone(),
             max_metadata_bytes: self.settings.max_metadata_bytes,
             runtime: self.runtime.clone(),
@@ -363,8 +392,10 @@ impl Shared {
             }
             for (key, stream) in silent {
                 tracing::debug!(client = %key.client, call = key.call, "its client is silent");
+                // Should it be there all the same, it hears of it.
+                stream.give_up();
                 self.seen.cancel(key);
-                stream.fail(Status::unavailable("the client is not heard of any more"));
+                stream.fail(Status::unavailable(SILENT_CLIENT));
             }
         }
     }

@@ -277,7 +277,7 @@ impl Inlet {
         match std::mem::replace(&mut state.head, Head::Taken) {
             Head::Arrived(head) => Poll::Ready(Ok(head)),
             Head::Taken => Poll::Pending,
-            Head::Awaited if state.ended => {
+            Head::Awaited if state.ended && state.end == Some(state.assembly.next()) => {
                 state.head = Head::Awaited;
                 Poll::Ready(Err(Status::internal("the response has no headers")))
             }

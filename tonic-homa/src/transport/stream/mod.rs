@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
-use homa_client::{CallError, Client, Message, Pusher, Responder, WaitingReply};
+use homa_client::{CallError, Client, Message, Pusher, ReplyError, Responder, WaitingReply};
 use tokio::runtime::Handle;
 use tonic::{Code, Status};
 
@@ -37,6 +37,7 @@ use crate::status::{self, ResetError};
 use crate::transport::counters::Counting;
 pub(crate) use budget::{Budget, START_CREDIT, Share};
 pub(crate) use inlet::{Inlet, Piece, Polled, StreamError, Taken};
+use outlet::BUSY_PAUSE;
 pub(crate) use outlet::{Outlet, Over, Pump, Pumped, sections};
 use pull::Pulls;
 
@@ -63,6 +64,10 @@ pub(crate) struct Stream {
     heard: Arc<Heard>,
     counting: Arc<Counting>,
     max_metadata_bytes: usize,
+    /// The server's process, once a client knows it; 0 before.
+    server_epoch: AtomicU64,
+    /// The other side is taken to be gone.
+    given_up: AtomicBool,
     /// Frames are also handled by threads that are outside of it.
     runtime: Handle,
 }
@@ -170,8 +175,35 @@ impl Stream {
             heard,
             counting,
             max_metadata_bytes,
+            server_epoch: AtomicU64::new(0),
+            given_up: AtomicBool::new(false),
             runtime,
         })
+    }
+
+    /// The server's process that has this call, as its answer tells.
+    pub(crate) fn learn_epoch(&self, server_epoch: u64) {
+        self.server_epoch.store(server_epoch, Ordering::Relaxed);
+    }
+
+    /// Whether another process than this one has the call.
+    pub(crate) fn is_of_another(&self, server_epoch: u64) -> bool {
+        let own = self.server_epoch.load(Ordering::Relaxed);
+        own != 0 && own != server_epoch
+    }
+
+    /// The other side is taken to be gone.
+    pub(crate) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// Which runtime it was begun on.
+    pub(crate) fn runtime(&self) -> tokio::runtime::Id {
+        self.runtime.id()
     }
 
     /// Takes the sections of a frame that has arrived. A stream that it breaks has failed.
@@ -320,7 +352,8 @@ impl Stream {
 
     /// Sends a piece that the outlet counts as in flight.
     pub(crate) fn launch(self: &Arc<Self>, mut message: Message) -> Result<(), CallError> {
-        if let Some(waiting) = lock(&self.waiting).take() {
+        let waiting = lock(&self.waiting).take();
+        if let Some(waiting) = waiting {
             match waiting.replace(message) {
                 // Nobody answers an answer.
                 Ok(()) => {
@@ -598,9 +631,38 @@ pub(crate) fn take_header(
 /// Hands a reply over. That it cannot be sent concerns the other side, which will notice by itself.
 pub(crate) fn reply(responder: Responder, message: Message) {
     let peer = responder.peer();
-    if let Err(error) = responder.reply(message) {
-        tracing::debug!(%peer, %error, "a reply could not be sent");
+    match responder.reply(message) {
+        Ok(()) => {}
+        Err(ReplyError::Busy {
+            responder, reply, ..
+        }) => reply_when_there_is_room(*responder, reply),
+        Err(error) => tracing::debug!(%peer, %error, "a reply could not be sent"),
     }
+}
+
+/// What is being sent takes all the memory that it may: tries again, for as long as the other side
+/// waits without a sign of life.
+fn reply_when_there_is_room(mut responder: Responder, mut message: Message) {
+    let Ok(runtime) = Handle::try_current() else {
+        return;
+    };
+    runtime.spawn(async move {
+        let peer = responder.peer();
+        let began = Instant::now();
+        while began.elapsed() < LAST_WORDS {
+            tokio::time::sleep(BUSY_PAUSE).await;
+            match responder.reply(message) {
+                Ok(()) => return,
+                Err(ReplyError::Busy {
+                    responder: back,
+                    reply,
+                    ..
+                }) => (responder, message) = (*back, reply),
+                Err(error) => return tracing::debug!(%peer, %error, "a reply could not be sent"),
+            }
+        }
+        tracing::debug!(%peer, "a reply found no room in time");
+    });
 }
 
 /// The same for one that nobody waits for. Returns it while it waits for others to leave with.

@@ -24,7 +24,7 @@ const MAX_IN_FLIGHT: usize = 8;
 pub(crate) const GATHER: usize = 128 << 10;
 
 /// Pause after the endpoint had no room for a piece.
-const BUSY_PAUSE: Duration = Duration::from_millis(1);
+pub(super) const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
 /// The sending end of one direction of a call, as those know it who receive the answers.
 #[derive(Debug)]
@@ -36,6 +36,10 @@ pub(crate) struct Outlet {
 struct State {
     /// Body offset up to which was sent.
     sent: u64,
+    /// The same before the last piece.
+    before: u64,
+    /// The last piece has not left.
+    held: bool,
     /// Body offset up to which may be sent.
     credit: u64,
     in_flight: usize,
@@ -63,6 +67,8 @@ impl Outlet {
         Self {
             state: Mutex::new(State {
                 sent,
+                before: sent,
+                held: false,
                 credit: START_CREDIT.max(sent),
                 in_flight: 0,
                 over: None,
@@ -81,7 +87,7 @@ impl Outlet {
         let wake = credit > state.credit && state.credit == state.sent;
         state.credit = state.credit.max(credit);
         if wake {
-            state.wake();
+            wake_unlocked(state);
         }
         shrunk
     }
@@ -91,13 +97,19 @@ impl Outlet {
         let mut state = self.lock();
         if state.over.is_none() {
             state.over = Some(over);
-            state.wake();
+            wake_unlocked(state);
         }
     }
 
-    /// Body offset up to which was sent.
+    /// Body offset up to which was sent, without a piece that is held back.
     pub(crate) fn sent(&self) -> u64 {
-        self.lock().sent
+        let state = self.lock();
+        if state.held { state.before } else { state.sent }
+    }
+
+    /// The last piece is held back, because there is no room for it.
+    fn hold(&self, held: bool) {
+        self.lock().held = held;
     }
 
     /// A piece was answered.
@@ -108,7 +120,7 @@ impl Outlet {
         // Otherwise nobody waits for this.
         let last = state.in_flight == 0;
         if full || (last && (state.landing || std::mem::take(&mut state.probing))) {
-            state.wake();
+            wake_unlocked(state);
         }
     }
 
@@ -152,6 +164,7 @@ impl Outlet {
     pub(super) fn launch(&self, bytes: usize) -> u64 {
         let mut state = self.lock();
         let offset = state.sent;
+        state.before = offset;
         state.sent += bytes as u64;
         state.in_flight += 1;
         offset
@@ -169,19 +182,25 @@ impl State {
             None => self.pump = Some(cx.waker().clone()),
         }
     }
+}
 
-    fn wake(&mut self) {
-        if let Some(pump) = self.pump.take() {
-            pump.wake();
-        }
+/// Wakes whoever sends. That may run other people's code, so not under the lock.
+fn wake_unlocked(mut state: MutexGuard<'_, State>) {
+    let pump = state.pump.take();
+    drop(state);
+    if let Some(pump) = pump {
+        pump.wake();
     }
 }
 
 /// Sends a body as its receiver allows.
 pub(crate) struct Pump<B> {
     pub(crate) outgoing: Outgoing<B>,
-    /// Initial metadata that no frame has carried yet.
-    pub(crate) head: Option<Vec<u8>>,
+    /// Initial metadata. Pieces without body repeat it: an end that overtakes the first one would
+    /// look like a response that is nothing but trailers.
+    head: Option<Vec<u8>>,
+    /// A piece has carried it.
+    head_told: bool,
     /// Longest Homa message.
     pub(crate) max_message_bytes: usize,
     /// A piece for which the endpoint had no room.
@@ -206,6 +225,7 @@ impl<B: Body<Data = Bytes> + Unpin> Pump<B> {
     ) -> Self {
         Self {
             outgoing,
+            head_told: head.is_none(),
             head,
             max_message_bytes,
             stuck: None,
@@ -252,7 +272,7 @@ impl<B: Body<Data = Bytes> + Unpin> Pump<B> {
             let overhead = HEADER_LEN + self.head.as_ref().map_or(0, Vec::len);
             let fits = room.min(self.max_message_bytes.saturating_sub(overhead));
             let sendable = ready.min(fits);
-            if sendable == 0 && self.head.is_none() && !(last && ready == 0) {
+            if sendable == 0 && self.head_told && !(last && ready == 0) {
                 if ready > 0 {
                     // It waits for credit.
                     stream.ask_for_credit();
@@ -271,7 +291,12 @@ impl<B: Body<Data = Bytes> + Unpin> Pump<B> {
                     trailers = true;
                 }
             }
-            let head = self.head.take();
+            let head = if sendable > 0 {
+                self.head.take()
+            } else {
+                self.head.clone()
+            };
+            self.head_told = true;
             let flight = Flight {
                 start: head.is_some(),
                 end,
@@ -296,8 +321,12 @@ impl<B: Body<Data = Bytes> + Unpin> Pump<B> {
 
     fn launch(&mut self, stream: &Arc<Stream>, message: Message) -> Result<(), Over> {
         match stream.launch(message) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                stream.outlet.hold(false);
+                Ok(())
+            }
             Err(CallError::Busy { message, .. }) => {
+                stream.outlet.hold(true);
                 self.stuck = Some((message, Box::pin(sleep(BUSY_PAUSE))));
                 Ok(())
             }

@@ -198,7 +198,12 @@ impl<B: Body<Data = Bytes> + Unpin> Answerer<B> {
             .tail
             .is_some()
             .then(|| self.base + self.outgoing.ready.len() as u64);
-        let head = self.head.as_deref().filter(|_| from == 0);
+        let tail_len = self.tail.as_ref().map_or(0, Vec::len);
+        // One that was told is repeated only where there is room for it.
+        let fits = |head: &&[u8]| {
+            !self.head_told || HEADER_LEN + head.len() + tail_len <= self.max_message_bytes
+        };
+        let head = self.head.as_deref().filter(|_| from == 0).filter(fits);
         let start = head.is_some();
         self.head_told |= start;
         let head = head.unwrap_or_default();
