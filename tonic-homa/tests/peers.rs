@@ -299,3 +299,92 @@ async fn a_client_that_is_gone_ends_its_handlers() {
     // The next piece finds nobody.
     eventually("the handler is gone", || victim.service.running() == 0).await;
 }
+
+/// Nothing of the client reaches the server but its answers to what is pushed.
+#[tokio::test]
+async fn a_stream_that_only_flows_down_is_not_given_up() {
+    let victim = Victim::start("127.0.0.1:0");
+    let mut client = victim.client().await;
+    let request = CallRequest {
+        count: 1_000_000,
+        pause: true,
+        ..ask("")
+    };
+    let mut down = client.down(request).await.unwrap().into_inner();
+    let began = Instant::now();
+    // A client is given up after 10 s.
+    while began.elapsed() < Duration::from_secs(12) {
+        let reply = timeout(SOON, down.message()).await.unwrap().unwrap();
+        assert!(reply.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_failed_stream_that_nobody_reads_costs_nothing() {
+    let mut victim = Victim::start("127.0.0.1:0");
+    let endpoint = Endpoint::from_shared(format!("homa://{}", victim.addr)).unwrap();
+    let channel = endpoint.homa_config(plain()).connect().await.unwrap();
+    let mut client = big_client(channel.clone());
+    let unread = idle(&mut client).await;
+    victim.kill();
+    let lost = || channel.call_counters().lost_peers == 1;
+    within(SOON, "it is found", lost).await;
+    let sent = || channel.monitor().unwrap().counters().unwrap().packets_sent;
+    let before = sent();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(sent() - before < 20, "{} packets", sent() - before);
+    assert_eq!(channel.call_counters().lost_peers, 1);
+    drop(unread);
+}
+
+#[tokio::test]
+async fn the_first_stream_after_a_restart_works() {
+    let mut victim = Victim::start("127.0.0.1:0");
+    let addr = victim.addr;
+    let mut client = victim.client().await;
+    client.call(ask("on")).await.unwrap();
+    victim.kill();
+    let began = Instant::now();
+    let next = loop {
+        match Victim::try_start(&addr.to_string()) {
+            Ok(next) => break next,
+            Err(error) => assert!(began.elapsed() < SOON, "{error}"),
+        }
+    };
+    let mut stream = idle(&mut client).await;
+    stream.says("hello").await;
+    assert_eq!(next.service.started(), 1);
+}
+
+/// Longer than what one message survives, shorter than what the client takes for the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_of_one_and_a_half_seconds_ends_streams_on_both_sides_or_on_none() {
+    let victim = Victim::start("127.0.0.1:0");
+    let link = Link::to(victim.addr).await;
+    let mut client = client_of(link.addr, "").await;
+    let mut quiet = idle(&mut client).await;
+    quiet.says("alive").await;
+    let request = CallRequest {
+        count: 1_000_000,
+        pause: true,
+        ..ask("")
+    };
+    let mut busy = client.down(request).await.unwrap().into_inner();
+    assert!(busy.message().await.unwrap().is_some());
+    link.loses.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    link.loses.store(false, Ordering::SeqCst);
+    // What was pushed meanwhile is lost, and the client hears of it.
+    let status = loop {
+        match timeout(SOON, busy.message()).await.unwrap() {
+            Ok(reply) => assert!(reply.is_some(), "a clean end"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    within(SOON, "only the other stream is left", || {
+        victim.service.running() == 1
+    })
+    .await;
+    quiet.says("still").await;
+}

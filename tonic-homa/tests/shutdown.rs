@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic_homa::frame::ResetReason;
-use tonic_homa::transport::{Channel, ResetError, Server};
+use tonic_homa::transport::{Channel, Endpoint, Listener, ResetError, Server};
 
 #[tokio::test]
 async fn open_calls_finish_and_new_ones_are_refused_as_not_run() {
@@ -147,5 +147,29 @@ async fn streams_that_outlast_the_grace_end_unavailable() {
         assert!(start.elapsed() < Duration::from_secs(2));
         host.ended().await.unwrap();
         assert_eq!(service.running(), 0);
+    }
+}
+
+/// As over TCP: whoever drops the future of a server has no server any more.
+#[tokio::test]
+async fn a_server_that_is_dropped_ends_its_calls_and_frees_its_port() {
+    let listener = Listener::bind("homa://127.0.0.1:0?engine=udp")
+        .await
+        .unwrap();
+    let (uri, service) = (listener.uri(), Service::default());
+    let router = Server::builder().add_service(big(service.clone()));
+    let serving = tokio::spawn(router.serve_on([listener]));
+    let endpoint = Endpoint::from_shared(uri.clone()).unwrap();
+    let mut client = big_client(endpoint.connect().await.unwrap());
+    let (_requests, mut replies) = chat(&mut client).await;
+    serving.abort();
+    let failed = tokio::time::timeout(Duration::from_secs(5), replies.message()).await;
+    assert_eq!(failed.unwrap().unwrap_err().code(), Code::Unavailable);
+    eventually("the handler is gone", || service.running() == 0).await;
+    let began = Instant::now();
+    while let Err(error) = Listener::bind(uri.clone()).await {
+        assert!(began.elapsed() < Duration::from_secs(5), "{error}");
+        // Binding does not let the endpoint's own task run.
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

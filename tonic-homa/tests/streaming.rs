@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request};
-use tonic_homa::transport::{Channel, Server};
+use tonic_homa::transport::{Channel, Endpoint, Listener, Server};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -429,5 +429,53 @@ async fn limits_tell_handlers_from_open_streams() {
         drop((open, requests));
         let reply = timeout(SOON, waits).await.unwrap().unwrap().unwrap();
         assert_eq!(reply.into_inner().text, "late", "{scheme}");
+    }
+}
+
+/// Head and tail fit into a message each, but not together.
+#[tokio::test]
+async fn metadata_that_needs_two_messages_ends_an_empty_body() {
+    for mode in ["", "?stream=pull"] {
+        let server = Server::builder().max_message_bytes(1_000).unwrap();
+        let host = serve_with("homa", server).await;
+        let mut client = host.client_at(mode).await;
+        let (requests, body) = mpsc::channel(1);
+        let mut request = Request::new(ReceiverStream::new(body));
+        let long = "y".repeat(600);
+        request
+            .metadata_mut()
+            .insert("x-long", long.parse().unwrap());
+        let chat = client.chat(request).await.unwrap();
+        assert_eq!(chat.metadata().get("x-long").unwrap(), long.as_str());
+        let mut fails = ask(&"z".repeat(600));
+        fails.fail_code = Code::Aborted as u32;
+        requests.send(fails).await.unwrap();
+        let failed = timeout(SOON, chat.into_inner().message()).await.unwrap();
+        assert_eq!(failed.unwrap_err().code(), Code::Aborted, "{mode}");
+    }
+}
+
+/// A server whose memory for what it sends is full answers when there is room again.
+#[tokio::test]
+async fn replies_wait_for_room() {
+    let mut config = homa_client::Config::default();
+    config.protocol.send_bytes = 1_000_000;
+    let uri = "homa://127.0.0.1:0?engine=udp";
+    let listener = Listener::bind_with(uri, config).await.unwrap();
+    let endpoint = Endpoint::from_shared(listener.uri()).unwrap();
+    let router = Server::builder().add_service(big(Service::default()));
+    tokio::spawn(router.serve_on([listener]));
+    let client = big_client(endpoint.connect().await.unwrap());
+    let calls = (0..4).map(|_| {
+        let mut client = client.clone();
+        let request = CallRequest {
+            reply_bytes: 600_000,
+            ..ask("")
+        };
+        tokio::spawn(async move { client.call(request).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        let reply = timeout(SOON, call).await.unwrap().unwrap().unwrap();
+        assert_eq!(reply.into_inner().payload.len(), 600_000);
     }
 }

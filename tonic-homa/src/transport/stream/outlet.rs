@@ -286,6 +286,9 @@ impl<B: Body<Data = Bytes> + Unpin> Pump<B> {
                 if overhead + encoded.len() + sendable > self.max_message_bytes {
                     // They come by themselves.
                     end = false;
+                    if self.head_told && self.head.take().is_some() {
+                        continue;
+                    }
                 } else {
                     tail = encoded;
                     trailers = true;
