@@ -82,7 +82,9 @@ pub(super) async fn flow_control_up(context: Context) -> Outcome {
             return Err(Failure::new("it ended while it was held up"));
         }
     }
-    context.probe().release(TransferRequest { key }).await?;
+    // Over HTTP/2 a stream that is held up may have used up the credit of its whole connection.
+    let aside = context.with_new_channel().await?;
+    aside.probe().release(TransferRequest { key }).await?;
     let Some(Ok(drained)) = calls.join_next().await else {
         return Err(Failure::new("the call panicked"));
     };
