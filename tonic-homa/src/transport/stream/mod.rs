@@ -21,14 +21,16 @@ mod inlet;
 mod outlet;
 pub(crate) mod pull;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
 use homa_client::{CallError, Client, Message, Pusher, ReplyError, Responder, WaitingReply};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id};
 use tonic::{Code, Status};
 
 use crate::frame::{Flight, Frame, FrameError, HEADER_LEN, Kind, Lengths, ResetReason, Sender};
@@ -202,7 +204,7 @@ impl Stream {
     }
 
     /// Which runtime it was begun on.
-    pub(crate) fn runtime(&self) -> tokio::runtime::Id {
+    pub(crate) fn runtime(&self) -> Id {
         self.runtime.id()
     }
 
@@ -306,7 +308,7 @@ impl Stream {
     }
 
     /// Reads on, and tells the other side when it may wait for that.
-    pub(crate) fn poll_frame(self: &Arc<Self>, cx: &mut std::task::Context<'_>) -> Polled {
+    pub(crate) fn poll_frame(self: &Arc<Self>, cx: &mut Context<'_>) -> Polled {
         let (polled, window) = self.inlet.poll_frame(cx);
         if let Some(credit) = window {
             self.tell(credit, false);
@@ -572,8 +574,8 @@ impl Stream {
     }
 }
 
-impl std::fmt::Debug for Stream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream")
             .field("epoch", &self.epoch)
             .field("call", &self.call)
