@@ -29,7 +29,8 @@ pub struct Config {
     /// 65,536 for each processor that this machine could have, at most 4 GiB. When it is full,
     /// senders wait. Pages that were never used take no memory. With the module only.
     pub kernel_region_bytes: Option<usize>,
-    /// Largest IP packet in bytes. Default `None`: 1,500. 576 to 9,000. Larger packets cost
+    /// Largest IP packet in bytes. Default `None`: 1,500, and 65,000 to loopback addresses unless
+    /// `protocol.link_mbps` or `faults` emulate a network there. 576 to 9,000. Larger packets cost
     /// less; a path that does not take them is noticed, by ICMP or by their loss, which costs some
     /// milliseconds for the first message, and again every 10 minutes.
     pub mtu: Option<u16>,
@@ -55,8 +56,8 @@ pub struct Config {
     /// last handle is gone. If writing fails, that is logged, the capture ends, and what is missing
     /// is counted.
     pub capture: Option<PathBuf>,
-    /// Settings of the protocol engine. `packet_payload`, `bulk_port` and `main_buffer_bytes`
-    /// in there are computed from the ones above when an endpoint is opened, and
+    /// Settings of the protocol engine. `packet_payload`, `loopback`, `bulk_port` and
+    /// `main_buffer_bytes` in there are computed from the ones above when an endpoint is opened, and
     /// `scheduled_payload` is at most that `packet_payload`.
     pub protocol: Settings,
 }
@@ -110,8 +111,12 @@ impl Default for Config {
 /// Largest packet where nothing is configured: what every Ethernet takes.
 const DEFAULT_MTU: u16 = 1500;
 
-/// Largest packet that is ever sent, and so the largest that has to be received.
-pub(crate) const MAX_MTU: usize = 9000;
+/// Largest packet that a network is asked to carry.
+const MAX_MTU: usize = 9000;
+
+/// Largest packet to a loopback address. Nothing is cut or put together on the way, so what counts
+/// is the work per packet, as with the 64 KB that TCP hands over at a time there.
+const LOOPBACK_MTU: usize = 65_000;
 
 /// One engine keeps up with the packets that this many processors can make or use.
 const CORES_PER_SHARD: usize = 4;
@@ -146,9 +151,15 @@ impl Config {
         self
     }
 
-    /// The largest IP packet in bytes, as set or by default.
+    /// The largest IP packet in bytes, as set or by default, but for those to loopback addresses.
     pub fn mtu(&self) -> usize {
         usize::from(self.mtu.unwrap_or(DEFAULT_MTU))
+    }
+
+    /// The largest packet to loopback addresses; `None`: as to others.
+    pub(crate) fn loopback_mtu(&self) -> Option<usize> {
+        let emulated = self.protocol.link_mbps.is_some() || self.faults.is_some();
+        (self.mtu.is_none() && !emulated).then_some(LOOPBACK_MTU)
     }
 
     /// Engines per endpoint.

@@ -20,6 +20,8 @@
 #[cfg(feature = "user")]
 pub mod blocking;
 #[cfg(feature = "user")]
+mod buffers;
+#[cfg(feature = "user")]
 mod charge;
 #[cfg(feature = "user")]
 mod client;
@@ -44,6 +46,8 @@ pub use kernel::check as kernel_check;
 mod stats;
 #[cfg(feature = "user")]
 mod user;
+#[cfg(feature = "user")]
+mod writer;
 
 #[cfg(feature = "user")]
 pub use client::{Call, Client};
@@ -62,3 +66,5 @@ pub use push::Pusher;
 pub use server::{Request, RequestHandler, Responder, Server, WaitingReply};
 #[cfg(feature = "user")]
 pub use stats::{EndpointCounters, FaultCounters, Monitor};
+#[cfg(feature = "user")]
+pub use writer::MessageWriter;

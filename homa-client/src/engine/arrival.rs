@@ -62,7 +62,7 @@ impl Engine {
             local,
             socket,
             len: segment.len(),
-            payload: segment.payload,
+            payload: segment.into_payload(),
         };
         self.handle(now, &parsed, arrival)
     }

@@ -47,12 +47,29 @@ pub(super) struct Granter {
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     max_incoming: usize,
+    /// The same, for messages of a loopback peer.
+    loopback_incoming: usize,
     max_overcommit: usize,
     window: Option<usize>,
     min_grant: Option<usize>,
     /// In per mille.
     fifo_fraction: u64,
     fifo_increment: usize,
+}
+
+impl Limits {
+    fn max_incoming(&self, loopback: bool) -> usize {
+        if loopback {
+            self.loopback_incoming
+        } else {
+            self.max_incoming
+        }
+    }
+
+    /// What one message may have outstanding while so many share `max_incoming`.
+    fn window(&self, max_incoming: usize, shares: usize) -> usize {
+        self.window.unwrap_or(max_incoming / (shares + 1))
+    }
 }
 
 /// A grant to be sent: its message and the new limit.
@@ -84,6 +101,9 @@ impl Granter {
         Self {
             limits: Limits {
                 max_incoming: settings.max_incoming,
+                loopback_incoming: settings
+                    .loopback
+                    .map_or(settings.max_incoming, |loopback| loopback.max_incoming),
                 max_overcommit: settings.max_overcommit,
                 window: settings.grant_window,
                 min_grant: settings.min_grant,
@@ -195,15 +215,22 @@ impl Granter {
         }
         let limits = self.limits;
         let active = self.waiting.active(limits.max_overcommit);
-        let window = limits
-            .window
-            .unwrap_or(limits.max_incoming / (active.len() + 1));
-        let least = limits.min_grant.unwrap_or(window / GRANT_STEPS).min(window);
+        // Messages of one peer share its link: the shortest is best sent in one go.
+        let shares = match self.waiting.peers.len() {
+            1 => 1,
+            _ => active.len(),
+        };
         for (rank, entry) in active.iter().enumerate() {
-            let Some(message) = rpcs.get(entry.key).and_then(|rpc| rpc.incoming.as_ref()) else {
+            let Some(rpc) = rpcs.get(entry.key) else {
                 continue;
             };
-            let headroom = limits.max_incoming.saturating_sub(self.outstanding);
+            let Some(message) = rpc.incoming.as_ref() else {
+                continue;
+            };
+            let most = limits.max_incoming(rpc.loopback);
+            let window = limits.window(most, shares);
+            let least = limits.min_grant.unwrap_or(window / GRANT_STEPS).min(window);
+            let headroom = most.saturating_sub(self.outstanding);
             let rest = (message.length() - message.granted()) as usize;
             let wanted = (message.received() as usize + window)
                 .saturating_sub(message.granted() as usize)
@@ -223,7 +250,7 @@ impl Granter {
             }
         }
         if let Some(best) = active.first().filter(|_| !decisions.is_empty()) {
-            decisions.extend(self.grant_to_oldest(rpcs, pool, best.key, window));
+            decisions.extend(self.grant_to_oldest(rpcs, pool, best.key, shares));
         }
         decisions
     }
@@ -236,7 +263,7 @@ impl Granter {
         rpcs: &mut RpcTable,
         pool: &mut Pool,
         best: RpcKey,
-        window: usize,
+        shares: usize,
     ) -> Option<Decision> {
         let increment = self.limits.fifo_increment;
         let due = increment as u64 * 1000;
@@ -247,7 +274,10 @@ impl Granter {
         self.fifo_credits = self.fifo_credits.min(2 * due);
         // Whose sender does not answer holds no more than this; the others have its share.
         let (key, rest) = self.waiting.by_age().take(MAX_PASSED).find_map(|key| {
-            let message = rpcs.get(key)?.incoming.as_ref()?;
+            let rpc = rpcs.get(key)?;
+            let message = rpc.incoming.as_ref()?;
+            let limits = self.limits;
+            let window = limits.window(limits.max_incoming(rpc.loopback), shares);
             let rest = (message.length() - message.granted()) as usize;
             (message.outstanding() < window + increment).then_some((key, rest))
         })?;

@@ -90,7 +90,7 @@ use self::deadlines::Deadlines;
 pub use self::diagnosis::{IncomingInfo, OutgoingInfo, RpcInfo};
 use self::finished::Finished;
 use self::granter::Granter;
-use self::outgoing::OutMessage;
+use self::outgoing::{OutMessage, Payload};
 use self::pacer::Pacer;
 use self::peer::{PeerKey, PeerTable};
 use self::pool::Pool;
@@ -100,7 +100,7 @@ use self::proof::Unproven;
 pub use self::rpc::RpcId;
 use self::rpc::{Input, Rpc, RpcKey, RpcState, RpcTable, Silence};
 use self::rtt_bytes::RttBytes;
-pub use self::settings::{Settings, Timers, UnschedCutoffs};
+pub use self::settings::{Loopback, Settings, Timers, UnschedCutoffs};
 use self::srpt::{Rank, SendQueue};
 use self::starved::StarvedQueue;
 pub use self::stats::{Counters, DropReason};
@@ -178,7 +178,8 @@ impl Engine {
     pub fn new(settings: Settings, seed: u64) -> Result<Self, ConfigError> {
         settings.check()?;
         let [first, second] = [1, 2].map(|step| scramble(seed.wrapping_add(step)));
-        let packet = settings.longest_payload() + DATA_HEADER_LEN;
+        // What is paced leaves through a device.
+        let packet = Payload::of(&settings).largest() as usize + DATA_HEADER_LEN;
         let mut engine = Self {
             incarnation: match settings.carrier {
                 Carrier::Udp => (first as u32 & 0x00ff_ffff).max(1),
@@ -524,12 +525,14 @@ impl Engine {
         let age = self.next_age;
         self.next_age += 1;
         let clock = self.silence_clock(now);
+        let addr = self.peers.get(new.peer).addr;
         self.rpcs.insert(Rpc {
             id: new.id,
             peer: new.peer,
             local_port: new.local_port,
             peer_port: new.peer_port,
             local_ip: new.local_ip,
+            loopback: self.settings.loopback_for(addr.ip()).is_some(),
             state,
             started: now,
             started_clock: clock,

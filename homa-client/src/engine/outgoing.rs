@@ -1,5 +1,6 @@
 //! [`OutMessage`]: a message that is being sent.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -7,10 +8,15 @@ use bytes::{Bytes, BytesMut};
 
 use super::settings::Settings;
 use super::time::Time;
+use super::transmit::MAX_MORE;
 use crate::Message;
 
 /// Ranges that wait to be sent again, per message. More are merged into one.
 const MAX_RESEND_RANGES: usize = 64;
+
+/// Shorter packets that cross parts of their message are copied: that costs no more than to keep
+/// track of the parts.
+const WORTH_SHARING: usize = 4096;
 
 /// A peer that asks again within this time gets nothing: the answer is under way, and a RESEND
 /// of 37 bytes can ask for a megabyte (`homa-protocol` D.4).
@@ -61,6 +67,18 @@ pub(super) struct Payload {
 }
 
 impl Payload {
+    /// To this address.
+    pub(super) fn to(ip: IpAddr, settings: &Settings) -> Self {
+        settings.loopback_for(ip).map_or_else(
+            || Self::of(settings),
+            |loopback| Self {
+                unscheduled: loopback.packet_payload as u32,
+                scheduled: loopback.packet_payload as u32,
+            },
+        )
+    }
+
+    /// To others.
     pub(super) fn of(settings: &Settings) -> Self {
         Self {
             unscheduled: settings.packet_payload as u32,
@@ -329,8 +347,8 @@ impl OutMessage {
         self.resend.first().map(|range| range.end)
     }
 
-    /// The bytes of one packet: shared if they lie in one part of the rope, else copied.
-    pub(super) fn bytes(&self, range: Range<u32>) -> Bytes {
+    /// The bytes of one packet, and more of them where they do not lie in one part of the rope.
+    pub(super) fn bytes(&self, range: Range<u32>) -> (Bytes, Vec<Bytes>) {
         let at = self
             .rest
             .partition_point(|(start, _)| *start <= range.start);
@@ -341,7 +359,18 @@ impl OutMessage {
         let from = (range.start - start) as usize;
         let len = range.len();
         if from + len <= part.len() {
-            return part.slice(from..from + len);
+            return (part.slice(from..from + len), Vec::new());
+        }
+        if len >= WORTH_SHARING {
+            let rest = self.rest[at..]
+                .iter()
+                .take_while(|(start, _)| *start < range.end);
+            if rest.clone().count() <= MAX_MORE {
+                let more = |(start, part): &(u32, Bytes)| {
+                    part.slice(..part.len().min((range.end - start) as usize))
+                };
+                return (part.slice(from..), rest.map(more).collect());
+            }
         }
         let mut copy = BytesMut::with_capacity(len);
         copy.extend_from_slice(&part[from..]);
@@ -351,7 +380,7 @@ impl OutMessage {
                 break;
             }
         }
-        copy.freeze()
+        (copy.freeze(), Vec::new())
     }
 }
 
@@ -372,7 +401,7 @@ mod tests {
                 (0..*len)
                     .map(|_| {
                         byte = byte.wrapping_add(1);
-                        byte - 1
+                        byte.wrapping_sub(1)
                     })
                     .collect::<Bytes>()
             })
@@ -526,12 +555,33 @@ mod tests {
         let out = message(&[3, 4, 1, 50]);
         let expect: Vec<u8> = (0..58).collect();
         for range in [0..3u32, 0..10, 2..4, 3..7, 5..9, 57..58, 8..58] {
-            let bytes = out.bytes(range.clone());
+            let (bytes, more) = out.bytes(range.clone());
+            assert!(more.is_empty());
             assert_eq!(
                 bytes,
                 expect[range.start as usize..range.end as usize],
                 "{range:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_long_packet_shares_the_parts_it_crosses_if_they_are_few() {
+        let few = message(&[3000, 1, 4000, 9000]);
+        let many = message(&[700; 20]);
+        for (out, len) in [(few, 16_001u32), (many, 14_000)] {
+            let expect: Vec<u8> = (0..len).map(|at| at as u8).collect();
+            for range in [0..5000, 2999..len, 10..4200, 10..len, 3001..8000] {
+                let (bytes, more) = out.bytes(range.clone());
+                assert!(more.len() <= MAX_MORE && more.iter().all(|more| !more.is_empty()));
+                let joined = [vec![bytes], more].concat().concat();
+                let expect = &expect[range.start as usize..range.end as usize];
+                assert_eq!(joined, expect, "{range:?}");
+            }
+        }
+        let out = message(&[3000, 1, 4000, 9000]);
+        let (first, more) = out.bytes(10..4200);
+        assert_eq!((first.len(), more.len()), (2990, 2));
+        assert_eq!(more[1].as_ptr(), out.rest[1].1.as_ptr(), "shared");
     }
 }

@@ -78,8 +78,8 @@ impl Engine {
 
     /// Payload per packet for a message to `peer` that starts now.
     pub(super) fn payload_to(&mut self, now: Time, peer: PeerKey) -> Payload {
-        let full = Payload::of(&self.settings);
         let peer = self.peers.get_mut(peer);
+        let full = Payload::to(peer.addr.ip(), &self.settings);
         match peer.path {
             Some((payload, until)) if now < until => full.at_most(payload),
             _ => {

@@ -109,6 +109,8 @@ pub(super) struct Rpc {
     pub(super) peer_port: u16,
     /// Local address that the request came to or leaves from, if known.
     pub(super) local_ip: Option<IpAddr>,
+    /// Whether the peer has a loopback address.
+    pub(super) loopback: bool,
     pub(super) state: RpcState,
     /// When it was made here.
     pub(super) started: Time,

@@ -1,5 +1,6 @@
 //! What can be set on an engine.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::proof::ProveAddresses;
@@ -36,8 +37,11 @@ pub struct Settings {
     /// `packet_payload`; 64 to 65,000. SIGCOMM'18's simulation has longer headers in unscheduled
     /// packets, so that these carry 1,442 bytes and scheduled ones 1,456.
     pub scheduled_payload: Option<usize>,
+    /// What holds for peers with a loopback address. Default `None`: the same as for others.
+    pub loopback: Option<Loopback>,
     /// Bytes that all senders together may be granted ahead of what has arrived. Default
-    /// 131,072; at least two packets. More makes single long messages faster, and lets short ones
+    /// 131,072, and by the socket drivers four times that on loopback; at least two packets. More
+    /// makes single long messages faster, and lets short ones
     /// wait longer for the processor that the long ones keep busy.
     pub max_incoming: usize,
     /// Messages that are granted to at the same time, of distinct peers as far as there are.
@@ -45,8 +49,9 @@ pub struct Settings {
     /// build longer queues when they do.
     pub max_overcommit: usize,
     /// Bytes that one message may be granted ahead of what has arrived. Default `None`:
-    /// `max_incoming` / (active messages + 1), as HEAD does it; else one packet to
-    /// `max_incoming`. A fixed window of RTTbytes is what SIGCOMM'18 describes.
+    /// `max_incoming` / (active messages + 1), as HEAD does it, but half of `max_incoming` where
+    /// all are of one peer: they share its link, where the shortest is best sent in one go. Else
+    /// one packet to `max_incoming`. A fixed window of RTTbytes is what SIGCOMM'18 describes.
     pub grant_window: Option<usize>,
     /// Least bytes worth a GRANT; the end of a message, and a whole window, are always worth one.
     /// Default `None`: half a window, so that packets leave and arrive in batches worth a system
@@ -126,6 +131,16 @@ pub struct Settings {
     pub timers: Timers,
 }
 
+/// Settings in place of those for the network. On loopback nothing queues on the way and nothing is
+/// cut or put together, so that more at a time only costs less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Loopback {
+    /// Payload bytes per packet, 64 to 65,000.
+    pub packet_payload: usize,
+    /// Bytes that a sender may be granted ahead of what has arrived from all, two packets to 1 GiB.
+    pub max_incoming: usize,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -135,6 +150,7 @@ impl Default for Settings {
             unsched_windows: 2,
             packet_payload: 1416,
             scheduled_payload: None,
+            loopback: None,
             max_incoming: 128 * 1024,
             max_overcommit: 8,
             grant_window: None,
@@ -183,7 +199,12 @@ impl Settings {
         }
     }
 
-    /// Payload bytes of the longest packet.
+    /// What holds for a peer with this address, if it is a loopback one.
+    pub(super) fn loopback_for(&self, ip: IpAddr) -> Option<Loopback> {
+        self.loopback.filter(|_| ip.to_canonical().is_loopback())
+    }
+
+    /// Payload bytes of the longest packet to other peers.
     pub(super) fn longest_payload(&self) -> usize {
         let scheduled = self.scheduled_payload.unwrap_or(0);
         self.packet_payload.max(scheduled)
@@ -248,6 +269,20 @@ impl Settings {
             (2 * packet, 1 << 30),
             "two packets to 1 GiB, default 131072 bytes",
         )?;
+        if let Some(loopback) = self.loopback {
+            within(
+                "loopback.packet_payload",
+                loopback.packet_payload,
+                (64, 65_000),
+                "64 to 65000 bytes",
+            )?;
+            within(
+                "loopback.max_incoming",
+                loopback.max_incoming,
+                (2 * loopback.packet_payload, 1 << 30),
+                "two packets to 1 GiB",
+            )?;
+        }
         within(
             "max_overcommit",
             self.max_overcommit,

@@ -42,13 +42,46 @@ pub struct Segment {
     pub header: Header,
     /// The bytes that follow; shared with the message, not copied.
     pub payload: Bytes,
+    /// The bytes that follow those: a long packet may cross parts of its message.
+    pub more: Vec<Bytes>,
 }
+
+/// Parts of a message that one packet shares beyond the first; where it crosses more, they are
+/// copied.
+pub(super) const MAX_MORE: usize = 6;
 
 impl Segment {
     /// Bytes of the whole packet.
     #[allow(clippy::len_without_is_empty, reason = "a packet is never empty")]
     pub fn len(&self) -> usize {
-        self.header.len() + self.payload.len()
+        self.header.len() + self.payload_len()
+    }
+
+    /// Bytes that follow the header.
+    pub fn payload_len(&self) -> usize {
+        self.payload.len() + self.more.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// The most that [`Segment::slices`] gives.
+    pub const MAX_SLICES: usize = 2 + MAX_MORE;
+
+    /// What the packet consists of, in order; none of these is empty.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let payload = Some(&self.payload[..]).filter(|payload| !payload.is_empty());
+        let more = self.more.iter().map(|more| &more[..]);
+        [&self.header[..]].into_iter().chain(payload).chain(more)
+    }
+
+    /// What follows the header, in one part.
+    pub fn into_payload(self) -> Bytes {
+        if self.more.is_empty() {
+            return self.payload;
+        }
+        [self.payload]
+            .into_iter()
+            .chain(self.more)
+            .flatten()
+            .collect()
     }
 }
 
@@ -107,7 +140,11 @@ impl Engine {
             to,
             local,
             tos,
-            segments: vec![Segment { header, payload }],
+            segments: vec![Segment {
+                header,
+                payload,
+                more: Vec::new(),
+            }],
         })
     }
 
@@ -168,13 +205,15 @@ impl Engine {
                 ..Data::new(range.start, message.length())
             };
             let short = range.len() < full;
+            let (payload, more) = message.bytes(range);
             let segment = Segment {
                 header: Header::emit(&route, &Packet::Data(data)),
-                payload: message.bytes(range),
+                payload,
+                more,
             };
             self.pacer.sent(now, segment.len());
             self.counters
-                .count_data(message.resend_priority, segment.payload.len());
+                .count_data(message.resend_priority, segment.payload_len());
             self.counters.retransmitted += 1;
             transmit.segments.push(segment);
             if short {
@@ -237,12 +276,14 @@ impl Engine {
                 ..Data::new(range.start, message.length())
             };
             let last = range.len() < full || range.end == message.unscheduled();
+            let (payload, more) = message.bytes(range);
             let segment = Segment {
                 header: Header::emit(&route, &Packet::Data(data)),
-                payload: message.bytes(range),
+                payload,
+                more,
             };
             self.pacer.sent(now, segment.len());
-            self.counters.count_data(level, segment.payload.len());
+            self.counters.count_data(level, segment.payload_len());
             transmit.segments.push(segment);
             if last {
                 break;

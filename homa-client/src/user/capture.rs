@@ -9,6 +9,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arrayvec::ArrayVec;
+
 use super::endpoint::lock;
 use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, Segment, Transmit};
@@ -173,8 +175,9 @@ impl Capture {
                 to: transmit.to,
                 tos: transmit.tos,
             };
-            for Segment { header, payload } in &transmit.segments {
-                pending.push(time, path, &[header, payload]);
+            for segment in &transmit.segments {
+                let slices: ArrayVec<&[u8], { Segment::MAX_SLICES }> = segment.slices().collect();
+                pending.push(time, path, &slices);
             }
         }
         self.wake_writer(&pending);

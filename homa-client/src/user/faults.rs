@@ -124,7 +124,7 @@ impl Faulty {
             segment.len()
         };
         // A copy: the payload is shared with the message.
-        let mut payload = segment.payload.to_vec();
+        let mut payload = segment.slices().skip(1).collect::<Vec<_>>().concat();
         for _ in 0..self.random.u32(1..=8) {
             let at = self.random.usize(0..len);
             let bit = 1 << self.random.u32(0..8);
@@ -134,6 +134,7 @@ impl Faulty {
             }
         }
         segment.payload = Bytes::from(payload);
+        segment.more.clear();
     }
 
     fn release_overtaken(&mut self, out: &mut Vec<Transmit>) {
@@ -194,6 +195,7 @@ mod tests {
         let segment = |at: usize| Segment {
             header: Header::emit(&route, &Packet::Data(Data::new(at as u32, 1_000_000))),
             payload: vec![0; if at + 1 == first + len { 10 } else { 100 }].into(),
+            more: Vec::new(),
         };
         Transmit {
             to: ([127, 0, 0, 1], 4000).into(),
@@ -212,7 +214,7 @@ mod tests {
                 let [segment] = &transmit.segments[..] else {
                     panic!("{} packets", transmit.segments.len());
                 };
-                passed.push((now, [&segment.header[..], &segment.payload].concat()));
+                passed.push((now, segment.slices().collect::<Vec<_>>().concat()));
             }
         };
         let mut now = Time::ZERO;

@@ -9,7 +9,6 @@
 
 mod accept;
 mod background;
-mod buffers;
 mod capture;
 mod clock;
 mod driver;

@@ -14,7 +14,9 @@ use super::endpoint::{Endpoint, Handle, Outcome, Role, lock};
 use super::faults::Faulty;
 use crate::charge::Charge;
 use crate::config::Config;
-use crate::engine::{Engine, Event, Failure, RpcId, SendError, Settings, Time, Transmit, Wake};
+use crate::engine::{
+    Engine, Event, Failure, Loopback, RpcId, SendError, Settings, Time, Transmit, Wake,
+};
 use crate::error::{BindError, CallError, Executed};
 use crate::message::Message;
 use crate::server::{Origin, Request};
@@ -397,6 +399,10 @@ pub(super) fn share(settings: &Settings, shards: usize) -> Settings {
     let part = |whole: usize, least: usize| whole.div_ceil(shards).max(least).min(whole);
     let message = settings.max_message_bytes;
     share.max_incoming = part(settings.max_incoming, 2 * settings.packet_payload);
+    share.loopback = settings.loopback.map(|loopback| Loopback {
+        max_incoming: part(loopback.max_incoming, 2 * loopback.packet_payload),
+        ..loopback
+    });
     // What was set for the endpoint may be more than one shard grants at all.
     let granted = |bytes: usize| bytes.min(share.max_incoming).max(settings.packet_payload);
     share.grant_window = settings.grant_window.map(granted);

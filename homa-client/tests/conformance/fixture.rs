@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use homa_client::Message;
 use homa_client::engine::wire::{
     Carrier, Common, DATA_HEADER_LEN, Data, Grant, Header, Kind, Packet, Resend, Route,
@@ -391,11 +391,7 @@ pub(crate) fn packets(transmit: &Transmit) -> Vec<Bytes> {
     transmit
         .segments
         .iter()
-        .map(|segment| {
-            let mut packet = BytesMut::from(&segment.header[..]);
-            packet.extend_from_slice(&segment.payload);
-            packet.freeze()
-        })
+        .map(|segment| segment.slices().collect::<Vec<_>>().concat().into())
         .collect()
 }
 

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use homa_client::engine::wire::{Carrier, Header, Route};
 use homa_client::engine::{
     Datagram, Engine, Event, ProveAddresses, RpcId, Settings, Socket, Time, Transmit,
@@ -467,11 +467,10 @@ fn arrives(from: SocketAddr, data: Bytes) -> Datagram {
 }
 
 fn packets(transmit: &Transmit) -> impl Iterator<Item = Bytes> {
-    transmit.segments.iter().map(|segment| {
-        let mut packet = BytesMut::from(&segment.header[..]);
-        packet.extend_from_slice(&segment.payload);
-        packet.freeze()
-    })
+    transmit
+        .segments
+        .iter()
+        .map(|segment| segment.slices().collect::<Vec<_>>().concat().into())
 }
 
 #[test]

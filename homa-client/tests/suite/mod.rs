@@ -125,8 +125,10 @@ async fn both_ip_versions_on_one_thread() {
 /// on its caller's thread.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_messages_are_batched_and_short_ones_leave_inline() {
-    let (server, addr) = echo(&base_config());
+    // As on a network.
     let mut config = base_config();
+    config.mtu = Some(1500);
+    let (server, addr) = echo(&config);
     // Settings of its own make an endpoint of its own.
     config.protocol.max_peers = 100;
     let client = Client::bind(&config).unwrap();

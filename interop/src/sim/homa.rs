@@ -149,7 +149,7 @@ impl HomaHost {
                 } else {
                     SCHEDULED_HEADER
                 };
-                occupied(segment.payload.len() as u32 + header)
+                occupied(segment.payload_len() as u32 + header)
             }
             _ => SHORTEST,
         }

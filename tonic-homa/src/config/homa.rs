@@ -31,7 +31,7 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct HomaOptions {
-    /// Largest IP packet in bytes. Default: 1,500.
+    /// Largest IP packet in bytes. Default: 1,500, and 65,000 to loopback addresses.
     pub mtu: Option<u16>,
     /// Speed of the uplink in Mbit/s, by which packets are paced. Default: what the devices tell.
     pub link_mbps: Option<u32>,
@@ -41,7 +41,8 @@ pub struct HomaOptions {
     pub num_priorities: Option<u8>,
     /// Bytes of a message that are sent without waiting for a grant. Default: self-tuned.
     pub unsched_bytes: Option<usize>,
-    /// Bytes that all senders together may be granted ahead of what has arrived. Default: 131,072.
+    /// Bytes that all senders together may be granted ahead of what has arrived; four times as many
+    /// on loopback. Default: 131,072.
     pub max_incoming: Option<usize>,
     /// Bytes of incoming messages held at once. Default: 64 MiB.
     pub pool_bytes: Option<usize>,

@@ -1,11 +1,12 @@
 //! Bodies: one that is to be sent, as far as it is ready, and one that was received whole.
 
 use std::convert::Infallible;
+use std::io::Write;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use homa_client::Message;
+use homa_client::{Message, MessageWriter};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
@@ -42,7 +43,19 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
     /// Takes what is ready without waiting, until there are at least `most` bytes: some bodies are
     /// always ready.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, most: usize) -> Result<(), B::Error> {
-        while self.progress == Progress::Open && self.ready.len() < most {
+        let mut taken = Taken::default();
+        let filled = self.poll_frames(cx, most, &mut taken);
+        taken.finish(&mut self.ready);
+        filled
+    }
+
+    fn poll_frames(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        taken: &mut Taken,
+    ) -> Result<(), B::Error> {
+        while self.progress == Progress::Open && self.ready.len() + taken.len() < most {
             // Checked first: some bodies that have ended do not like to be asked.
             if self.body.is_end_stream() {
                 self.progress = Progress::Ended;
@@ -57,7 +70,7 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
                 Poll::Ready(Some(frame)) => frame?,
             };
             match frame.into_data() {
-                Ok(data) => self.ready.push(data),
+                Ok(data) => taken.push(data, &mut self.ready),
                 Err(frame) => {
                     // Nothing comes after trailers, and asking would yield a second set of them
                     // from some bodies.
@@ -106,6 +119,49 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
     pub(crate) fn end_with(&mut self, trailers: Option<HeaderMap>) {
         self.trailers = trailers;
         self.progress = Progress::Ended;
+    }
+}
+
+/// Frames that come one after the other without a wait. Several are copied together: tonic encodes
+/// the next one where the last one was, if that is free, while fresh memory for each costs more than
+/// the copy.
+#[derive(Debug, Default)]
+struct Taken {
+    /// Alone so far.
+    first: Option<Bytes>,
+    copies: MessageWriter,
+}
+
+/// Longer frames are not copied.
+const WORTH_COPYING: usize = 64 << 10;
+
+impl Taken {
+    fn len(&self) -> usize {
+        self.first.as_ref().map_or(0, Bytes::len) + self.copies.len()
+    }
+
+    fn push(&mut self, frame: Bytes, ready: &mut Message) {
+        if frame.len() > WORTH_COPYING {
+            std::mem::take(self).finish(ready);
+            ready.push(frame);
+        } else if self.len() == 0 {
+            self.first = Some(frame);
+        } else {
+            for frame in self.first.take().into_iter().chain([frame]) {
+                // It cannot fail.
+                let _ = self.copies.write_all(&frame);
+            }
+        }
+    }
+
+    fn finish(self, ready: &mut Message) {
+        if let Some(first) = self.first {
+            ready.push(first);
+        }
+        let mut copies = self.copies.finish();
+        while let Some(part) = copies.pop_part() {
+            ready.push(part);
+        }
     }
 }
 

@@ -130,7 +130,7 @@ fn repetition_obeys_the_same_bound() {
         bytes += transmit
             .segments
             .iter()
-            .map(|segment| segment.payload.len())
+            .map(|segment| segment.payload_len())
             .sum::<usize>();
     }
     assert!((60_000..95_000).contains(&bytes), "{bytes} B repeated");

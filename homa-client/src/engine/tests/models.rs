@@ -144,7 +144,7 @@ fn check_outgoing(mut bytes: &[u8]) {
                     } else {
                         assert_eq!(again, cut);
                     }
-                    assert_eq!(message.bytes(again.clone()), bytes_of(&content, again));
+                    assert_eq!(message.bytes(again.clone()).0, bytes_of(&content, again));
                 }
                 assert_eq!(message.next_resend(), None);
             }
@@ -158,7 +158,7 @@ fn check_outgoing(mut bytes: &[u8]) {
                 assert!(packet.start < granted && packet.end <= cut_at(packet.start).end);
                 assert!(shrunk || packet == cut_at(packet.start));
                 assert_eq!(
-                    message.bytes(packet.clone()),
+                    message.bytes(packet.clone()).0,
                     bytes_of(&content, packet.clone())
                 );
                 packets.push(packet);

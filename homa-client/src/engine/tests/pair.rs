@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::Random;
 use crate::Message;
@@ -286,10 +286,6 @@ pub(super) fn packets(transmit: &Transmit) -> Vec<Bytes> {
     transmit
         .segments
         .iter()
-        .map(|segment| {
-            let mut packet = BytesMut::from(&segment.header[..]);
-            packet.extend_from_slice(&segment.payload);
-            packet.freeze()
-        })
+        .map(|segment| segment.slices().collect::<Vec<_>>().concat().into())
         .collect()
 }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
@@ -18,13 +19,9 @@ use nix::sys::socket::{
 
 use super::socket::LinkSocket;
 use super::{BATCH, LinkCounters, Look, Received, Waits};
-use crate::config::MAX_MTU;
+use crate::buffers::Buffers;
 use crate::engine::{Datagram, Socket};
 use crate::user::endpoint::lock;
-
-/// The longest IP packet. Virtual links may hand over what a peer's segmentation offload made
-/// (`homa-protocol` B.5).
-const MAX_IP_PACKET: usize = 65_536;
 
 /// A socket that packets come from.
 #[derive(Debug)]
@@ -69,7 +66,7 @@ impl Inlet {
 /// What a socket hands over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// Homa packets of at most [`MAX_MTU`] bytes; peers may use a larger MTU than we do.
+    /// Homa packets.
     Udp,
     /// IPv4 packets with their header. `mapped`: their addresses are told as IPv6 ones.
     Ipv4 { mapped: bool },
@@ -77,16 +74,14 @@ pub(super) enum Content {
     Ipv6,
 }
 
-/// Where one batch of packets is received; what came is copied out at its exact size.
-type Buffers = Vec<Box<[u8]>>;
+/// Where one batch of packets is received. Short ones are copied out at their exact size, a long
+/// one keeps its buffer.
+type Slots = Vec<Box<[u8]>>;
 type Headers = MultiHeaders<SockaddrStorage>;
 
 /// As many as there were threads that received at a time. Any thread that waits for a blocking
 /// call may receive, and with buffers of their own many of them would hold much memory.
-type Stock = Mutex<Vec<Buffers>>;
-
-static UDP: Stock = Mutex::new(Vec::new());
-static RAW: Stock = Mutex::new(Vec::new());
+static SLOTS: Mutex<Vec<Slots>> = Mutex::new(Vec::new());
 
 thread_local! {
     /// Headers of `recvmmsg` cannot move between threads, tasks do: each thread has its own. The
@@ -100,20 +95,16 @@ thread_local! {
 pub(super) fn receive(
     inlet: &Inlet,
     look: Look,
-    counters: &LinkCounters,
+    (buffers, counters): (&Buffers, &LinkCounters),
     into: &mut Vec<Datagram>,
 ) -> Received {
-    let (stock, longest) = match inlet.content {
-        Content::Udp => (&UDP, MAX_MTU),
-        Content::Ipv4 { .. } | Content::Ipv6 => (&RAW, MAX_IP_PACKET),
-    };
     let before = into.len();
     let mut came = 0;
     let result = inlet.socket.read(look, || {
-        let mut buffers = lock(stock).pop().unwrap_or_default();
-        buffers.resize_with(BATCH, || vec![0; longest].into_boxed_slice());
-        let result = receive_into(&mut buffers, inlet, counters, into);
-        lock(stock).push(buffers);
+        let mut slots = lock(&SLOTS).pop().unwrap_or_default();
+        slots.resize_with(BATCH, || buffers.take());
+        let result = receive_into(&mut slots, inlet, (buffers, counters), into);
+        lock(&SLOTS).push(slots);
         came = result?;
         // A partial batch tells that the socket is empty: forget that it was readable, which saves
         // the call that would find nothing.
@@ -142,20 +133,21 @@ pub(super) fn receive(
 
 /// One system call; returns how many packets it brought, also those that are of no use.
 fn receive_into(
-    buffers: &mut Buffers,
+    slots: &mut Slots,
     inlet: &Inlet,
-    counters: &LinkCounters,
+    (buffers, counters): (&Buffers, &LinkCounters),
     into: &mut Vec<Datagram>,
 ) -> io::Result<usize> {
-    HEADERS.with_borrow_mut(|all| {
+    let mut long: ArrayVec<Long, BATCH> = ArrayVec::new();
+    let came = HEADERS.with_borrow_mut(|all| {
         let headers = all[inlet.kind].get_or_insert_with(|| {
             let cmsgs = cmsg_space!(i32, i32, u32, in6_pktinfo, in_pktinfo);
             MultiHeaders::preallocate(BATCH, Some(cmsgs))
         });
-        let mut buffers = buffers.iter_mut();
+        let mut slots = slots.iter_mut();
         let mut iovs: [[IoSliceMut<'_>; 1]; BATCH] = std::array::from_fn(|_| {
             [IoSliceMut::new(
-                buffers.next().map_or(&mut [], |buffer| &mut buffer[..]),
+                slots.next().map_or(&mut [], |slot| &mut slot[..]),
             )]
         });
         let fd = inlet.socket.as_raw_fd();
@@ -168,18 +160,47 @@ fn receive_into(
             };
             inlet.note(&described, counters);
             let whole = !message.flags.contains(MsgFlags::MSG_TRUNC);
-            let packet = message.iovs().next().unwrap_or_default();
-            if let Some(packet) = inlet.content.homa_packet(packet).filter(|_| whole) {
-                let data = Bytes::copy_from_slice(packet);
-                into.push(described.datagram(inlet.content, Socket::Main, data));
-            }
+            let received = message.iovs().next().unwrap_or_default();
+            let Some(packet) = inlet.content.homa_packet(received).filter(|_| whole) else {
+                continue;
+            };
+            let data = if Buffers::keeps(packet.len()) {
+                long.push(Long {
+                    slot: came - 1,
+                    packet: received.len() - packet.len()..received.len(),
+                    datagram: into.len(),
+                });
+                Bytes::new()
+            } else {
+                Bytes::copy_from_slice(packet)
+            };
+            into.push(described.datagram(inlet.content, Socket::Main, data));
         }
         if cut {
             // A socket that has lost packets tells more than it did before.
             all[inlet.kind] = None;
         }
-        Ok(came)
-    })
+        io::Result::Ok(came)
+    })?;
+    for Long {
+        slot,
+        packet,
+        datagram,
+    } in long
+    {
+        let buffer = std::mem::replace(&mut slots[slot], buffers.take());
+        into[datagram].data = buffers.freeze(buffer, packet.end).slice(packet);
+    }
+    Ok(came)
+}
+
+/// A packet that keeps its buffer.
+struct Long {
+    slot: usize,
+    /// What part of the buffer it is.
+    packet: Range<usize>,
+    /// Which of the datagrams.
+    datagram: usize,
 }
 
 impl Content {

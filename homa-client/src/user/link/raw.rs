@@ -27,6 +27,7 @@ use super::icmp::Refuser;
 use super::options::configure;
 use super::ports::Port;
 use super::{LinkCounters, Look, MAX_SOCKETS, Received, Refusal, Refused, Sent, Waits, errors};
+use crate::buffers::Buffers;
 use crate::config::Config;
 use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, Segment, Time, Transmit, Unreachable};
@@ -49,6 +50,7 @@ pub(in super::super) struct Raw {
     port: Port,
     refuser: Refuser,
     buffer: usize,
+    buffers: Buffers,
     pub(super) counters: LinkCounters,
 }
 
@@ -102,6 +104,7 @@ impl Raw {
             port: Port::take(addr)?,
             refuser,
             buffer: v4_buffer.into_iter().chain(v6_buffer).min().unwrap_or(0),
+            buffers: Buffers::default(),
             counters: LinkCounters::default(),
         })
     }
@@ -167,7 +170,8 @@ impl Raw {
     /// One system call; returns how many packets it took.
     fn send_run(&self, way: &Way, batch: &[Transmit], sent: &mut Sent) -> io::Result<usize> {
         let first = &batch[0];
-        let mut iovs: ArrayVec<ArrayVec<IoSlice<'_>, 2>, MAX_SEGMENTS> = ArrayVec::new();
+        let mut iovs: ArrayVec<ArrayVec<IoSlice<'_>, { Segment::MAX_SLICES }>, MAX_SEGMENTS> =
+            ArrayVec::new();
         let mut to: ArrayVec<Option<SockaddrStorage>, MAX_SEGMENTS> = ArrayVec::new();
         let mut skip = sent.done_segments;
         for transmit in batch {
@@ -202,7 +206,7 @@ impl Raw {
     pub(super) fn recv(&self, look: Look, into: &mut Vec<Datagram>) -> Received {
         let mut all = Received::default();
         for way in self.ways() {
-            let one = batch::receive(&way.inlet, look, &self.counters, into);
+            let one = batch::receive(&way.inlet, look, (&self.buffers, &self.counters), into);
             all.truncated += one.truncated;
             all.more |= one.more;
             all.errors_queued |= one.errors_queued;
@@ -335,13 +339,8 @@ fn without_port(mut addr: SocketAddr) -> SocketAddr {
     addr
 }
 
-fn iov(segment: &Segment) -> ArrayVec<IoSlice<'_>, 2> {
-    let mut iov = ArrayVec::new();
-    iov.push(IoSlice::new(&segment.header));
-    if !segment.payload.is_empty() {
-        iov.push(IoSlice::new(&segment.payload));
-    }
-    iov
+fn iov(segment: &Segment) -> ArrayVec<IoSlice<'_>, { Segment::MAX_SLICES }> {
+    segment.slices().map(IoSlice::new).collect()
 }
 
 type Headers = MultiHeaders<SockaddrStorage>;
@@ -355,7 +354,7 @@ thread_local! {
 /// `sendmmsg`; returns how many packets were sent. An error is about the first.
 fn send_packets(
     inlet: &Inlet,
-    iovs: &[ArrayVec<IoSlice<'_>, 2>],
+    iovs: &[ArrayVec<IoSlice<'_>, { Segment::MAX_SLICES }>],
     to: &[Option<SockaddrStorage>],
     cmsgs: &[ControlMessage<'_>],
 ) -> nix::Result<usize> {

@@ -19,11 +19,11 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 use super::batch::{self, Content, Inlet, Marks, describe};
 use super::options::{configure, takes_v4};
 use super::{LinkCounters, Look, MAX_SOCKETS, Received, Refused, Sent, Waits, errors};
+use crate::buffers::Buffers;
 use crate::config::{BulkPort, Config};
 use crate::engine::wire::Carrier;
 use crate::engine::{Datagram, Segment, Socket, Transmit};
 use crate::error::BindError;
-use crate::user::buffers::Buffers;
 
 /// Segments per send: `UDP_MAX_SEGMENTS` of older kernels.
 const MAX_SEGMENTS: usize = 64;
@@ -157,13 +157,11 @@ impl Udp {
         segments: &[&Segment],
         sent: &mut Sent,
     ) -> io::Result<()> {
-        let mut iov: ArrayVec<IoSlice<'_>, { 2 * MAX_SEGMENTS }> = ArrayVec::new();
-        for segment in segments {
-            iov.push(IoSlice::new(&segment.header));
-            if !segment.payload.is_empty() {
-                iov.push(IoSlice::new(&segment.payload));
-            }
-        }
+        let iov: ArrayVec<IoSlice<'_>, { Segment::MAX_SLICES * MAX_SEGMENTS }> = segments
+            .iter()
+            .flat_map(|segment| segment.slices())
+            .map(IoSlice::new)
+            .collect();
         let segment_size = segments[0].len() as u16;
         let marks = Marks::new(first.to.ip(), first.local, first.tos);
         let mut cmsgs = marks.cmsgs();
@@ -184,7 +182,7 @@ impl Udp {
     }
 
     pub(super) fn recv_main(&self, look: Look, into: &mut Vec<Datagram>) -> Received {
-        batch::receive(&self.main, look, &self.counters, into)
+        batch::receive(&self.main, look, (&self.buffers, &self.counters), into)
     }
 
     /// Takes one datagram, or one run of segments, from the bulk socket. Returns whether there

@@ -1,10 +1,11 @@
-//! Receive buffers for segmented datagrams, used again when their last packet is dropped.
+//! Buffers that are used again when the last bytes in them are dropped.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 
-/// The longest datagram, and so the longest run of segments that GRO hands over.
+/// The longest IP packet, and so the longest run of segments that GRO hands over. Virtual links may
+/// hand over on IP protocol 146, too, what a peer's segmentation offload made (`homa-protocol` B.5).
 pub(crate) const BUFFER_LEN: usize = 65_536;
 
 /// Buffers kept for use, at most; more are freed.
@@ -33,10 +34,15 @@ impl Buffers {
         }
     }
 
-    /// The first `len` bytes of `buffer`. Shares them if they fill at least half of it, else
-    /// copies: a message must not pin much more than its own length.
+    /// Whether so many bytes keep their buffer: at least half of one. A message must not pin much
+    /// more than its own length.
+    pub(crate) fn keeps(len: usize) -> bool {
+        len * 2 >= BUFFER_LEN
+    }
+
+    /// The first `len` bytes of `buffer`, shared or copied.
     pub(crate) fn freeze(&self, buffer: Box<[u8]>, len: usize) -> Bytes {
-        if len * 2 < buffer.len() {
+        if !Self::keeps(len) {
             let copy = Bytes::copy_from_slice(&buffer[..len]);
             self.give_back(buffer);
             return copy;
