@@ -1,6 +1,7 @@
 //! The service that benchmarks call, and the second process that serves it.
 
 use std::io;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio_stream::Iter;
@@ -20,6 +21,14 @@ pub(crate) mod proto {
 /// HTTP/2 window of the second TCP service, where tonic's default is 64 KiB.
 pub(crate) const WINDOW: u32 = 4 << 20;
 
+/// Homa that looks for packets for so long before it sleeps that messages which follow closely find
+/// it awake.
+pub(crate) fn busy() -> homa_client::Config {
+    let mut config = homa_client::Config::default();
+    config.busy_poll = Duration::from_micros(50);
+    config
+}
+
 /// Where the service is to be had.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Uris {
@@ -29,6 +38,8 @@ pub(crate) struct Uris {
     pub(crate) tcp_wide: String,
     /// tonic over Homa.
     pub(crate) homa: String,
+    /// The same as [`busy`] says.
+    pub(crate) homa_busy: String,
 }
 
 /// Why the service ended.
@@ -75,10 +86,14 @@ async fn serve() -> Result<(), ServeError> {
     let tcp = listen("http://127.0.0.1:0").await?;
     let tcp_wide = listen("http://127.0.0.1:0").await?;
     let homa = listen("homa://127.0.0.1:0").await?;
+    let busy_uri = "homa://127.0.0.1:0";
+    let homa_busy = Listener::bind_with(busy_uri, busy()).await;
+    let homa_busy = homa_busy.map_err(failed(busy_uri))?;
     let uris = Uris {
         tcp: tcp.uri(),
         tcp_wide: tcp_wide.uri(),
         homa: homa.uri(),
+        homa_busy: homa_busy.uri(),
     };
     child::tell(&uris)?;
 
@@ -89,7 +104,12 @@ async fn serve() -> Result<(), ServeError> {
         .initial_connection_window_size(WINDOW);
     // Each on a task of its own, so that none is polled when only another has work.
     let mut servers = tokio::task::JoinSet::new();
-    for (mut server, listener) in [(narrow.clone(), tcp), (wide, tcp_wide), (narrow, homa)] {
+    for (mut server, listener) in [
+        (narrow.clone(), tcp),
+        (wide, tcp_wide),
+        (narrow.clone(), homa),
+        (narrow, homa_busy),
+    ] {
         let uri = listener.uri();
         servers.spawn(async move {
             let service = EchoServer::new(EchoService);
@@ -108,12 +128,14 @@ async fn serve() -> Result<(), ServeError> {
 }
 
 async fn listen(uri: &'static str) -> Result<Listener, ServeError> {
-    Listener::bind(uri)
-        .await
-        .map_err(|source| ServeError::Listen {
-            uri,
-            source: source.into(),
-        })
+    Listener::bind(uri).await.map_err(failed(uri))
+}
+
+fn failed(uri: &'static str) -> impl Fn(transport::Error) -> ServeError {
+    move |source| ServeError::Listen {
+        uri,
+        source: source.into(),
+    }
 }
 
 /// Answers with what it was sent.
@@ -167,6 +189,7 @@ mod tests {
             tcp: "http://127.0.0.1:1".to_owned(),
             tcp_wide: "http://127.0.0.1:2".to_owned(),
             homa: "homa://127.0.0.1:3".to_owned(),
+            homa_busy: "homa://127.0.0.1:4".to_owned(),
         };
         let line = serde_json::to_string(&uris).expect("plain data");
         assert!(!line.contains('\n'));

@@ -266,6 +266,7 @@ fn settings(config: &Config) -> Map<String, Value> {
         ("kernel_region_bytes", json!(config.kernel_region_bytes)),
         ("mtu", json!(config.mtu)),
         ("recv_buffer_bytes", json!(config.recv_buffer_bytes)),
+        ("busy_poll", json!(format!("{:?}", config.busy_poll))),
         ("shards", json!(config.shards)),
         ("bulk_port", json!(format!("{:?}", config.bulk_port))),
         (

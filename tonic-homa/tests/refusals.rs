@@ -383,6 +383,7 @@ async fn a_file_configures_both_sides() {
         ),
         ("max_concurrent_streams = 0", "max_concurrent_streams = 0"),
         ("homa.shards = 0", "shards = 0"),
+        ("homa.busy_poll = '2ms'", "busy_poll = 2ms"),
     ] {
         let config: ServerConfig = text.parse().unwrap();
         let error = Server::from_config(&config).unwrap_err().to_string();

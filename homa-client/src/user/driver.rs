@@ -38,8 +38,13 @@ pub(super) async fn drive(closer: Closer) {
     let mut nudged = pin!(endpoint.nudged.notified());
     let mut refused = pin!(endpoint.link.errors());
     let mut end = None;
+    let mut look_at_once = false;
     loop {
-        let mut look = Look::Polled;
+        let mut look = match look_at_once {
+            true => Look::Now,
+            false => Look::Polled,
+        };
+        look_at_once = false;
         let mut turns = 0;
         let more = loop {
             turns += 1;
@@ -65,6 +70,12 @@ pub(super) async fn drive(closer: Closer) {
             if Instant::now() >= end {
                 return;
             }
+        }
+        if endpoint.stays_awake() {
+            // Others run between two looks, and whoever sends needs no nudge.
+            look_at_once = true;
+            tokio::task::yield_now().await;
+            continue;
         }
         let Plan { stalled, paced } = driver.plan_sleep(sleep.as_mut(), end);
         poll_fn(|cx| {

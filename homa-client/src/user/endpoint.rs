@@ -20,7 +20,7 @@ use super::turn::Receiving;
 use crate::config::Config;
 use crate::devices::{network_devices, own_ips, pacing_mbps};
 use crate::engine::wire::Carrier;
-use crate::engine::{Datagram, Loopback, RpcInfo, SendError, Settings, Socket};
+use crate::engine::{Datagram, Loopback, RpcInfo, SendError, Settings, Socket, Time};
 use crate::error::{BindError, CallError};
 use crate::message::Message;
 use crate::server::{Origin, Request};
@@ -56,6 +56,10 @@ pub(crate) struct Endpoint {
     pub(super) driven: AtomicU64,
     /// When the driver will wake by itself, in nanoseconds of the clock.
     pub(super) sleep_until: AtomicU64,
+    /// How long whoever receives looks on before it sleeps ([`Config::busy_poll`]).
+    busy_poll: Duration,
+    /// Until when that is, on the endpoint's clock.
+    busy_until: AtomicU64,
     /// Handles that are alive; the driver ends a while after the last.
     handles: AtomicUsize,
     closing: AtomicBool,
@@ -137,6 +141,8 @@ impl Endpoint {
             receiving: Mutex::default(),
             driven: AtomicU64::new(0),
             sleep_until: AtomicU64::new(AWAKE),
+            busy_poll: config.busy_poll,
+            busy_until: AtomicU64::new(0),
             handles: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -327,6 +333,20 @@ impl Endpoint {
         state.replace_lazy(self.clock.now(), rpc.rpc, message)?;
         self.transmit(shard, state);
         Ok(())
+    }
+
+    /// Something has happened at `now`: more is likely to come soon.
+    pub(super) fn stay_awake(&self, now: Time) {
+        if !self.busy_poll.is_zero() {
+            let until = (now + self.busy_poll).as_nanos();
+            self.busy_until.store(until, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether to look for packets again instead of sleeping.
+    pub(super) fn stays_awake(&self) -> bool {
+        !self.busy_poll.is_zero()
+            && self.clock.now().as_nanos() < self.busy_until.load(Ordering::Relaxed)
     }
 
     /// Nobody will answer this request.

@@ -396,9 +396,16 @@ impl Lead {
         let mut polled: ArrayVec<PollFd<'_>, { MAX_SOCKETS + 1 }> =
             endpoint.link.polled(stalled).into_iter().collect();
         polled.push(self.alarm.polled());
-        let now = endpoint.clock.now().as_nanos();
-        let wait = until.map(|until| Duration::from_nanos(until.saturating_sub(now)));
-        let asked = poll(&mut polled, wait);
+        let asked = loop {
+            let busy = endpoint.stays_awake();
+            let now = endpoint.clock.now().as_nanos();
+            let wait = until.map(|until| Duration::from_nanos(until.saturating_sub(now)));
+            let over = !busy || wait == Some(Duration::ZERO);
+            let asked = poll(&mut polled, if busy { Some(Duration::ZERO) } else { wait });
+            if over || !asked || polled.iter().any(|socket| socket.any() != Some(false)) {
+                break asked;
+            }
+        };
         endpoint.sleep_until.store(AWAKE, Ordering::SeqCst);
         let Some((alarm, sockets)) = polled.split_last().filter(|_| asked) else {
             return Look::Now;

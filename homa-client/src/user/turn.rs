@@ -111,10 +111,14 @@ impl Endpoint {
         // Without any lock: it runs whatever the application has registered to be woken.
         let delivered = !deliveries.is_empty();
         self.deliver(deliveries);
+        let active = received || overdue || delivered;
+        if active {
+            self.stay_awake(now);
+        }
         Turn {
             more: self.transmit_batches() || !drained,
             delivered,
-            active: received || overdue || delivered,
+            active,
             now,
         }
     }

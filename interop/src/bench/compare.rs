@@ -8,7 +8,7 @@ use std::time::Duration;
 use tonic_homa::transport::{self, Channel, Endpoint};
 
 use super::load::{self, LoadError, Measured, Timing};
-use super::plan::{CLAIMS, SCENARIOS, Scenario};
+use super::plan::{CLAIMS, SCENARIOS, Scenario, Variant};
 use crate::child::StartError;
 use crate::echo::{self, WINDOW};
 use crate::latency::empty_histogram;
@@ -30,7 +30,7 @@ use crate::values;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  homa-interop bench compare --quick --json out.json")]
 pub(crate) struct Arguments {
-    /// End within about a minute: 3 rounds of 0.9 s a row, instead of 5 of 3 s.
+    /// End within about a minute: 3 rounds of 0.8 s a row, instead of 5 of 3 s.
     #[arg(long)]
     quick: bool,
     /// Rounds of each row, at least 3.
@@ -56,7 +56,7 @@ pub(crate) struct Arguments {
 }
 
 /// A round with `--quick`.
-const QUICK: Duration = Duration::from_millis(900);
+const QUICK: Duration = Duration::from_millis(800);
 /// Time for connections, caches and windows to settle before each round, or as long as the round
 /// if that is shorter.
 const WARM_UP: Duration = Duration::from_millis(200);
@@ -180,9 +180,9 @@ impl Plan {
             Some(_) => self.tail_samples.div_ceil(u64::from(self.rounds)),
             None => 0,
         };
-        let give_up = WARM_UP + self.measure + PATIENCE;
+        let give_up = self.warm_up() + self.measure + PATIENCE;
         Timing {
-            warm_up: WARM_UP,
+            warm_up: self.warm_up(),
             measure: self.measure,
             min_samples,
             give_up,
@@ -190,20 +190,22 @@ impl Plan {
     }
 }
 
-/// The three channels that rows are measured on.
+/// The channels that rows are measured on.
 struct Stacks {
     tcp: Channel,
     tcp_wide: Channel,
     homa: Channel,
+    homa_busy: Channel,
 }
 
 async fn measure(plan: &Plan) -> Result<Vec<Row>, CompareError> {
     let server = echo::start().await?;
     let uris = &server.at;
     let stacks = Stacks {
-        tcp: connect(&uris.tcp, false).await?,
-        tcp_wide: connect(&uris.tcp_wide, true).await?,
-        homa: connect(&uris.homa, false).await?,
+        tcp: connect(&uris.tcp, Variant::Defaults).await?,
+        tcp_wide: connect(&uris.tcp_wide, Variant::WideWindows).await?,
+        homa: connect(&uris.homa, Variant::Defaults).await?,
+        homa_busy: connect(&uris.homa_busy, Variant::BusyPoll).await?,
     };
     let progress = Progress::new(plan.slots().into(), plan.lasts());
     progress.print(&describe(plan))?;
@@ -224,15 +226,12 @@ async fn measure_row(
     stacks: &Stacks,
     progress: &Progress,
 ) -> Result<Row, CompareError> {
-    let tcp = if scenario.wide_windows {
-        &stacks.tcp_wide
-    } else {
-        &stacks.tcp
+    let (tcp, homa) = match scenario.variant {
+        Variant::Defaults => (&stacks.tcp, &stacks.homa),
+        Variant::WideWindows => (&stacks.tcp_wide, &stacks.homa),
+        Variant::BusyPoll => (&stacks.tcp, &stacks.homa_busy),
     };
-    let mut sides = [
-        ("TCP", tcp, Rounds::new()),
-        ("Homa", &stacks.homa, Rounds::new()),
-    ];
+    let mut sides = [("TCP", tcp, Rounds::new()), ("Homa", homa, Rounds::new())];
     let timing = plan.timing(scenario);
     for round in 1..=plan.rounds {
         for (stack, channel, rounds) in &mut sides {
@@ -285,13 +284,17 @@ impl Rounds {
     }
 }
 
-async fn connect(uri: &str, wide_windows: bool) -> Result<Channel, CompareError> {
+async fn connect(uri: &str, variant: Variant) -> Result<Channel, CompareError> {
     let connect = async {
         let mut endpoint = Endpoint::from_shared(uri.to_owned())?.tcp_nodelay(true);
-        if wide_windows {
-            endpoint = endpoint
-                .initial_stream_window_size(WINDOW)
-                .initial_connection_window_size(WINDOW);
+        match variant {
+            Variant::Defaults => {}
+            Variant::WideWindows => {
+                endpoint = endpoint
+                    .initial_stream_window_size(WINDOW)
+                    .initial_connection_window_size(WINDOW);
+            }
+            Variant::BusyPoll => endpoint = endpoint.homa_config(echo::busy()),
         }
         endpoint.connect().await
     };

@@ -1,9 +1,12 @@
 //! [`HomaOptions`]: the table `[homa]` of a configuration.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use homa_client::BulkPort;
 use serde::Deserialize;
+
+use super::value::duration;
 
 /// Settings of a Homa endpoint, the table `[homa]` of a [`ClientConfig`](super::ClientConfig) or a
 /// [`ServerConfig`](super::ServerConfig).
@@ -53,6 +56,10 @@ pub struct HomaOptions {
     /// UDP port of the second socket, which takes long messages, say because a firewall lets it
     /// through; 0: no second socket. Default: any free port.
     pub bulk_port: Option<u16>,
+    /// How long to look for the next packet after the last one before going to sleep, at most 1 ms.
+    /// Default: 0.
+    #[serde(deserialize_with = "duration")]
+    pub busy_poll: Option<Duration>,
     /// Engines that share the peers. Default: one for every 4 processors.
     pub shards: Option<usize>,
     /// Memory that the kernel module puts messages into, in bytes. Default: 64 MiB, or more where
@@ -82,6 +89,7 @@ impl HomaOptions {
             send_bytes,
             recv_buffer_bytes,
             bulk_port,
+            busy_poll,
             shards,
             kernel_region_bytes,
             capture,
@@ -91,6 +99,7 @@ impl HomaOptions {
         config.kernel_region_bytes = kernel_region_bytes.or(config.kernel_region_bytes);
         config.capture = capture.clone().or(config.capture.take());
         set(&mut config.recv_buffer_bytes, recv_buffer_bytes);
+        set(&mut config.busy_poll, busy_poll);
         let bulk_port = bulk_port.map(|port| match port {
             0 => BulkPort::Off,
             port => BulkPort::Fixed(port),
@@ -125,6 +134,7 @@ impl HomaOptions {
             send_bytes,
             recv_buffer_bytes,
             bulk_port,
+            busy_poll,
             shards,
             kernel_region_bytes,
             capture,

@@ -177,6 +177,7 @@ fn every_key_has_a_variable_that_is_read_as_in_a_file() {
         ("origin", "http://b"),
         ("load_shed", "true"),
         ("shutdown_grace", "2s"),
+        ("busy_poll", "20us"),
         ("engine", "udp"),
         ("stream", "pull"),
         ("pacing", "false"),
