@@ -48,11 +48,9 @@ pub(super) async fn drive(closer: Closer) {
         let mut turns = 0;
         let more = loop {
             turns += 1;
-            let Turn {
-                more, delivered, ..
-            } = driver.turn(look);
+            let Turn { more, urgent, .. } = driver.turn(look);
             // Whoever was woken may wait for this very thread.
-            if !more || delivered || turns == MAX_TURNS {
+            if !more || urgent || turns == MAX_TURNS {
                 break more;
             }
             // While this goes on the runtime does not poll.

@@ -109,6 +109,20 @@ pub(super) enum Delivery {
     Drained,
 }
 
+/// From so many bytes on a message was under way for longer than it may wait for more turns.
+const LONG: usize = 64 << 10;
+
+impl Delivery {
+    /// Whether it is not worth a delay that is small beside the time it took to come.
+    pub(super) fn is_urgent(&self) -> bool {
+        match self {
+            Self::Outcome(_, Ok(message)) | Self::Then(_, Ok(message)) => message.len() < LONG,
+            Self::Request(request) => request.message().len() < LONG,
+            Self::Outcome(..) | Self::Then(..) | Self::Drained => true,
+        }
+    }
+}
+
 /// What is sent without the lock.
 pub(super) struct Batch {
     pub(super) transmits: Vec<Transmit>,

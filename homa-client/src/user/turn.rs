@@ -30,6 +30,8 @@ pub(super) struct Turn {
     pub(super) more: bool,
     /// Somebody was woken.
     pub(super) delivered: bool,
+    /// Somebody was woken who should not wait for more turns.
+    pub(super) urgent: bool,
     /// Something was received, or a deadline had passed.
     pub(super) active: bool,
     /// When it was.
@@ -110,6 +112,7 @@ impl Endpoint {
 
         // Without any lock: it runs whatever the application has registered to be woken.
         let delivered = !deliveries.is_empty();
+        let urgent = deliveries.iter().any(Delivery::is_urgent);
         self.deliver(deliveries);
         let active = received || overdue || delivered;
         if active {
@@ -118,6 +121,7 @@ impl Endpoint {
         Turn {
             more: self.transmit_batches() || !drained,
             delivered,
+            urgent,
             active,
             now,
         }
