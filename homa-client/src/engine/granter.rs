@@ -30,8 +30,8 @@ pub(super) struct Granter {
     limits: Limits,
     /// Messages that are not fully granted.
     waiting: Waiting,
-    /// Bytes granted and not received, over all scheduled messages.
-    outstanding: usize,
+    /// Bytes granted and not received, over all scheduled messages that come by each way.
+    outstanding: Ways<usize>,
     /// What the oldest message has earned: a thousandth of a byte each.
     fifo_credits: u64,
     /// Messages of which more has arrived since they were ranked. Packets come in runs, ranks
@@ -43,12 +43,18 @@ pub(super) struct Granter {
     short: bool,
 }
 
+/// One for what comes through the network, one for what comes on loopback: neither waits for the
+/// other.
+type Ways<T> = [T; 2];
+
+fn way(rpc: &Rpc) -> usize {
+    rpc.loopback.into()
+}
+
 /// How far messages are granted ahead, in bytes.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    max_incoming: usize,
-    /// The same, for messages of a loopback peer.
-    loopback_incoming: usize,
+    max_incoming: Ways<usize>,
     max_overcommit: usize,
     window: Option<usize>,
     min_grant: Option<usize>,
@@ -58,17 +64,10 @@ struct Limits {
 }
 
 impl Limits {
-    fn max_incoming(&self, loopback: bool) -> usize {
-        if loopback {
-            self.loopback_incoming
-        } else {
-            self.max_incoming
-        }
-    }
-
-    /// What one message may have outstanding while so many share `max_incoming`.
-    fn window(&self, max_incoming: usize, shares: usize) -> usize {
-        self.window.unwrap_or(max_incoming / (shares + 1))
+    /// What one message may have outstanding while so many share what comes this way.
+    fn window(&self, way: usize, shares: Ways<usize>) -> usize {
+        self.window
+            .unwrap_or(self.max_incoming[way] / (shares[way] + 1))
     }
 }
 
@@ -100,10 +99,12 @@ impl Granter {
             .unwrap_or((settings.max_incoming / FIFO_PART).max(settings.longest_payload()));
         Self {
             limits: Limits {
-                max_incoming: settings.max_incoming,
-                loopback_incoming: settings
-                    .loopback
-                    .map_or(settings.max_incoming, |loopback| loopback.max_incoming),
+                max_incoming: [
+                    settings.max_incoming,
+                    settings
+                        .loopback
+                        .map_or(settings.max_incoming, |loopback| loopback.max_incoming),
+                ],
                 max_overcommit: settings.max_overcommit,
                 window: settings.grant_window,
                 min_grant: settings.min_grant,
@@ -111,7 +112,7 @@ impl Granter {
                 fifo_increment: increment,
             },
             waiting: Waiting::default(),
-            outstanding: 0,
+            outstanding: [0; 2],
             fifo_credits: 0,
             touched: Vec::new(),
             changed: false,
@@ -132,7 +133,7 @@ impl Granter {
     /// Bytes granted and not received.
     #[cfg(test)]
     pub(super) fn outstanding(&self) -> usize {
-        self.outstanding
+        self.outstanding.iter().sum()
     }
 
     /// Room may have appeared: memory was released, or the limits have changed.
@@ -147,7 +148,8 @@ impl Granter {
         if !message.needs_grants() {
             return;
         }
-        self.outstanding = (self.outstanding + message.outstanding()).saturating_sub(before);
+        let outstanding = &mut self.outstanding[way(rpc)];
+        *outstanding = (*outstanding + message.outstanding()).saturating_sub(before);
         self.changed = true;
         if !rpc.rank_stale {
             rpc.rank_stale = true;
@@ -175,10 +177,12 @@ impl Granter {
 
     /// The sender of this message does not answer: others get what it was granted, until it does.
     pub(super) fn stall(&mut self, key: RpcKey, rpc: &mut Rpc) {
+        let way = way(rpc);
         let Some(message) = &mut rpc.incoming else {
             return;
         };
-        self.outstanding = self.outstanding.saturating_sub(message.outstanding());
+        let outstanding = &mut self.outstanding[way];
+        *outstanding = outstanding.saturating_sub(message.outstanding());
         message.stalled = true;
         self.changed = true;
         self.rank(key, rpc);
@@ -187,7 +191,8 @@ impl Granter {
     /// The RPC has ended.
     pub(super) fn remove(&mut self, rpc: &mut Rpc) {
         if let Some(message) = &rpc.incoming {
-            self.outstanding = self.outstanding.saturating_sub(message.outstanding());
+            let outstanding = &mut self.outstanding[way(rpc)];
+            *outstanding = outstanding.saturating_sub(message.outstanding());
             self.changed = true;
         }
         if let Some(rank) = rpc.grant_rank.take() {
@@ -215,11 +220,7 @@ impl Granter {
         }
         let limits = self.limits;
         let active = self.waiting.active(limits.max_overcommit);
-        // Messages of one peer share its link: the shortest is best sent in one go.
-        let shares = match self.waiting.peers.len() {
-            1 => 1,
-            _ => active.len(),
-        };
+        let shares = shares(&active, rpcs);
         for (rank, entry) in active.iter().enumerate() {
             let Some(rpc) = rpcs.get(entry.key) else {
                 continue;
@@ -227,10 +228,10 @@ impl Granter {
             let Some(message) = rpc.incoming.as_ref() else {
                 continue;
             };
-            let most = limits.max_incoming(rpc.loopback);
-            let window = limits.window(most, shares);
+            let way = way(rpc);
+            let window = limits.window(way, shares);
             let least = limits.min_grant.unwrap_or(window / GRANT_STEPS).min(window);
-            let headroom = most.saturating_sub(self.outstanding);
+            let headroom = limits.max_incoming[way].saturating_sub(self.outstanding[way]);
             let rest = (message.length() - message.granted()) as usize;
             let wanted = (message.received() as usize + window)
                 .saturating_sub(message.granted() as usize)
@@ -263,7 +264,7 @@ impl Granter {
         rpcs: &mut RpcTable,
         pool: &mut Pool,
         best: RpcKey,
-        shares: usize,
+        shares: Ways<usize>,
     ) -> Option<Decision> {
         let increment = self.limits.fifo_increment;
         let due = increment as u64 * 1000;
@@ -276,8 +277,7 @@ impl Granter {
         let (key, rest) = self.waiting.by_age().take(MAX_PASSED).find_map(|key| {
             let rpc = rpcs.get(key)?;
             let message = rpc.incoming.as_ref()?;
-            let limits = self.limits;
-            let window = limits.window(limits.max_incoming(rpc.loopback), shares);
+            let window = self.limits.window(way(rpc), shares);
             let rest = (message.length() - message.granted()) as usize;
             (message.outstanding() < window + increment).then_some((key, rest))
         })?;
@@ -302,6 +302,7 @@ impl Granter {
         share: Share,
     ) -> Option<Decision> {
         let rpc = rpcs.get_mut(key)?;
+        let way = way(rpc);
         let message = rpc.incoming.as_mut()?;
         if more == 0 {
             return None;
@@ -317,13 +318,35 @@ impl Granter {
         message.charged += missing;
         let before = message.outstanding();
         message.grant(message.granted() + more as u32);
-        self.outstanding = (self.outstanding + message.outstanding()).saturating_sub(before);
+        let outstanding = &mut self.outstanding[way];
+        *outstanding = (*outstanding + message.outstanding()).saturating_sub(before);
         let offset = message.granted();
         // Its place among the active ones is free for another.
         self.changed |= offset == message.length();
         self.rank(key, rpc);
         Some(Decision { key, offset, share })
     }
+}
+
+/// How many share what comes by each way: the active messages. But those of one peer share its link,
+/// too, where the shortest is best sent in one go.
+fn shares(active: &[Rank], rpcs: &RpcTable) -> Ways<usize> {
+    let mut peers: Ways<ArrayVec<PeerKey, MAX_ACTIVE>> = Default::default();
+    let mut messages = [0; 2];
+    for rpc in active.iter().filter_map(|entry| rpcs.get(entry.key)) {
+        let way = way(rpc);
+        messages[way] += 1;
+        if !peers[way].contains(&rpc.peer) {
+            peers[way].push(rpc.peer);
+        }
+    }
+    [0, 1].map(|way| {
+        if peers[way].len() == 1 {
+            1
+        } else {
+            messages[way]
+        }
+    })
 }
 
 /// Messages that are not fully granted.

@@ -200,3 +200,46 @@ fn set_pace(pace: &mut Option<Result<PaceTimer, ()>>, wait: Duration) -> Option<
     timer.set(wait).ok()?;
     Some(timer)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::task::yield_now;
+
+    use super::*;
+    use crate::Config;
+    use crate::user::endpoint::{Handle, Role};
+
+    /// While the time of `busy_poll` runs it goes on without a plan to sleep, and others run.
+    #[tokio::test]
+    async fn a_driver_that_polls_busily_does_not_sleep_and_lets_others_run() {
+        async fn turns() {
+            for _ in 0..100 {
+                yield_now().await;
+            }
+        }
+        let sleeps = |endpoint: &Endpoint| endpoint.sleep_until.load(Ordering::SeqCst) != AWAKE;
+        for (busy_poll, busy) in [(Duration::from_millis(1), true), (Duration::ZERO, false)] {
+            let config = Config {
+                busy_poll,
+                ..Config::default()
+            };
+            let any = (Ipv4Addr::LOCALHOST, 0).into();
+            let endpoint = Arc::new(Endpoint::open(any, &config, Role::Client, None).unwrap());
+            let handle = Handle::new(endpoint.clone());
+            endpoint.stay_awake(Time::from_nanos(u64::MAX / 2));
+            let driver = tokio::spawn(drive(Closer::new(endpoint.clone())));
+            turns().await;
+            assert_eq!(sleeps(&endpoint), !busy);
+            endpoint.stay_awake(Time::ZERO);
+            tokio::time::sleep(2 * busy_poll).await;
+            turns().await;
+            assert!(sleeps(&endpoint));
+            // Nor does it keep an endpoint that nobody uses from ending.
+            endpoint.stay_awake(Time::from_nanos(u64::MAX / 2));
+            drop(handle);
+            driver.await.unwrap();
+        }
+    }
+}

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::pair::{CLIENT, CLIENT_PORT, Pair, SERVER, SERVER_PORT, packets};
 use crate::engine::wire::{Carrier, Data, Grant, Header, Kind, Packet, Route};
-use crate::engine::{Datagram, Engine, Event, Settings, Socket, Time, UnschedCutoffs};
+use crate::engine::{Datagram, Engine, Event, Loopback, Settings, Socket, Time, UnschedCutoffs};
 
 const MS: Duration = Duration::from_millis(1);
 const UNSCHEDULED: u32 = 10_000;
@@ -38,6 +38,8 @@ struct Receiver {
     now: Time,
     engine: Engine,
     senders: BTreeMap<Name, Sender>,
+    /// What the addresses of the senders begin with.
+    network: [u8; 3],
 }
 
 impl Receiver {
@@ -48,6 +50,7 @@ impl Receiver {
             now: Time::from_nanos(1),
             engine,
             senders: BTreeMap::new(),
+            network: [10, 0, 1],
         }
     }
 
@@ -90,10 +93,11 @@ impl Receiver {
             sender_id: 2 * name.1,
             incarnation: 1,
         };
+        let [a, b, c] = self.network;
         let mut packet = BytesMut::from(&Header::emit(&route, &Packet::Data(data))[..]);
         packet.extend_from_slice(&vec![7; bytes as usize]);
         let datagram = Datagram {
-            from: SocketAddr::from(([10, 0, 1, name.0], 7000)),
+            from: SocketAddr::from(([a, b, c, name.0], 7000)),
             local: None,
             tos: 0,
             socket: Socket::Main,
@@ -165,6 +169,52 @@ fn thousands_of_messages_of_one_peer_do_not_shut_the_others_out() {
         active.contains(&(2, 1)) && active.contains(&(3, 1)),
         "{active:?}"
     );
+}
+
+#[test]
+fn the_shortest_message_of_a_single_peer_gets_half() {
+    let mut receiver = Receiver::new(Receiver::with_max_incoming());
+    let offsets = |receiver: &mut Receiver| -> Vec<(Name, u32)> {
+        let grants = receiver.grants();
+        grants
+            .iter()
+            .map(|grant| (grant.name, grant.offset))
+            .collect()
+    };
+    for message in 1..=4 {
+        receiver.start((1, message), 500_000 - 1000 * message as u32);
+    }
+    assert_eq!(offsets(&mut receiver), [((1, 4), 70_000), ((1, 3), 70_000)]);
+    // With another peer each of the five has a sixth, as long as there is something left.
+    receiver.start((2, 1), 400_000);
+    receiver.deliver((1, 4), 60_000);
+    assert_eq!(
+        offsets(&mut receiver),
+        [((2, 1), 30_000), ((1, 4), 90_000), ((1, 2), 30_000)]
+    );
+}
+
+#[test]
+fn what_comes_on_loopback_has_limits_of_its_own() {
+    let mut receiver = Receiver::new(Settings {
+        loopback: Some(Loopback {
+            packet_payload: 20_000,
+            max_incoming: 400_000,
+        }),
+        ..Receiver::with_max_incoming()
+    });
+    receiver.network = [127, 0, 0];
+    receiver.start((1, 1), 900_000);
+    receiver.start((1, 2), 800_000);
+    let grants = receiver.grants();
+    assert_eq!(names(&grants), [(1, 2), (1, 1)]);
+    assert!(grants.iter().all(|grant| grant.offset == 210_000));
+    // It leaves the network's share alone.
+    receiver.network = [10, 0, 1];
+    receiver.start((2, 1), 900_000);
+    let grants = receiver.grants();
+    assert_eq!((grants[0].name, grants[0].offset), ((2, 1), 70_000));
+    assert_eq!(grants.len(), 1);
 }
 
 /// Thirty peers send one message after the other that is shorter than the oldest. Returns the
