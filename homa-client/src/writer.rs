@@ -1,5 +1,6 @@
 //! [`MessageWriter`]: a message made of copies.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::sync::LazyLock;
 
@@ -29,7 +30,7 @@ static STOCK: LazyLock<Buffers> = LazyLock::new(Buffers::default);
 /// assert_eq!((message.len(), message.parts().count()), (4000, 1));
 /// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct MessageWriter {
     /// What fills buffers.
     message: Message,
@@ -90,9 +91,25 @@ impl Write for MessageWriter {
     }
 }
 
+/// Without the buffer: what is not filled yet holds bytes of other messages.
+impl fmt::Debug for MessageWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessageWriter")
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_bytes_are_printed() {
+        let mut writer = MessageWriter::new();
+        writer.write_all(b"secret").unwrap();
+        assert_eq!(format!("{writer:?}"), "MessageWriter { len: 6, .. }");
+    }
     use crate::buffers::BUFFER_LEN;
 
     #[test]

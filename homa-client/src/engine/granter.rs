@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::Settings;
 use super::front::Front;
+use super::incoming::InMessage;
 use super::peer::PeerKey;
 use super::pool::{Need, Pool};
 use super::rpc::{Rpc, RpcKey, RpcTable};
@@ -232,9 +233,10 @@ impl Granter {
             let window = limits.window(way, shares);
             let least = limits.min_grant.unwrap_or(window / GRANT_STEPS).min(window);
             let headroom = limits.max_incoming[way].saturating_sub(self.outstanding[way]);
-            let rest = (message.length() - message.granted()) as usize;
+            let base = base(message);
+            let rest = (message.length() - base) as usize;
             let wanted = (message.received() as usize + window)
-                .saturating_sub(message.granted() as usize)
+                .saturating_sub(base as usize)
                 .min(rest);
             let more = wanted.min(headroom);
             self.short |= more < wanted;
@@ -278,7 +280,7 @@ impl Granter {
             let rpc = rpcs.get(key)?;
             let message = rpc.incoming.as_ref()?;
             let window = self.limits.window(way(rpc), shares);
-            let rest = (message.length() - message.granted()) as usize;
+            let rest = (message.length() - base(message)) as usize;
             (message.outstanding() < window + increment).then_some((key, rest))
         })?;
         if key == best {
@@ -317,7 +319,7 @@ impl Granter {
         }
         message.charged += missing;
         let before = message.outstanding();
-        message.grant(message.granted() + more as u32);
+        message.grant(base(message) + more as u32);
         let outstanding = &mut self.outstanding[way];
         *outstanding = (*outstanding + message.outstanding()).saturating_sub(before);
         let offset = message.granted();
@@ -326,6 +328,13 @@ impl Granter {
         self.rank(key, rpc);
         Some(Decision { key, offset, share })
     }
+}
+
+/// Where the next grant begins. A sender rounds up to a packet, and its packets may be longer than
+/// all that is granted here: what has come already needs no grant, and one for less would be the
+/// last, since nothing would follow it.
+fn base(message: &InMessage) -> u32 {
+    message.granted().max(message.received())
 }
 
 /// How many share what comes by each way: the active messages. But those of one peer share its link,

@@ -161,8 +161,12 @@ impl InMessage {
             pieces.push(at..end);
         }
         for piece in pieces {
-            let bytes =
+            let mut bytes =
                 payload.slice((piece.start - offset) as usize..(piece.end - offset) as usize);
+            if bytes.len() * 2 < payload.len() {
+                // Little of a long packet must not keep all of it in memory.
+                bytes = Bytes::copy_from_slice(&bytes);
+            }
             if piece.start == self.head_end {
                 self.push_head(bytes);
             } else {

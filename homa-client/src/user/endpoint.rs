@@ -652,12 +652,16 @@ fn settings(config: &Config, link: &Link) -> Settings {
         .min(bulk * packet_payload / 2)
         .max(2 * packet_payload);
     settings.loopback = config.loopback_mtu().map(|mtu| {
-        let packet_payload = carrier.payload_for(link.local().ip(), mtu);
+        let max_incoming = (LOOPBACK_SHARE * settings.max_incoming).min(bulk_buffer / 2);
+        // Two packets for each shard have to fit into the buffer, whatever its size.
+        let packet_payload = carrier
+            .payload_for(link.local().ip(), mtu)
+            .min(bulk_buffer / (4 * config.shards()))
+            .min(max_incoming / 2)
+            .max(packet_payload);
         Loopback {
             packet_payload,
-            max_incoming: (LOOPBACK_SHARE * settings.max_incoming)
-                .min(bulk_buffer / 2)
-                .max(2 * packet_payload),
+            max_incoming: max_incoming.max(2 * packet_payload),
         }
     });
     settings.bulk_port = link.bulk_port();

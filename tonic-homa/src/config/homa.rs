@@ -34,7 +34,8 @@ use super::value::duration;
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct HomaOptions {
-    /// Largest IP packet in bytes. Default: 1,500, and 65,000 to loopback addresses.
+    /// Largest IP packet in bytes. Default: 1,500, and 65,000 to loopback addresses, unless
+    /// `link_mbps` is set.
     pub mtu: Option<u16>,
     /// Speed of the uplink in Mbit/s, by which packets are paced. Default: what the devices tell.
     pub link_mbps: Option<u32>,
@@ -45,7 +46,7 @@ pub struct HomaOptions {
     /// Bytes of a message that are sent without waiting for a grant. Default: self-tuned.
     pub unsched_bytes: Option<usize>,
     /// Bytes that all senders together may be granted ahead of what has arrived; four times as many
-    /// on loopback. Default: 131,072.
+    /// on loopback, unless `mtu` or `link_mbps` is set. Default: 131,072.
     pub max_incoming: Option<usize>,
     /// Bytes of incoming messages held at once. Default: 64 MiB.
     pub pool_bytes: Option<usize>,

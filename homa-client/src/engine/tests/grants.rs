@@ -194,6 +194,20 @@ fn the_shortest_message_of_a_single_peer_gets_half() {
     );
 }
 
+/// Its packet is longer than all that may be granted here: the next grant begins where it ended.
+#[test]
+fn a_sender_that_rounds_up_beyond_the_limit_is_granted_more() {
+    let mut receiver = Receiver::new(Settings {
+        max_incoming: 30_000,
+        ..Receiver::with_max_incoming()
+    });
+    receiver.start((1, 1), 200_000);
+    assert_eq!(receiver.grants()[0].offset, 25_000);
+    receiver.senders.get_mut(&(1, 1)).unwrap().granted = 70_000;
+    receiver.deliver((1, 1), 60_000);
+    assert_eq!(receiver.grants()[0].offset, 85_000);
+}
+
 #[test]
 fn what_comes_on_loopback_has_limits_of_its_own() {
     let mut receiver = Receiver::new(Settings {
