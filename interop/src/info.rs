@@ -291,6 +291,13 @@ fn settings(config: &Config) -> Map<String, Value> {
             "protocol.scheduled_payload",
             json!(protocol.scheduled_payload),
         ),
+        (
+            "protocol.loopback",
+            json!(protocol.loopback.map(|loopback| json!({
+                "packet_payload": loopback.packet_payload,
+                "max_incoming": loopback.max_incoming,
+            }))),
+        ),
         ("protocol.max_incoming", json!(protocol.max_incoming)),
         ("protocol.unsched_windows", json!(protocol.unsched_windows)),
         (

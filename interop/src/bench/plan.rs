@@ -29,7 +29,7 @@ const KB: usize = 1_000;
 const SHORT_ALONE: &str = "100 B, 1 in flight";
 /// Names of the rows whose rates are claims.
 const SERVER_STREAM: &str = "server stream of 1 KB messages";
-const BUSY_PING_PONG: &str = "ping-pong on one stream, 100 B, busy_poll 50 us";
+const BUSY_PING_PONG: &str = "ping-pong on one stream, busy_poll 50 us";
 /// Name of the row whose tail is a claim.
 const SHORT_BEHIND_BULK: &str = "100 B behind 4 x 500 KB";
 
