@@ -27,7 +27,7 @@ fn a_short_comparison_measures_every_row_on_both_stacks() {
     let rows: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
     let rows = rows.as_array().expect("a list");
     let stdout = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(rows.len(), 9);
+    assert_eq!(rows.len(), 11);
     for claimed in ["at most 0.2", "at most 1", "at least 1", "at least 1.5"] {
         let claimed = format!("claimed is {claimed}");
         let mut lines = stdout.lines();
