@@ -268,7 +268,7 @@ async fn a_stall_of_300_ms_loses_nothing() {
         assert!(busy.message().await.unwrap().is_none());
         quiet.says("still").await;
         assert_eq!(victim.service.started(), 2);
-        assert!(link.forwarded.load(Ordering::SeqCst) > 1_000);
+        assert!(link.forwarded.load(Ordering::SeqCst) > 10);
     }
 }
 
