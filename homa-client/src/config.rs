@@ -122,10 +122,6 @@ const DEFAULT_MTU: u16 = 1500;
 /// Largest packet that a network is asked to carry.
 const MAX_MTU: usize = 9000;
 
-/// Largest packet to a loopback address. Nothing is cut or put together on the way, so what counts
-/// is the work per packet, as with the 64 KB that TCP hands over at a time there.
-const LOOPBACK_MTU: usize = 65_000;
-
 /// One engine keeps up with the packets that this many processors can make or use.
 const CORES_PER_SHARD: usize = 4;
 
@@ -165,12 +161,6 @@ impl Config {
     /// The largest IP packet in bytes, as set or by default, but for those to loopback addresses.
     pub fn mtu(&self) -> usize {
         usize::from(self.mtu.unwrap_or(DEFAULT_MTU))
-    }
-
-    /// The largest packet to loopback addresses; `None`: as to others.
-    pub(crate) fn loopback_mtu(&self) -> Option<usize> {
-        let emulated = self.protocol.link_mbps.is_some() || self.faults.is_some();
-        (self.mtu.is_none() && !emulated).then_some(LOOPBACK_MTU)
     }
 
     /// Engines per endpoint.

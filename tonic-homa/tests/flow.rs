@@ -117,7 +117,7 @@ async fn a_thousand_slow_readers_take_bounded_memory_and_disturb_nobody() {
         resident_bytes().saturating_sub(before) >> 20
     );
     assert!((65_000_000..=BOUND).contains(&held));
-    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     // As many more as the bound leaves room for, and not one beyond.
     for _ in STREAMS..(BOUND / 65_536) as usize {
         unread.push(endless(&mut client).await);
@@ -173,7 +173,7 @@ async fn a_thousand_slow_handlers_take_bounded_memory_and_disturb_nobody() {
         resident_bytes().saturating_sub(before) >> 20
     );
     assert!((65_000_000..=BOUND).contains(&promised));
-    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     for (_, up) in held {
         up.abort();
     }

@@ -16,7 +16,7 @@ pub enum DropReason {
     Marker,
     /// Another version of the UDP carrier.
     Version,
-    /// Longer than a receive buffer, cut by the socket.
+    /// Cut by the socket, or unreadable: without a sender or, on IP protocol 146, not IP.
     Truncated,
     /// `message_length` is 0 or over the limit.
     Length,

@@ -38,13 +38,9 @@ pub(super) async fn drive(closer: Closer) {
     let mut nudged = pin!(endpoint.nudged.notified());
     let mut refused = pin!(endpoint.link.errors());
     let mut end = None;
-    let mut look_at_once = false;
+    let mut first = Look::Polled;
     loop {
-        let mut look = match look_at_once {
-            true => Look::Now,
-            false => Look::Polled,
-        };
-        look_at_once = false;
+        let mut look = std::mem::replace(&mut first, Look::Polled);
         let mut turns = 0;
         let more = loop {
             turns += 1;
@@ -71,7 +67,7 @@ pub(super) async fn drive(closer: Closer) {
         }
         if endpoint.stays_awake() {
             // Others run between two looks, and whoever sends needs no nudge.
-            look_at_once = true;
+            first = Look::Now;
             tokio::task::yield_now().await;
             continue;
         }

@@ -631,6 +631,10 @@ impl Drop for Handle {
 /// buffer of 212,992 bytes holds 92 of them.
 const PACKET_CHARGE: usize = 2315;
 
+/// Largest packet to a loopback address. Nothing is cut or put together on the way, so what counts
+/// is the work per packet, as with the 64 KB that TCP hands over at a time there.
+const LOOPBACK_MTU: usize = 65_000;
+
 /// How much more senders on loopback are granted ahead, with packets that are 43 times as long: then
 /// a long message takes fewer rounds of grants, each of which wakes both sides.
 const LOOPBACK_SHARE: usize = 4;
@@ -651,11 +655,13 @@ fn settings(config: &Config, link: &Link) -> Settings {
         .max_incoming
         .min(bulk * packet_payload / 2)
         .max(2 * packet_payload);
-    settings.loopback = config.loopback_mtu().map(|mtu| {
+    // Whoever sets these wants the packets of a network, here too.
+    let emulated = config.mtu.is_some() || settings.link_mbps.is_some() || config.faults.is_some();
+    settings.loopback = (!emulated).then(|| {
         let max_incoming = (LOOPBACK_SHARE * settings.max_incoming).min(bulk_buffer / 2);
         // Two packets for each shard have to fit into the buffer, whatever its size.
         let packet_payload = carrier
-            .payload_for(link.local().ip(), mtu)
+            .payload_for(link.local().ip(), LOOPBACK_MTU)
             .min(bulk_buffer / (4 * config.shards()))
             .min(max_incoming / 2)
             .max(packet_payload);
