@@ -33,11 +33,18 @@
 
 mod control;
 mod error;
+#[allow(unused_macros, unused_imports, reason = "for the parts that come next")]
+mod forward;
+mod limits;
 mod process;
+#[allow(dead_code, reason = "for the parts that come next")]
+mod protocol;
 mod server;
 mod transport;
 
 pub use error::to_transport_error;
+pub use limits::Limits;
 pub use process::{Reply, process_message};
+pub use protocol::{CustomProtocol, Protocol, UnknownProtocol};
 pub use server::{HomaServer, ServerHandle};
 pub use transport::HomaTransport;
