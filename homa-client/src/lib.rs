@@ -10,6 +10,7 @@
 //!   where [`Config::backend`] says so, through the kernel module.
 //! * [`engine`] is the protocol alone, without IO, for other drivers and simulators. It is all
 //!   that is left without the feature `user`.
+//! * `options`, with the feature `config`, reads `homa:` URIs and configurations for the adapters.
 //!
 //! Nothing is encrypted or authenticated: use it where you trust the network.
 //!
@@ -35,6 +36,8 @@ mod faults;
 #[cfg(feature = "user")]
 mod kernel;
 mod message;
+#[cfg(feature = "config")]
+pub mod options;
 #[cfg(feature = "user")]
 mod push;
 #[cfg(feature = "user")]

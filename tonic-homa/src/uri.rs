@@ -1,14 +1,12 @@
 //! URIs: which transport, which host, which options.
 
 use std::fmt;
-use std::net::IpAddr;
 
-use homa_client::{Backend, Carrier};
+pub use homa_client::options::Engine;
+pub(crate) use homa_client::options::Role;
+use homa_client::options::{self, HomaUri};
 use http::Uri;
 use percent_encoding::percent_decode_str;
-
-/// Ports of Homa servers end here; the ones above belong to clients.
-const LAST_SERVER_PORT: u16 = 32_767;
 
 /// The keys that can be used.
 const KNOWN_KEYS: &str = "engine (auto, udp, raw, kernel), wire (native), stream (push, pull) and \
@@ -172,68 +170,31 @@ pub enum UriError {
     },
 }
 
-/// Which Homa implementation carries the calls.
-///
-/// Both sides of a call need the same carrier: UDP, or IP protocol 146.
-///
-/// ```
-/// use tonic_homa::transport::{Endpoint, Engine};
-///
-/// // In the URI, or as `engine = "udp"` in a configuration.
-/// let endpoint = Endpoint::from_static("homa://10.0.0.1:4000?engine=udp");
-/// assert_eq!(Engine::Udp.to_string(), "udp");
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Engine {
-    /// The best one that both hosts have. The default. Where the kernel module is loaded, servers
-    /// of all addresses listen through it, too, and clients call those that answer there through
-    /// it; else this is UDP, unless `homa_config` names another carrier or backend.
-    #[default]
-    Auto,
-    /// The user-space engine over UDP: needs neither a kernel module nor privileges.
-    Udp,
-    /// The user-space engine on IP protocol 146, which the kernel module uses: needs the
-    /// capability CAP_NET_RAW, and that the module is not loaded on this host.
-    Raw,
-    /// The kernel module, on IP protocol 146: has to be loaded.
-    Kernel,
-}
-
-impl Engine {
-    pub(crate) fn parse(value: &str) -> Result<Self, UriError> {
-        match value {
-            "auto" => Ok(Self::Auto),
-            "udp" => Ok(Self::Udp),
-            "raw" => Ok(Self::Raw),
-            "kernel" => Ok(Self::Kernel),
-            _ => Err(UriError::UnknownValue {
-                key: "engine",
-                value: value.into(),
-                allowed: "auto, udp, raw or kernel",
-            }),
+impl From<options::UriError> for UriError {
+    fn from(error: options::UriError) -> Self {
+        use options::UriError as Shared;
+        match error {
+            Shared::Invalid { uri, reason } => Self::Invalid { uri, reason },
+            Shared::MissingPort { uri, host } => Self::MissingPort { uri, host },
+            Shared::PortOutOfRange { uri, port, range } => {
+                Self::PortOutOfRange { uri, port, range }
+            }
+            Shared::NotCallable { uri, host, what } => Self::NotCallable { uri, host, what },
+            Shared::Fragment { uri, fragment } => Self::Fragment { uri, fragment },
+            Shared::EngineConflict { uri, scheme, query } => {
+                Self::EngineConflict { uri, scheme, query }
+            }
+            Shared::RepeatedKey { uri, key } => Self::RepeatedKey { uri, key },
+            Shared::UnknownValue {
+                key,
+                value,
+                allowed,
+            } => Self::UnknownValue {
+                key,
+                value,
+                allowed,
+            },
         }
-    }
-
-    /// The engine that an endpoint with these settings uses.
-    pub(crate) fn of(config: &homa_client::Config) -> Self {
-        match (config.backend, config.protocol.carrier) {
-            (Backend::Kernel, _) => Self::Kernel,
-            (Backend::Auto, _) => Self::Auto,
-            (Backend::User, Carrier::Udp) => Self::Udp,
-            (Backend::User, Carrier::Ip) => Self::Raw,
-        }
-    }
-}
-
-impl fmt::Display for Engine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Udp => "udp",
-            Self::Raw => "raw",
-            Self::Kernel => "kernel",
-        })
     }
 }
 
@@ -281,13 +242,6 @@ impl fmt::Display for StreamMode {
     }
 }
 
-/// Who uses the URI: the rules for ports and schemes differ.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    Client,
-    Server,
-}
-
 /// A URI that is fit for its role.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
@@ -317,11 +271,11 @@ pub(crate) struct HomaTarget {
 
 impl Target {
     pub(crate) fn parse(text: &str, role: Role) -> Result<Self, UriError> {
+        if HomaUri::has_scheme(text) {
+            return HomaTarget::parse(text, role).map(Self::Homa);
+        }
         let (scheme, _) = text.split_once(':').unwrap_or(("", text));
         match scheme.to_ascii_lowercase().as_str() {
-            "homa" | "homa+udp" | "homa+kernel" | "homa+raw" if text.contains("://") => {
-                HomaTarget::parse(text, role).map(Self::Homa)
-            }
             "http" if text.contains("://") => Self::tcp(text),
             "https" => Err(UriError::NoTls { uri: text.into() }),
             "unix" if role == Role::Server => Err(UriError::NotServable { uri: text.into() }),
@@ -349,18 +303,8 @@ impl Target {
 
 impl HomaTarget {
     /// `config`, with what the URI asks for to carry messages.
-    pub(crate) fn configure(&self, mut config: homa_client::Config) -> homa_client::Config {
-        let (backend, carrier) = match self.engine {
-            None | Some(Engine::Auto) => match (config.backend, config.protocol.carrier) {
-                (Backend::User, Carrier::Udp) => (Backend::Auto, Carrier::Udp),
-                named => named,
-            },
-            Some(Engine::Udp) => (Backend::User, Carrier::Udp),
-            Some(Engine::Raw) => (Backend::User, Carrier::Ip),
-            Some(Engine::Kernel) => (Backend::Kernel, config.protocol.carrier),
-        };
-        config.backend = backend;
-        config.with_carrier(carrier)
+    pub(crate) fn configure(&self, config: homa_client::Config) -> homa_client::Config {
+        self.engine.unwrap_or_default().configure(config)
     }
 
     fn parse(text: &str, role: Role) -> Result<Self, UriError> {
@@ -368,52 +312,17 @@ impl HomaTarget {
         let uri: Uri = text
             .parse()
             .map_err(|error: http::uri::InvalidUri| invalid(text, error))?;
-        let authority = uri.authority().ok_or_else(|| invalid(text, "no host"))?;
-        if authority.as_str().contains('@') {
-            return Err(invalid(text, "user names have no meaning here"));
-        }
-        if !matches!(uri.path(), "" | "/") {
-            return Err(invalid(
-                text,
-                "a path has no meaning here: calls bring their own",
-            ));
-        }
-        let host = authority.host();
-        if host.is_empty() {
-            return Err(invalid(text, "no host"));
-        }
-        let port = port(text, host, authority.as_str(), role)?;
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        if role == Role::Client {
-            callable(text, host)?;
-        }
+        let homa = HomaUri::parse(text, role)?;
         let mut target = Self {
-            host: host.into(),
-            port,
-            authority: authority.as_str().into(),
-            engine: None,
+            host: homa.host.into(),
+            port: homa.port,
+            authority: homa.authority.into(),
+            engine: homa.engine,
             stream: None,
             fallback: None,
-            uri: uri.clone(),
+            uri,
         };
-        if let Some((_, engine)) = uri.scheme_str().unwrap_or_default().split_once('+') {
-            target.engine = Some(Engine::parse(engine)?);
-        }
-        let mut seen = Vec::new();
-        for pair in uri
-            .query()
-            .unwrap_or_default()
-            .split('&')
-            .filter(|pair| !pair.is_empty())
-        {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if seen.contains(&key) {
-                return Err(UriError::RepeatedKey {
-                    uri: text.into(),
-                    key: key.into(),
-                });
-            }
-            seen.push(key);
+        for (key, value) in homa.query {
             target.set(text, role, key, value)?;
         }
         Ok(target)
@@ -421,19 +330,6 @@ impl HomaTarget {
 
     fn set(&mut self, uri: &str, role: Role, key: &str, value: &str) -> Result<(), UriError> {
         match (key, value) {
-            ("engine", _) => {
-                let query = Engine::parse(value)?;
-                // The query has no key twice, so that one which is set comes from the scheme.
-                if let Some(scheme) = self.engine.replace(query)
-                    && scheme != query
-                {
-                    return Err(UriError::EngineConflict {
-                        uri: uri.into(),
-                        scheme,
-                        query,
-                    });
-                }
-            }
             ("wire", "native") => {}
             ("wire", "grpc_homa" | "auto") => {
                 return Err(UriError::Unsupported {
@@ -499,32 +395,6 @@ fn bad_fallback(text: &str, reason: impl fmt::Display) -> UriError {
     }
 }
 
-/// Reads the port by hand: [`http::Uri`] cannot tell a missing port from a bad one.
-fn port(uri: &str, host: &str, authority: &str, role: Role) -> Result<u16, UriError> {
-    let port = authority[host.len()..]
-        .strip_prefix(':')
-        .unwrap_or_default();
-    if port.is_empty() {
-        return Err(UriError::MissingPort {
-            uri: uri.into(),
-            host: host.into(),
-        });
-    }
-    let range = match role {
-        Role::Server => "Homa servers use ports 1 to 32767, and 0 picks a free one",
-        Role::Client => "use the server's, 1 to 65535",
-    };
-    match (port.parse(), role) {
-        (Ok(port), Role::Server) if port <= LAST_SERVER_PORT => Ok(port),
-        (Ok(port), Role::Client) if port != 0 => Ok(port),
-        _ => Err(UriError::PortOutOfRange {
-            uri: uri.into(),
-            port: port.into(),
-            range,
-        }),
-    }
-}
-
 /// [`Uri`] drops what follows a `#` without a word.
 pub(crate) fn no_fragment(uri: &str) -> Result<(), UriError> {
     match uri.split_once('#') {
@@ -534,20 +404,6 @@ pub(crate) fn no_fragment(uri: &str) -> Result<(), UriError> {
             fragment: fragment.into(),
         }),
     }
-}
-
-/// Refuses addresses that no server can have. Names are looked up later.
-fn callable(uri: &str, host: &str) -> Result<(), UriError> {
-    let what = match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
-        Ok(ip) if ip.is_unspecified() => "for listening only",
-        Ok(ip) if ip.is_multicast() => "a multicast address",
-        _ => return Ok(()),
-    };
-    Err(UriError::NotCallable {
-        uri: uri.into(),
-        host: host.into(),
-        what,
-    })
 }
 
 /// What a URI like this one could look like.

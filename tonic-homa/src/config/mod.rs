@@ -21,19 +21,18 @@
 //! variable: in a process with several configurations, clients' and servers', all get its URI.
 
 mod env;
-mod homa;
 mod value;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
+pub use homa_client::options::HomaOptions;
+use homa_client::options::{Overlay, VariableError, Variables, duration};
 use serde::Deserialize;
 
 use crate::uri::{Engine, StreamMode, UriError};
-pub(crate) use env::uri_from_env;
-pub use homa::HomaOptions;
-use value::{duration, rate};
+use value::rate;
 
 /// The environment variable that takes the place of `uri` in every configuration.
 ///
@@ -190,7 +189,7 @@ macro_rules! sources {
             /// Names the variable that is wrong. One that begins with `TONIC_HOMA_` and belongs
             /// to no key of either side is refused with the list of known ones.
             pub fn with_env(self) -> Result<Self, ConfigError> {
-                env::overlay(self, std::env::vars_os())
+                Ok(env::variables().overlay(self, std::env::vars_os())?)
             }
 
             /// The URI in use: `TONIC_HOMA_URI` if it is set, else `uri`.
@@ -199,15 +198,12 @@ macro_rules! sources {
             ///
             /// If there is neither.
             pub fn effective_uri(&self) -> Result<String, ConfigError> {
-                match (uri_from_env(), &self.uri) {
-                    (Ok(uri), _) => Ok(uri),
-                    (Err(ConfigError::NoUri), Some(uri)) => Ok(uri.clone()),
-                    (Err(error), _) => Err(error),
-                }
+                let uri = Variables::read(URI_VARIABLE)?.or_else(|| self.uri.clone());
+                uri.ok_or(ConfigError::NoUri)
             }
         }
 
-        impl env::Overlay for $config {
+        impl Overlay for $config {
             fn put(&mut self, other: Self) {
                 let Self { $($key,)* homa } = other;
                 $(self.$key = $key.or(self.$key.take());)*
@@ -345,6 +341,24 @@ pub enum ConfigError {
     /// A value that means nothing, or not yet.
     #[error(transparent)]
     Value(#[from] UriError),
+}
+
+impl From<VariableError> for ConfigError {
+    fn from(error: VariableError) -> Self {
+        match error {
+            VariableError::NotUnicode { variable } => Self::NotUnicode { variable },
+            VariableError::Value {
+                variable,
+                value,
+                reason,
+            } => Self::Variable {
+                variable,
+                value,
+                reason,
+            },
+            VariableError::Unknown { variable, known } => Self::UnknownVariable { variable, known },
+        }
+    }
 }
 
 pub(crate) const DEFAULT_MESSAGE_BYTES: usize = 1_000_000;

@@ -51,34 +51,6 @@ fn hosts_ports_and_options_are_read() {
 }
 
 #[test]
-fn the_engine_of_the_uri_chooses_backend_and_carrier() {
-    use Backend::{Auto, Kernel, User};
-    let config = |backend, carrier| {
-        let mut config = homa_client::Config::for_carrier(carrier);
-        config.backend = backend;
-        config
-    };
-    for (query, given, chosen) in [
-        ("", (User, Carrier::Udp), (Auto, Carrier::Udp)),
-        ("?engine=auto", (User, Carrier::Udp), (Auto, Carrier::Udp)),
-        // What the configuration names stays.
-        ("?engine=auto", (User, Carrier::Ip), (User, Carrier::Ip)),
-        ("", (Kernel, Carrier::Udp), (Kernel, Carrier::Udp)),
-        ("?engine=udp", (Kernel, Carrier::Ip), (User, Carrier::Udp)),
-        ("?engine=raw", (User, Carrier::Udp), (User, Carrier::Ip)),
-        (
-            "?engine=kernel",
-            (User, Carrier::Udp),
-            (Kernel, Carrier::Udp),
-        ),
-    ] {
-        let target = homa(&format!("homa://a:1{query}"), Role::Client).unwrap();
-        let configured = target.configure(config(given.0, given.1));
-        assert_eq!(configured, config(chosen.0, chosen.1), "{query} {given:?}");
-    }
-}
-
-#[test]
 fn what_cannot_be_used_is_refused_with_value_limit_and_remedy() {
     use Role::{Client, Server};
     for (uri, role, named) in [

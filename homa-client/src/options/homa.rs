@@ -3,32 +3,27 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use homa_client::BulkPort;
 use serde::Deserialize;
 
 use super::value::duration;
+use crate::{BulkPort, Config};
 
-/// Settings of a Homa endpoint, the table `[homa]` of a [`ClientConfig`](super::ClientConfig) or a
-/// [`ServerConfig`](super::ServerConfig).
+/// Settings of a Homa endpoint: the table `[homa]` of an adapter's configuration.
 ///
-/// These are the ones of [`homa_client::Config`] that depend on the machine or the network, by
-/// the same names; ranges and what else there is to know about them is told there. All are checked
-/// when the configuration is used. The kernel module has parameters of its own instead: with it
-/// only `kernel_region_bytes` counts.
+/// These are the ones of [`Config`] that depend on the machine or the network, by the same names;
+/// ranges and what else there is to know about them is told there. All are checked when the
+/// configuration is used. The kernel module has parameters of its own instead: with it only
+/// `kernel_region_bytes` counts.
 ///
 /// ```
-/// use tonic_homa::ServerConfig;
+/// use homa_client::Config;
+/// use homa_client::options::HomaOptions;
 ///
-/// let config: ServerConfig = r#"
-///     uri = "homa://0.0.0.0:4000"
-///
-///     [homa]
-///     mtu = 9000
-///     link_mbps = 25000
-/// "#
-/// .parse()?;
-/// assert_eq!(config.homa.mtu, Some(9000));
-/// # Ok::<(), tonic_homa::ConfigError>(())
+/// let options: HomaOptions = toml::from_str("mtu = 9000\nlink_mbps = 25000")?;
+/// let mut config = Config::default();
+/// options.apply(&mut config);
+/// assert_eq!(config.mtu, Some(9000));
+/// # Ok::<(), toml::de::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -72,7 +67,7 @@ pub struct HomaOptions {
 
 impl HomaOptions {
     /// Puts these in the place of what `config` says.
-    pub(crate) fn apply(&self, config: &mut homa_client::Config) {
+    pub fn apply(&self, config: &mut Config) {
         fn set<T: Clone>(target: &mut T, value: &Option<T>) {
             if let Some(value) = value {
                 target.clone_from(value);
@@ -117,7 +112,7 @@ impl HomaOptions {
     }
 
     /// Puts what `other` has in the place of what this has.
-    pub(super) fn put(&mut self, other: Self) {
+    pub fn put(&mut self, other: Self) {
         macro_rules! put {
             ($($key:ident),* $(,)?) => {{
                 let Self { $($key),* } = other;
