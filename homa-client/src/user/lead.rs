@@ -40,6 +40,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
+use tokio::task::unconstrained;
 
 use super::background;
 use super::endpoint::{AWAKE, Endpoint, lock};
@@ -138,7 +139,9 @@ pub(crate) fn wait<F: Future>(
     });
     let waker = Waker::from(waiter.clone());
     let mut cx = Context::from_waker(&waker);
-    let mut future = pin!(future);
+    // Inside a runtime, tokio has futures that were asked often wait until their task lets others
+    // run. This thread does not.
+    let mut future = pin!(unconstrained(future));
     let mut seat = None;
     loop {
         lock(&waiter.signal).woken = false;
