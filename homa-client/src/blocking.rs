@@ -12,6 +12,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::client::Started;
 pub use crate::server::{Request, Responder};
 use crate::stats::EndpointCounters;
 use crate::user::registry::Driven;
@@ -56,7 +57,7 @@ impl Client {
     /// # Errors
     /// [`CallError`], which tells whether the request may have run.
     pub fn call(&self, to: SocketAddr, request: Message) -> Result<Message, CallError> {
-        let outcome = self.inner.call_blocking(to, request, None);
+        let outcome = self.inner.start(to, request)?.wait(None);
         outcome.unwrap_or(Err(CallError::Closed))
     }
 
@@ -73,8 +74,18 @@ impl Client {
     ) -> Result<Option<Message>, CallError> {
         // A time that the clock does not reach is no limit.
         let deadline = Instant::now().checked_add(timeout);
-        let outcome = self.inner.call_blocking(to, request, deadline);
-        outcome.transpose()
+        self.start(to, request)?.wait(deadline)
+    }
+
+    /// Sends a request on this thread and returns; what is returned stands for its response.
+    ///
+    /// Many calls can be under way at once so, without a thread for each.
+    ///
+    /// # Errors
+    /// [`CallError`] if it cannot even be sent.
+    pub fn start(&self, to: SocketAddr, request: Message) -> Result<Call, CallError> {
+        let started = self.inner.start(to, request)?;
+        Ok(Call { started })
     }
 
     /// Sends a request whose response nobody waits for.
@@ -88,6 +99,67 @@ impl Client {
     /// What the endpoint that calls `to` has counted so far.
     pub fn counters(&self, to: SocketAddr) -> EndpointCounters {
         self.inner.counters(to)
+    }
+}
+
+/// The response to come of [`Client::start`]. Dropping it cancels the RPC, whose request may still
+/// run; [`Call::detach`] does not.
+///
+/// ```
+/// # use homa_client::{Config, blocking};
+/// # let server = blocking::Server::bind("127.0.0.1:0".parse()?, &Config::default())?;
+/// # let addr = server.local_addr();
+/// # std::thread::spawn(move || {
+/// #     while let Some(request) = server.accept() {
+/// #         let (message, responder) = request.into_parts();
+/// #         responder.reply(message).unwrap();
+/// #     }
+/// # });
+/// let client = blocking::Client::bind(&Config::default())?;
+/// let calls = ["a", "b", "c"].map(|text| client.start(addr, text.into()));
+/// for (call, text) in calls.into_iter().zip(["a", "b", "c"]) {
+///     let response = call?.wait(None)?.expect("there is no deadline");
+///     assert_eq!(response.into_bytes(), text);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "the response is lost, and the RPC cancelled, when this is dropped"]
+pub struct Call {
+    started: Started,
+}
+
+impl Call {
+    /// Waits for the response; `Ok(None)` when the deadline has passed. The RPC is cancelled then,
+    /// but may have run. A response that is there already is returned after the deadline too.
+    ///
+    /// # Errors
+    /// [`CallError`], as [`Client::call`].
+    pub fn wait(self, deadline: Option<Instant>) -> Result<Option<Message>, CallError> {
+        match self.started.wait(deadline) {
+            Some(outcome) => outcome.map(Some),
+            // Only a deadline ends a wait.
+            None if deadline.is_none() => Err(CallError::Closed),
+            None => Ok(None),
+        }
+    }
+
+    /// The outcome if the RPC is over; does not wait. Once it was returned, the call is at its end:
+    /// later ones fail with [`CallError::Closed`].
+    pub fn try_wait(&mut self) -> Option<Result<Message, CallError>> {
+        self.started.wait_until(None)
+    }
+
+    /// The same, and waits up to `until`. The RPC goes on if that passes. Through the kernel module
+    /// the outcome is noticed up to 50 ms late.
+    pub fn wait_until(&mut self, until: Instant) -> Option<Result<Message, CallError>> {
+        self.started.wait_until(Some(until))
+    }
+
+    /// Leaves the RPC to itself: its request goes on being sent as long as the endpoint is open
+    /// ([`Config::linger`] after its last handle), and its response is dropped when it comes.
+    pub fn detach(self) {
+        self.started.detach();
     }
 }
 

@@ -9,11 +9,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::config::{Backend, Config};
 use crate::error::{BindError, CallError};
 use crate::kernel;
-use crate::kernel::client::ClientHandle;
+use crate::kernel::client::{ClientHandle, PrivateCall};
 use crate::kernel::routes::{Carrier, Choice, Routes};
 use crate::message::Message;
 use crate::server::RequestHandler;
@@ -28,7 +29,8 @@ static ROUTES: LazyLock<Routes> = LazyLock::new(Routes::default);
 /// Makes RPCs to any number of servers.
 ///
 /// There are no connections. Clones are cheap, and all clients of one runtime with equal
-/// settings share one socket. It is closed a second after the last of them is dropped.
+/// settings share one socket. It is closed a while after the last of them is dropped
+/// ([`Config::linger`]).
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
@@ -153,6 +155,7 @@ impl Client {
                 Call::of(started.map(|(ticket, receiver)| Running {
                     rpc: Rpc::Kernel(endpoint.clone(), ticket, to),
                     receiver,
+                    is_detached: false,
                 }))
             }
             Err(error) => Call::of(Err(error.into())),
@@ -203,24 +206,21 @@ impl Client {
         }
     }
 
-    /// [`Client::call`] on a thread, for clients that are driven by their callers; `None` when the
-    /// deadline has passed.
-    pub(crate) fn call_blocking(
-        &self,
-        to: SocketAddr,
-        request: Message,
-        deadline: Option<Instant>,
-    ) -> Option<Outcome> {
-        match self.choose(to) {
-            Ok(Chosen::Kernel(endpoint)) => {
-                let outcome = endpoint.call_blocking(to, request, deadline);
-                match &outcome {
-                    Some(outcome) => ROUTES.ended(to, outcome.as_ref().err(), Instant::now()),
-                    None => ROUTES.given_up(to, Instant::now()),
-                }
-                outcome
+    /// [`Client::call`] on a thread, for clients that are driven by their callers.
+    pub(crate) fn start(&self, to: SocketAddr, request: Message) -> Result<Started, CallError> {
+        match self.choose(to)? {
+            Chosen::User(endpoint) => {
+                let (ticket, receiver) = endpoint.call(to, request)?;
+                Ok(Started::User(Running {
+                    rpc: Rpc::User(endpoint.clone(), ticket),
+                    receiver,
+                    is_detached: false,
+                }))
             }
-            Ok(Chosen::User(_)) | Err(_) => self.call(to, request).wait(deadline),
+            Chosen::Kernel(endpoint) => endpoint
+                .call_private(to, request)
+                .inspect_err(|error| ROUTES.ended(to, Some(error), Instant::now()))
+                .map(|call| Started::Kernel(call, to)),
         }
     }
 
@@ -339,10 +339,13 @@ enum State {
     Failed(Option<CallError>),
 }
 
+/// A call that was sent. Dropping it cancels the RPC.
 #[derive(Debug)]
-struct Running {
+pub(crate) struct Running {
     rpc: Rpc,
     receiver: oneshot::Receiver<Outcome>,
+    /// Nobody wants the response, but the request is to arrive.
+    is_detached: bool,
 }
 
 #[derive(Debug)]
@@ -360,29 +363,13 @@ impl Call {
         Self::of(start(endpoint).map(|(ticket, receiver)| Running {
             rpc: Rpc::User(endpoint.clone(), ticket),
             receiver,
+            is_detached: false,
         }))
     }
 
     fn of(started: Result<Running, CallError>) -> Self {
         Self {
             state: started.map_or_else(|error| State::Failed(Some(error)), State::Running),
-        }
-    }
-
-    /// Waits on this thread; `None` when the deadline has passed. For clients that are driven by
-    /// their callers.
-    pub(crate) fn wait(mut self, deadline: Option<Instant>) -> Option<Outcome> {
-        match &mut self.state {
-            State::Running(Running {
-                rpc: Rpc::User(endpoint, _),
-                ..
-            }) => {
-                let endpoint = endpoint.clone();
-                wait(&endpoint, Wants::Own, self, deadline)
-            }
-            // Threads wait in the module for their own response.
-            State::Running(_) => Some(Err(CallError::Closed)),
-            State::Failed(error) => Some(Err(error.take().unwrap_or(CallError::Closed))),
         }
     }
 }
@@ -393,8 +380,7 @@ impl Future for Call {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         match &mut self.state {
             State::Running(running) => {
-                let outcome = ready!(Pin::new(&mut running.receiver).poll(cx));
-                let outcome = outcome.unwrap_or(Err(CallError::Closed));
+                let outcome = ready!(Pin::new(&mut *running).poll(cx));
                 if let Rpc::Kernel(_, _, to) = &running.rpc {
                     ROUTES.ended(*to, outcome.as_ref().err(), Instant::now());
                 }
@@ -406,9 +392,22 @@ impl Future for Call {
     }
 }
 
+impl Future for Running {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        // Whoever has had the outcome asks in vain.
+        if self.receiver.is_terminated() {
+            return Poll::Ready(Err(CallError::Closed));
+        }
+        let outcome = ready!(Pin::new(&mut self.receiver).poll(cx));
+        Poll::Ready(outcome.unwrap_or(Err(CallError::Closed)))
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.receiver.is_terminated() {
+        if !self.is_detached && !self.receiver.is_terminated() {
             self.receiver.close();
             match &self.rpc {
                 Rpc::User(endpoint, ticket) => endpoint.cancel_call(*ticket),
@@ -417,6 +416,78 @@ impl Drop for Running {
                     ROUTES.given_up(*to, Instant::now());
                 }
             }
+        }
+    }
+}
+
+/// A call of a client that is driven by its callers. Dropping it cancels the RPC.
+#[derive(Debug)]
+pub(crate) enum Started {
+    User(Running),
+    Kernel(PrivateCall, SocketAddr),
+}
+
+impl Started {
+    /// Waits on this thread; `None` when the deadline has passed, and the RPC is cancelled then.
+    pub(crate) fn wait(self, deadline: Option<Instant>) -> Option<Outcome> {
+        match self {
+            Self::User(running) => running.wait(deadline),
+            Self::Kernel(call, to) => {
+                let outcome = call.wait(deadline);
+                match &outcome {
+                    Some(outcome) => ROUTES.ended(to, outcome.as_ref().err(), Instant::now()),
+                    None => ROUTES.given_up(to, Instant::now()),
+                }
+                outcome
+            }
+        }
+    }
+
+    /// The outcome if the RPC is over, or is before `until`.
+    pub(crate) fn wait_until(&mut self, until: Option<Instant>) -> Option<Outcome> {
+        match self {
+            Self::User(running) => running.wait_until(until),
+            Self::Kernel(call, to) => {
+                let outcome = call.wait_until(until)?;
+                ROUTES.ended(*to, outcome.as_ref().err(), Instant::now());
+                Some(outcome)
+            }
+        }
+    }
+
+    /// Leaves the RPC to itself: its request goes on being sent, its response is dropped.
+    pub(crate) fn detach(self) {
+        match self {
+            Self::User(mut running) => running.is_detached = true,
+            Self::Kernel(call, _) => call.detach(),
+        }
+    }
+}
+
+impl Running {
+    /// Waits on this thread; `None` when the deadline has passed.
+    fn wait(self, deadline: Option<Instant>) -> Option<Outcome> {
+        let endpoint = self.endpoint()?;
+        wait(&endpoint, Wants::Own, self, deadline)
+    }
+
+    fn wait_until(&mut self, until: Option<Instant>) -> Option<Outcome> {
+        let Some(until) = until else {
+            return match self.receiver.try_recv() {
+                Ok(outcome) => Some(outcome),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Closed) => Some(Err(CallError::Closed)),
+            };
+        };
+        let endpoint = self.endpoint()?;
+        wait(&endpoint, Wants::Own, self, Some(until))
+    }
+
+    fn endpoint(&self) -> Option<Handle> {
+        match &self.rpc {
+            Rpc::User(endpoint, _) => Some(endpoint.clone()),
+            // Threads wait in the module for their own response.
+            Rpc::Kernel(..) => None,
         }
     }
 }

@@ -48,6 +48,12 @@ pub struct Config {
     /// call, at the price of a processor that is busy meanwhile. It pays most in a runtime with one
     /// worker: in others the packet wakes a second one for nothing.
     pub busy_poll: Duration,
+    /// How long an endpoint stays open after its last handle is gone, for what is still to be
+    /// delivered: requests that nobody waits for, and word to servers that their responses have
+    /// arrived. Default 1 s, 0 to 60 s. With less, requests are lost whose packets were; with more,
+    /// sockets and memory are kept for longer. A server without anything to deliver is closed at
+    /// once. It ends with the process or the runtime in any case.
+    pub linger: Duration,
     /// Engines that share the peers of an endpoint, so that threads which call different peers do
     /// not wait for each other. Default `None`: one for every 4 processors. 1 to 64. SRPT, grants
     /// and pacing are exact within a shard only, and each gets an equal share of `max_incoming`,
@@ -59,7 +65,7 @@ pub struct Config {
     /// Writes every packet that is sent or received to this file, in the pcap format that
     /// Wireshark opens. Default `None`. A file that is there already is overwritten; endpoints
     /// with the same file share it. It holds the messages' contents. Packets are at most 200 ms
-    /// late in it, and the last ones are written when the endpoint closes, a second after its
+    /// late in it, and the last ones are written when the endpoint closes, `linger` after its
     /// last handle is gone. If writing fails, that is logged, the capture ends, and what is missing
     /// is counted.
     pub capture: Option<PathBuf>,
@@ -76,7 +82,7 @@ pub enum Backend {
     #[default]
     User,
     /// The Homa kernel module, which has to be loaded. Of the other settings only
-    /// [`Config::kernel_region_bytes`] counts: the rest are the module's parameters
+    /// [`Config::kernel_region_bytes`] and [`Config::linger`] count: the rest are the module's parameters
     /// (`sysctl net.homa`).
     Kernel,
     /// Both, where the module is loaded: servers of an unspecified address (`0.0.0.0`, `::`) take
@@ -108,6 +114,7 @@ impl Default for Config {
             recv_buffer_bytes: 4 << 20,
             bulk_port: BulkPort::default(),
             busy_poll: Duration::ZERO,
+            linger: DEFAULT_LINGER,
             shards: None,
             faults: None,
             capture: None,
@@ -126,6 +133,11 @@ const MAX_MTU: usize = 9000;
 const CORES_PER_SHARD: usize = 4;
 
 const MAX_SHARDS: usize = 64;
+
+/// Enough for some packets to be lost and sent again.
+const DEFAULT_LINGER: Duration = Duration::from_secs(1);
+
+const MAX_LINGER: Duration = Duration::from_secs(60);
 
 /// Sleeps are worth their price from here on at the latest.
 const MAX_BUSY_POLL: Duration = Duration::from_millis(1);
@@ -205,6 +217,13 @@ impl Config {
                 key: "busy_poll",
                 value: format!("{:?}", self.busy_poll),
                 range: "0 to 1ms, default 0",
+            });
+        }
+        if self.linger > MAX_LINGER {
+            return Err(ConfigError {
+                key: "linger",
+                value: format!("{:?}", self.linger),
+                range: "0 to 60s, default 1s",
             });
         }
         if !(1..=MAX_SHARDS).contains(&self.shards()) {

@@ -341,3 +341,120 @@ fn a_dropped_server_refuses_and_a_dropped_client_says_goodbye() {
         "{error:?}"
     );
 }
+
+/// Without a thread for each.
+#[test]
+fn many_calls_of_one_thread_are_under_way_at_once() {
+    let (server, workers) = echo(&config(10), 2);
+    let addr = server.local_addr();
+    let client = blocking::Client::bind(&config(10)).unwrap();
+    let start = |round| client.start(addr, body(1, round).into()).unwrap();
+    let mut calls: Vec<_> = (0..200).map(|round| (round, start(round))).collect();
+    // The last ones first: what has come for others meanwhile is kept for them.
+    while let Some((round, call)) = calls.pop() {
+        let response = call.wait(None).unwrap().unwrap();
+        assert!(response.into_bytes() == body(1, round), "{round}");
+    }
+    assert_eq!(client.counters(addr).protocol.live_rpcs, 0);
+    assert!(server.shutdown(Duration::from_secs(10)));
+    for worker in workers {
+        worker.join().unwrap();
+    }
+}
+
+#[test]
+fn a_started_call_is_looked_at_without_ending_it_and_cancelled_when_it_is_dropped() {
+    let server = blocking::Server::bind(localhost(), &config(11)).unwrap();
+    let addr = server.local_addr();
+    let client = blocking::Client::bind(&config(11)).unwrap();
+    let live = || client.counters(addr).protocol.live_rpcs;
+    let mut call = client.start(addr, "question".into()).unwrap();
+    let request = server.accept().unwrap();
+    assert!(call.try_wait().is_none());
+    let soon = Instant::now() + Duration::from_millis(20);
+    assert!(call.wait_until(soon).is_none());
+    assert!(Instant::now() >= soon);
+    assert_eq!(live(), 1);
+    request.reply("answer".into()).unwrap();
+    // Nobody waits: the background thread receives.
+    let mut outcome = None;
+    until(|| {
+        outcome = call.try_wait();
+        outcome.is_some()
+    });
+    assert_eq!(outcome.unwrap().unwrap().into_bytes(), "answer");
+    assert!(matches!(call.try_wait(), Some(Err(CallError::Closed))));
+    let again = call.wait(None);
+    assert!(matches!(again, Err(CallError::Closed)), "{again:?}");
+
+    let dropped = client.start(addr, "nobody cares".into()).unwrap();
+    assert_eq!(live(), 1);
+    drop(dropped);
+    assert_eq!(live(), 0);
+
+    // A response that has come is there after the deadline, too.
+    let call = client.start(addr, "question".into()).unwrap();
+    drop(server.accept().unwrap());
+    server.accept().unwrap().reply("answer".into()).unwrap();
+    until(|| client.counters(addr).protocol.responses_delivered == 2);
+    let response = call.wait(Some(Instant::now())).unwrap();
+    assert_eq!(response.unwrap().into_bytes(), "answer");
+}
+
+/// The last act of a client, through a network that loses packets.
+#[test]
+fn detached_calls_arrive_after_the_client_is_gone() {
+    let mut config = config(12);
+    let mut faults = Faults::default();
+    faults.loss_ppm = 100_000;
+    config.faults = Some(faults);
+    config.linger = Duration::from_secs(30);
+    let server = blocking::Server::bind(localhost(), &config).unwrap();
+    let addr = server.local_addr();
+    let client = blocking::Client::bind(&config).unwrap();
+    for round in 0..50 {
+        client.start(addr, body(2, round).into()).unwrap().detach();
+    }
+    let long = client.start(addr, vec![7; 300_000].into()).unwrap();
+    long.detach();
+    drop(client);
+    let mut bytes: Vec<_> = (0..51)
+        .map(|_| {
+            let (message, responder) = server.accept().unwrap().into_parts();
+            responder.reply("done".into()).unwrap();
+            message.into_bytes()
+        })
+        .collect();
+    let mut sent: Vec<_> = (0..50).map(|round| body(2, round)).collect();
+    sent.push(vec![7; 300_000]);
+    bytes.sort_unstable();
+    sent.sort_unstable();
+    assert!(bytes == sent);
+    assert_eq!(server.counters().protocol.requests_delivered, 51);
+}
+
+#[test]
+fn an_endpoint_is_open_for_as_long_as_it_lingers() {
+    let server = blocking::Server::bind(localhost(), &config(13)).unwrap();
+    let addr = server.local_addr();
+    let port_of_client = |linger| {
+        let mut config = config(13);
+        config.linger = linger;
+        let client = blocking::Client::bind(&config).unwrap();
+        client.start(addr, "hello".into()).unwrap().detach();
+        server.accept().unwrap().peer().port()
+    };
+    let long = port_of_client(Duration::from_secs(60));
+    let none = port_of_client(Duration::ZERO);
+    let is_free = |port| std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok();
+    until(|| is_free(none));
+    assert!(!is_free(long));
+
+    let mut config = config(13);
+    config.linger = Duration::from_millis(60_001);
+    let error = blocking::Client::bind(&config).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "linger = 60.001s is out of range: 0 to 60s, default 1s"
+    );
+}

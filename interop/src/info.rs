@@ -267,6 +267,7 @@ fn settings(config: &Config) -> Map<String, Value> {
         ("mtu", json!(config.mtu)),
         ("recv_buffer_bytes", json!(config.recv_buffer_bytes)),
         ("busy_poll", json!(format!("{:?}", config.busy_poll))),
+        ("linger", time(config.linger)),
         ("shards", json!(config.shards)),
         ("bulk_port", json!(format!("{:?}", config.bulk_port))),
         (

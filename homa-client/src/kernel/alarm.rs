@@ -19,8 +19,6 @@ pub(super) const ERRNO: i32 = libc::ETIME;
 pub(super) enum Due {
     /// End this RPC.
     Abort { socket: Weak<Socket>, id: u64 },
-    /// Let go of this socket.
-    Release(Arc<Socket>),
     /// End all that is left on this one.
     ShutDown(Arc<Socket>),
 }
@@ -54,11 +52,6 @@ pub(super) struct Armed((Instant, u64));
 pub(super) fn arm(at: Instant, socket: &Arc<Socket>, id: u64) -> Armed {
     let socket = Arc::downgrade(socket);
     Armed(plan(at, Due::Abort { socket, id }))
-}
-
-/// Keeps a socket open until then.
-pub(super) fn keep(until: Instant, socket: Arc<Socket>) {
-    plan(until, Due::Release(socket));
 }
 
 /// Shuts a socket down at that time.
@@ -120,7 +113,6 @@ fn ring() {
                     let _ = socket.abort(id, ERRNO as u32);
                 }
             }
-            Due::Release(socket) => drop(socket),
             Due::ShutDown(socket) => socket.shutdown(),
         }
         planned = lock();

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use homa_sys::{HOMA_MAX_MESSAGE_LENGTH, homa_info};
@@ -15,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, oneshot};
 
 use super::alarm;
+use super::leftovers::{Leftovers, MAX_PAUSE};
 use super::server::BACK_OFF;
 use super::socket::{Of, Received, Socket};
 use crate::engine::Unreachable;
@@ -26,9 +28,6 @@ pub(crate) type Outcome = Result<Message, CallError>;
 
 /// Messages that the driver hands out before it lets other tasks run.
 pub(super) const MAX_BATCH: usize = 64;
-
-/// How long a socket stays open after its last handle is gone, for messages that have not arrived.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// What is exhausted when the module takes no more messages.
 pub(super) const SEND_MEMORY: &str = "the socket's send memory (net.homa.wmem_max)";
@@ -42,7 +41,12 @@ pub(crate) struct ClientEndpoint {
     socket: Arc<Socket>,
     /// Whether a task receives the responses; else those that wait for their own.
     has_driver: bool,
+    /// How long the socket stays open after the last handle is gone, for messages that have not
+    /// arrived.
+    linger: Duration,
     waiting: Mutex<Waiting>,
+    /// Without a driver: who receives the responses that nobody waits for.
+    leftovers: Arc<Leftovers>,
     handles: AtomicUsize,
     closed: AtomicBool,
     /// The last handle is gone.
@@ -77,10 +81,13 @@ impl ClientEndpoint {
         Descriptor::watch(&self.socket)
     }
 
-    pub(super) fn new(socket: Socket, has_driver: bool) -> Arc<Self> {
+    pub(super) fn new(socket: Socket, has_driver: bool, linger: Duration) -> Arc<Self> {
+        let socket = Arc::new(socket);
         Arc::new(Self {
-            socket: Arc::new(socket),
+            leftovers: Arc::new(Leftovers::of(socket.clone())),
+            socket,
             has_driver,
+            linger,
             waiting: Mutex::default(),
             handles: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
@@ -101,8 +108,12 @@ impl ClientEndpoint {
 
     /// Starts a call whose response nobody waits for.
     pub(crate) fn call_detached(&self, to: SocketAddr, message: Message) -> Result<(), CallError> {
-        self.reap();
-        self.start(to, message, None).map(drop)
+        if self.has_driver {
+            return self.start(to, message, None).map(drop);
+        }
+        let id = self.request_private(to, message)?;
+        self.leftovers.collect(id);
+        Ok(())
     }
 
     fn start(
@@ -137,49 +148,11 @@ impl ClientEndpoint {
         }
     }
 
-    /// A call on this thread: `None` when the deadline has passed. Nobody else is woken for it.
-    pub(crate) fn call_blocking(
-        &self,
-        to: SocketAddr,
-        message: Message,
-        deadline: Option<Instant>,
-    ) -> Option<Outcome> {
-        if let Err(error) = check(to, &message) {
-            return Some(Err(error(message)));
-        }
-        let id = match self.socket.request(to, &message, 0, true) {
-            Ok(id) => id,
-            Err(error) => return Some(Err(send_error(to, error, message))),
-        };
-        // The module ends the wait by itself only with the RPC.
-        let armed = deadline.map(|at| alarm::arm(at, &self.socket, id));
-        let received = self.socket.wait(Of::Private(id));
-        drop(armed);
-        self.reap();
-        Some(match received {
-            Ok(Received::Message { message, .. }) => Ok(message),
-            Ok(Received::Failed { errno, .. }) if errno == alarm::ERRNO => return None,
-            Ok(Received::Failed { errno, .. }) => Err(rpc_error(to, errno)),
-            Ok(Received::Nothing | Received::Closed) => Err(CallError::Closed),
-            Err(error) => Err(CallError::System {
-                source: error,
-                executed: Executed::Maybe,
-            }),
-        })
-    }
-
-    /// Without a driver: takes the responses that nobody waits for, if there are any.
-    fn reap(&self) {
-        if self.has_driver || self.waiting().calls.is_empty() {
-            return;
-        }
-        let receiving = self.socket.receiving();
-        loop {
-            match receiving.next() {
-                Ok(Received::Nothing | Received::Closed) | Err(_) => return,
-                Ok(received) => self.deliver(received),
-            }
-        }
+    /// Sends a request whose response is received by its id alone.
+    fn request_private(&self, to: SocketAddr, message: Message) -> Result<u64, CallError> {
+        check(to, &message).map_err(|error| error(message.clone()))?;
+        let sent = self.socket.request(to, &message, 0, true);
+        sent.map_err(|error| send_error(to, error, message))
     }
 
     pub(crate) fn info(&self) -> io::Result<homa_info> {
@@ -229,7 +202,7 @@ pub(super) async fn drive(closer: Closer, fd: AsyncFd<Descriptor>) {
     let mut closing = pin!(endpoint.closing.notified());
     let linger = async {
         closing.as_mut().await;
-        tokio::time::sleep(LINGER).await;
+        tokio::time::sleep(endpoint.linger).await;
     };
     let receive = async {
         loop {
@@ -324,6 +297,113 @@ impl ClientHandle {
     }
 }
 
+impl ClientHandle {
+    /// Starts a call whose response is waited for on a thread. Nobody else is woken for it.
+    pub(crate) fn call_private(
+        &self,
+        to: SocketAddr,
+        message: Message,
+    ) -> Result<PrivateCall, CallError> {
+        Ok(PrivateCall {
+            id: self.request_private(to, message)?,
+            endpoint: self.clone(),
+            to,
+            is_over: false,
+        })
+    }
+}
+
+/// A call whose response only [`PrivateCall::wait`] receives. Dropping it ends the RPC.
+#[derive(Debug)]
+pub(crate) struct PrivateCall {
+    endpoint: ClientHandle,
+    id: u64,
+    to: SocketAddr,
+    is_over: bool,
+}
+
+impl PrivateCall {
+    /// Waits on this thread; `None` when the deadline has passed, and the RPC has ended then.
+    pub(crate) fn wait(mut self, deadline: Option<Instant>) -> Option<Outcome> {
+        // What has come is there, however late it is asked for.
+        if deadline.is_some_and(|at| at <= Instant::now()) {
+            return self.try_wait();
+        }
+        let socket = &self.endpoint.socket;
+        // The module ends the wait by itself only with the RPC.
+        let armed = deadline.map(|at| alarm::arm(at, socket, self.id));
+        let received = if self.is_over {
+            Ok(Received::Closed)
+        } else {
+            socket.wait(Of::Private(self.id))
+        };
+        drop(armed);
+        self.is_over = true;
+        match received {
+            Ok(Received::Failed { errno, .. }) if errno == alarm::ERRNO => None,
+            received => Some(self.outcome(received)),
+        }
+    }
+
+    /// The outcome if there is one before `until`. The module knows no such wait: this looks again
+    /// and again.
+    pub(crate) fn wait_until(&mut self, until: Option<Instant>) -> Option<Outcome> {
+        let mut pause = Duration::from_micros(100);
+        loop {
+            if let Some(outcome) = self.try_wait() {
+                return Some(outcome);
+            }
+            let left = until?.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            thread::sleep(pause.min(left));
+            pause = (2 * pause).min(MAX_PAUSE);
+        }
+    }
+
+    fn try_wait(&mut self) -> Option<Outcome> {
+        if self.is_over {
+            return Some(Err(CallError::Closed));
+        }
+        match self.endpoint.socket.look(self.id) {
+            Ok(Received::Nothing) => None,
+            received => {
+                self.is_over = true;
+                Some(self.outcome(received))
+            }
+        }
+    }
+
+    fn outcome(&self, received: io::Result<Received>) -> Outcome {
+        match received {
+            Ok(Received::Message { message, .. }) => Ok(message),
+            Ok(Received::Failed { errno, .. }) => Err(rpc_error(self.to, errno)),
+            Ok(Received::Nothing | Received::Closed) => Err(CallError::Closed),
+            Err(error) => Err(CallError::System {
+                source: error,
+                executed: Executed::Maybe,
+            }),
+        }
+    }
+
+    /// Has somebody else receive the response. To end the RPC could lose its request.
+    pub(crate) fn detach(mut self) {
+        if !std::mem::replace(&mut self.is_over, true) {
+            self.endpoint.leftovers.collect(self.id);
+        }
+    }
+}
+
+impl Drop for PrivateCall {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // It may be over already.
+            let _ = self.endpoint.socket.abort(self.id, 0);
+        }
+    }
+}
+
 impl Clone for ClientHandle {
     fn clone(&self) -> Self {
         Self::new(self.0.clone())
@@ -342,8 +422,8 @@ impl Drop for ClientHandle {
     fn drop(&mut self) {
         if self.0.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.closing.notify_one();
-            if !self.0.has_driver && !self.0.waiting().calls.is_empty() {
-                alarm::keep(Instant::now() + LINGER, self.0.socket.clone());
+            if self.0.leftovers.are_any() {
+                alarm::shut_down(Instant::now() + self.0.linger, self.0.socket.clone());
             }
         }
     }

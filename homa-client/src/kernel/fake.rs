@@ -187,6 +187,20 @@ impl Machine {
         self.0.1.notify_all();
     }
 
+    /// Sockets that are open and accept nothing.
+    pub(crate) fn clients(&self) -> usize {
+        let state = self.lock();
+        let sides = state.sockets.values();
+        sides.filter(|side| !side.accepts && !side.is_shut).count()
+    }
+
+    /// Client RPCs that have not ended.
+    pub(crate) fn live_rpcs(&self) -> usize {
+        let state = self.lock();
+        let rpcs = state.sockets.values().flat_map(|side| side.rpcs.keys());
+        rpcs.filter(|id| *id % 2 == 0).count()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.0.lock().expect("nobody has panicked")
     }
@@ -457,8 +471,13 @@ impl Calls for FakeSocket {
                 Some(Err(error)) => return errno(error),
                 None if waits => state = self.machine.0.1.wait(state).expect("nobody has panicked"),
                 None => {
-                    // As an edge: what comes later signals again.
-                    let _ = self.event.read();
+                    let side = state.side(self.number);
+                    match side.rpcs.get_mut(&args.id) {
+                        Some(rpc) => rpc.has_waiter = false,
+                        // As an edge: what comes later signals again.
+                        None => drop(self.event.read()),
+                    }
+                    args.id = 0;
                     return errno(libc::EAGAIN);
                 }
             }

@@ -4,7 +4,7 @@
 //! A [`Socket`](socket::Socket) has a [`Region`](region::Region) of memory, into which the module
 //! puts messages, and which lives until the last message in it is dropped. On it are the
 //! [`client`], where a task receives the responses of all calls, or a thread waits in the module for
-//! its own; and the [`server`], where whoever accepts receives. What the module does is behind
+//! its own, or one for all [`leftovers`]; and the [`server`], where whoever accepts receives. What the module does is behind
 //! [`Calls`](calls::Calls), so that all of it is tested without one, too.
 //!
 //! `unsafe` in this crate is here alone.
@@ -17,6 +17,7 @@ pub mod check;
 pub(crate) mod client;
 #[cfg(test)]
 mod fake;
+mod leftovers;
 mod region;
 pub(crate) mod routes;
 pub(crate) mod server;
@@ -29,7 +30,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use homa_sys::call::Family as SysFamily;
 use nix::libc;
@@ -60,6 +61,7 @@ struct Shared {
     /// None for blocking clients.
     runtime: Option<runtime::Id>,
     region_bytes: usize,
+    linger: Duration,
     family: Family,
     endpoint: Weak<ClientEndpoint>,
 }
@@ -70,7 +72,7 @@ pub(crate) fn client(
     config: &Config,
     family: Family,
 ) -> Result<ClientHandle, BindError> {
-    let region_bytes = region_bytes(config)?;
+    let (region_bytes, linger) = (region_bytes(config)?, config.linger);
     let runtime = match driven {
         Driven::Runtime(runtime) => Some(runtime.id()),
         Driven::Callers => None,
@@ -78,7 +80,8 @@ pub(crate) fn client(
     let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
     clients.retain(|shared| shared.endpoint.strong_count() > 0);
     let mut alike = clients.iter().filter(|shared| {
-        (shared.runtime, shared.family, shared.region_bytes) == (runtime, family, region_bytes)
+        (shared.runtime, shared.family) == (runtime, family)
+            && (shared.region_bytes, shared.linger) == (region_bytes, linger)
     });
     // Others may be on their way to be closed.
     let open = alike.find_map(|shared| ClientHandle::join(shared.endpoint.upgrade()?));
@@ -86,10 +89,11 @@ pub(crate) fn client(
         return Ok(handle);
     }
     let module = Module::open(sys(family))?;
-    let handle = open_client(driven, Box::new(module), region_bytes)?;
+    let handle = open_client(driven, Box::new(module), region_bytes, linger)?;
     clients.push(Shared {
         runtime,
         region_bytes,
+        linger,
         family,
         endpoint: Arc::downgrade(&handle),
     });
@@ -100,12 +104,14 @@ fn open_client(
     driven: &Driven,
     calls: Box<dyn Calls>,
     region_bytes: usize,
+    linger: Duration,
 ) -> Result<ClientHandle, BindError> {
     let any = SocketAddr::from(([0; 4], 0));
     let socket = Socket::new(calls, region_bytes).map_err(socket_error(any))?;
     let handle = ClientHandle::new(ClientEndpoint::new(
         socket,
         matches!(driven, Driven::Runtime(_)),
+        linger,
     ));
     if let Driven::Runtime(runtime) = driven {
         let _inside = runtime.enter();
@@ -152,9 +158,10 @@ pub(crate) fn probe(
             }
             let ask = move || {
                 let deadline = Instant::now() + PROBE_TIMEOUT;
-                let answer = module.call_blocking(to, question, Some(deadline));
+                let call = module.call_private(to, question);
+                let answer = call.map(|call| call.wait(Some(deadline)));
                 PROBING.fetch_sub(1, Ordering::AcqRel);
-                then(matches!(answer, Some(Ok(answer)) if is_answer(&answer)));
+                then(matches!(answer, Ok(Some(Ok(answer))) if is_answer(&answer)));
             };
             // Without a thread the peer is called on UDP, and asked again later.
             let thread = thread::Builder::new().name("homa-probe".to_owned());
@@ -181,7 +188,8 @@ pub(crate) fn server(
         SocketAddr::V6(_) => SysFamily::V6,
     };
     let module = Module::open(family)?;
-    open_server(driven, Box::new(module), addr, region_bytes)
+    let linger = config.linger;
+    open_server(driven, Box::new(module), addr, region_bytes, linger)
 }
 
 fn open_server(
@@ -189,6 +197,7 @@ fn open_server(
     calls: Box<dyn Calls>,
     mut addr: SocketAddr,
     region_bytes: usize,
+    linger: Duration,
 ) -> Result<Arc<ServerEndpoint>, BindError> {
     // The region first: requests that come before it are lost (A.3).
     let socket = Socket::new(calls, region_bytes).map_err(socket_error(addr))?;
@@ -201,7 +210,8 @@ fn open_server(
         Driven::Runtime(runtime) => Some(runtime.enter()),
         Driven::Callers => None,
     };
-    ServerEndpoint::new(socket, addr, in_runtime.is_some()).map_err(socket_error(addr))
+    let opened = ServerEndpoint::new(socket, addr, in_runtime.is_some(), linger);
+    opened.map_err(socket_error(addr))
 }
 
 fn bind_any(socket: &Socket, addr: &mut SocketAddr) -> Result<(), BindError> {

@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use super::alarm;
-use super::client::{Descriptor, LINGER, MAX_BATCH, SEND_MEMORY, send_limit};
+use super::client::{Descriptor, MAX_BATCH, SEND_MEMORY, send_limit};
 use super::socket::{Of, Received, Socket};
 use crate::engine::SendError;
 use crate::message::Message;
@@ -35,6 +35,8 @@ pub(crate) struct ServerEndpoint {
     /// `None`: driven by the threads that accept.
     fd: Option<AsyncFd<Descriptor>>,
     local: SocketAddr,
+    /// How long the socket stays open after its end for answers that have not arrived.
+    linger: Duration,
     /// No more requests are handed out.
     stopped: AtomicBool,
     stopping: Notify,
@@ -74,12 +76,14 @@ impl ServerEndpoint {
         socket: Socket,
         local: SocketAddr,
         in_runtime: bool,
+        linger: Duration,
     ) -> io::Result<Arc<Self>> {
         let socket = Arc::new(socket);
         Ok(Arc::new(Self {
             fd: in_runtime.then(|| Descriptor::watch(&socket)).transpose()?,
             socket,
             local,
+            linger,
             stopped: AtomicBool::new(false),
             stopping: Notify::new(),
             draining: AtomicBool::new(false),
@@ -212,7 +216,7 @@ impl ServerEndpoint {
         if self.unacknowledged() == 0 {
             self.socket.shutdown();
         } else {
-            alarm::shut_down(Instant::now() + LINGER, self.socket.clone());
+            alarm::shut_down(Instant::now() + self.linger, self.socket.clone());
         }
     }
 

@@ -156,6 +156,11 @@ impl Socket {
         self.receive(of, true)
     }
 
+    /// What has come for this private RPC, if anything has.
+    pub(super) fn look(self: &Arc<Self>, id: u64) -> io::Result<Received> {
+        self.receive(Of::Private(id), false)
+    }
+
     fn receive(self: &Arc<Self>, of: Of, waits: bool) -> io::Result<Received> {
         loop {
             let mut args = self.returned();

@@ -22,21 +22,28 @@ use crate::user::registry::{self, Driven, current_runtime};
 
 const PORT: u16 = 4000;
 
+const LINGER: Duration = Duration::from_secs(1);
+
 fn at(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
 }
 
 fn server(machine: &Machine, driven: &Driven) -> Arc<ServerEndpoint> {
     let calls = machine.socket();
-    open_server(driven, calls, at(PORT), region::default_bytes()).expect("the port is free")
+    open_server(driven, calls, at(PORT), region::default_bytes(), LINGER).expect("the port is free")
 }
 
 fn client(machine: &Machine, driven: &Driven) -> ClientHandle {
     client_with(machine, driven, region::default_bytes())
 }
 
+fn client_lingering(machine: &Machine, linger: Duration) -> ClientHandle {
+    let calls = machine.socket();
+    open_client(&Driven::Callers, calls, region::default_bytes(), linger).expect("it opens")
+}
+
 fn client_with(machine: &Machine, driven: &Driven, region_bytes: usize) -> ClientHandle {
-    open_client(driven, machine.socket(), region_bytes).expect("it opens")
+    open_client(driven, machine.socket(), region_bytes, LINGER).expect("it opens")
 }
 
 /// Answers every request with its own bytes, until the server is stopped.
@@ -57,6 +64,18 @@ fn pattern(length: usize) -> Message {
 async fn call(client: &ClientHandle, message: Message) -> Result<Message, CallError> {
     let (_, receiver) = client.call(at(PORT), message)?;
     receiver.await.expect("the driver runs")
+}
+
+fn call_blocking(
+    client: &ClientHandle,
+    to: SocketAddr,
+    message: Message,
+    deadline: Option<Instant>,
+) -> Option<Result<Message, CallError>> {
+    match client.call_private(to, message) {
+        Ok(call) => call.wait(deadline),
+        Err(error) => Some(Err(error)),
+    }
 }
 
 fn available(client: &ClientHandle) -> u64 {
@@ -198,7 +217,7 @@ fn pages_come_back_from_many_threads_each_once() {
                 let mut kept: Vec<Message> = Vec::new();
                 for _ in 0..150 {
                     let length = random.usize(1..150_000);
-                    let response = client.call_blocking(at(PORT), pattern(length), None);
+                    let response = call_blocking(client, at(PORT), pattern(length), None);
                     let response = response.expect("no deadline").expect("an echo");
                     assert_eq!(response.len(), length);
                     kept.push(response);
@@ -341,7 +360,7 @@ fn a_blocking_call_ends_at_its_deadline_and_the_socket_works_on() {
     let server = server(&machine, &Driven::Callers);
     let client = client(&machine, &Driven::Callers);
     let deadline = Instant::now() + Duration::from_millis(20);
-    let outcome = client.call_blocking(at(PORT), pattern(3), Some(deadline));
+    let outcome = call_blocking(&client, at(PORT), pattern(3), Some(deadline));
     assert!(outcome.is_none() && Instant::now() >= deadline);
     assert_eq!(client.info().expect("open").num_rpcs, 0);
     let answering = server.clone();
@@ -351,7 +370,7 @@ fn a_blocking_call_ends_at_its_deadline_and_the_socket_works_on() {
         }
     });
     let far = Some(Instant::now() + Duration::from_secs(60));
-    let outcome = client.call_blocking(at(PORT), pattern(4), far);
+    let outcome = call_blocking(&client, at(PORT), pattern(4), far);
     assert_eq!(outcome.expect("in time").expect("an echo").len(), 4);
     server.stop();
     worker.join().expect("it ends");
@@ -375,13 +394,84 @@ fn responses_that_nobody_waits_for_do_not_pile_up() {
     }
     let before = available(&client);
     eventually("all are taken", || {
-        let answer = client.call_blocking(at(PORT), pattern(3), None);
+        let answer = call_blocking(&client, at(PORT), pattern(3), None);
         answer.expect("no deadline").expect("an echo");
         client.info().expect("open").num_rpcs == 0
     });
     assert_eq!(available(&client), before);
     server.stop();
     worker.join().expect("it ends");
+}
+
+#[test]
+fn calls_that_were_left_to_themselves_are_collected_in_any_order() {
+    let machine = Machine::default();
+    let server = server(&machine, &Driven::Callers);
+    let client = client_lingering(&machine, Duration::ZERO);
+    let before = available(&client);
+    let rpcs = || client.info().expect("open").num_rpcs;
+    // The first is not answered, the others are.
+    for length in 1..=20 {
+        let call = client.call_private(at(PORT), pattern(10_000 * length));
+        call.expect("it is sent").detach();
+    }
+    let first = server.accept_blocking().expect("it has arrived");
+    for _ in 2..=20 {
+        let (message, reply) = server.accept_blocking().expect("it has arrived");
+        reply.send(message).expect("the right length");
+    }
+    eventually("all others are taken", || rpcs() == 1);
+    assert_eq!(available(&client), before);
+    // Its socket is shut down, since nobody else has it.
+    assert_eq!(machine.clients(), 1);
+    drop(client);
+    eventually("it is closed", || machine.clients() == 0);
+    drop(first);
+}
+
+#[test]
+fn a_socket_lingers_for_requests_that_nobody_waits_for() {
+    let machine = Machine::default();
+    let server = server(&machine, &Driven::Callers);
+    let client = client_lingering(&machine, Duration::from_secs(60));
+    client.call_detached(at(PORT), pattern(5)).expect("sent");
+    drop(client);
+    let (message, reply) = server.accept_blocking().expect("it has arrived");
+    assert_eq!(machine.clients(), 1);
+    reply.send(message).expect("the right length");
+    eventually("it is taken", || machine.live_rpcs() == 0);
+}
+
+#[test]
+fn a_started_call_is_looked_at_without_ending_it_and_vanishes_when_it_is_dropped() {
+    let machine = Machine::default();
+    let server = server(&machine, &Driven::Callers);
+    let client = client(&machine, &Driven::Callers);
+    let rpcs = || client.info().expect("open").num_rpcs;
+    let start = || client.call_private(at(PORT), pattern(7)).expect("sent");
+    let mut call = start();
+    let (message, reply) = server.accept_blocking().expect("it has arrived");
+    assert!(call.wait_until(None).is_none());
+    let soon = Instant::now() + Duration::from_millis(5);
+    assert!(call.wait_until(Some(soon)).is_none() && Instant::now() >= soon);
+    assert_eq!(rpcs(), 1);
+    reply.send(message).expect("the right length");
+    let late = Instant::now() + Duration::from_secs(20);
+    let outcome = call.wait_until(Some(late)).expect("in time");
+    assert_eq!(outcome.expect("an echo").len(), 7);
+    assert!(matches!(
+        call.wait_until(None),
+        Some(Err(CallError::Closed))
+    ));
+    drop(start());
+    assert_eq!(rpcs(), 0);
+    // What has come is there after the deadline, too.
+    let call = start();
+    drop(server.accept_blocking().expect("that of the dropped one"));
+    let (message, reply) = server.accept_blocking().expect("it has arrived");
+    reply.send(message).expect("the right length");
+    let outcome = call.wait(Some(Instant::now())).expect("it has come");
+    assert_eq!(outcome.expect("an echo").len(), 7);
 }
 
 /// A server on UDP and on the module, and a client that calls it through the latter.
@@ -407,7 +497,7 @@ fn threads_that_wait_on_udp_get_requests_from_the_module() {
         });
         for length in 1..=20 {
             let late = Instant::now() + Duration::from_secs(20);
-            let answer = client.call_blocking(at(PORT), pattern(length), Some(late));
+            let answer = call_blocking(&client, at(PORT), pattern(length), Some(late));
             let answer = answer.expect("in time").expect("an echo");
             assert_eq!(answer.len(), length);
         }
@@ -453,7 +543,7 @@ fn signals_interrupt_nothing() {
         }
     });
     for length in [1, 100_000] {
-        let answer = client.call_blocking(at(PORT), pattern(length), None);
+        let answer = call_blocking(&client, at(PORT), pattern(length), None);
         assert_eq!(answer.expect("no deadline").expect("an echo").len(), length);
     }
     server.stop();
@@ -466,7 +556,7 @@ fn a_server_that_was_stopped_closes_with_its_last_answer() {
     let server = server(&machine, &Driven::Callers);
     let client = client(&machine, &Driven::Callers);
     let calling = client.clone();
-    let caller = thread::spawn(move || calling.call_blocking(at(PORT), pattern(5), None));
+    let caller = thread::spawn(move || call_blocking(&calling, at(PORT), pattern(5), None));
     let (message, reply) = server.accept_blocking().expect("it arrives");
     let waiting = server.clone();
     let waiter = thread::spawn(move || waiting.accept_blocking().is_none());
@@ -529,7 +619,13 @@ async fn e095_whoever_waits_is_told_when_a_server_stops() {
     assert!(waits.await.expect("no panic"));
     assert!(server.accept().await.is_none());
     // The port is free again.
-    let again = open_server(&driven, machine.socket(), at(PORT), region::default_bytes());
+    let again = open_server(
+        &driven,
+        machine.socket(),
+        at(PORT),
+        region::default_bytes(),
+        LINGER,
+    );
     assert!(again.is_ok());
 }
 
@@ -641,7 +737,15 @@ async fn the_last_handle_closes_the_socket_after_a_while() {
 #[test]
 fn e090_ports_are_those_of_servers_and_free() {
     let machine = Machine::default();
-    let open = |port| open_server(&Driven::Callers, machine.socket(), at(port), 64 << 20);
+    let open = |port| {
+        open_server(
+            &Driven::Callers,
+            machine.socket(),
+            at(port),
+            64 << 20,
+            LINGER,
+        )
+    };
     let first = open(PORT).expect("free");
     assert!(matches!(open(PORT), Err(BindError::AddressInUse { addr }) if addr == at(PORT)));
     let any = open(0).expect("there is a free one");

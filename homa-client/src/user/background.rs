@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
-use super::endpoint::{Endpoint, LINGER, lock};
+use super::endpoint::{Endpoint, lock};
 use super::lead::{Alarm, GRACE, Lead, NEVER, Plan, poll};
 use super::shard::Delivery;
 use crate::engine::Time;
@@ -154,7 +154,8 @@ impl Ward {
             return true;
         }
         if endpoint.is_closing() {
-            let end = *self.end.get_or_insert_with(|| Instant::now() + LINGER);
+            let linger = endpoint.linger;
+            let end = *self.end.get_or_insert_with(|| Instant::now() + linger);
             if endpoint.owes_nothing() || Instant::now() >= end {
                 endpoint.close();
                 return false;

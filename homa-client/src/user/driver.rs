@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until};
 
-use super::endpoint::{AWAKE, Endpoint, LINGER, lock};
+use super::endpoint::{AWAKE, Endpoint, lock};
 use super::link::Look;
 use super::pace::PaceTimer;
 use super::shard::Delivery;
@@ -60,7 +60,7 @@ pub(super) async fn drive(closer: Closer) {
             if endpoint.owes_nothing() {
                 return;
             }
-            let end = *end.get_or_insert_with(|| Instant::now() + LINGER);
+            let end = *end.get_or_insert_with(|| Instant::now() + endpoint.linger);
             if Instant::now() >= end {
                 return;
             }

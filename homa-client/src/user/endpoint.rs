@@ -60,7 +60,10 @@ pub(crate) struct Endpoint {
     busy_poll: Duration,
     /// Until when that is, on the endpoint's clock.
     busy_until: AtomicU64,
-    /// Handles that are alive; the driver ends a while after the last.
+    /// How long the driver goes on after the last handle is gone, for acks and detached calls
+    /// ([`Config::linger`]).
+    pub(super) linger: Duration,
+    /// Handles that are alive.
     handles: AtomicUsize,
     closing: AtomicBool,
     closed: AtomicBool,
@@ -143,6 +146,7 @@ impl Endpoint {
             sleep_until: AtomicU64::new(AWAKE),
             busy_poll: config.busy_poll,
             busy_until: AtomicU64::new(0),
+            linger: config.linger,
             handles: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -692,6 +696,3 @@ pub(super) fn random() -> u64 {
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// How long the driver goes on after the last handle is gone, for acks and detached calls.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
