@@ -1,7 +1,5 @@
 //! Replies that are not Thrift messages, for requests that get none.
 
-use std::io;
-
 /// Accepted; there is no reply message.
 const ACCEPTED: u8 = 0xF1;
 /// Not understood, nothing was executed. A text follows.
@@ -35,8 +33,17 @@ pub(crate) enum Received {
     Message,
     /// Nothing: reading ends at once.
     Nothing,
-    /// The server refused.
-    Refused(io::Error),
+    /// The server did not understand the request, and says so.
+    NotUnderstood(String),
+    /// The server did not accept the oneway message, and says so.
+    NotAccepted(String),
+    /// A control reply of another version of this crate.
+    Unknown(u8),
+}
+
+/// Whether what begins with this byte is a control reply.
+pub(crate) const fn is(first: u8) -> bool {
+    first >= FIRST
 }
 
 /// Tells a control reply from a Thrift message.
@@ -45,21 +52,9 @@ pub(crate) fn classify(reply: &[u8]) -> Received {
         |rest: &[u8]| String::from_utf8_lossy(&rest[..rest.len().min(MAX_TEXT)]).into_owned();
     match reply {
         [ACCEPTED] => Received::Nothing,
-        [NOT_UNDERSTOOD, rest @ ..] => Received::Refused(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("the server did not understand the request: {}", text(rest)),
-        )),
-        [NOT_ACCEPTED, rest @ ..] => Received::Refused(io::Error::other(format!(
-            "the server did not accept the request: {}",
-            text(rest)
-        ))),
-        [kind, ..] if *kind >= FIRST => Received::Refused(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!(
-                "the server sent a control reply of unknown kind {:#04x}",
-                reply[0]
-            ),
-        )),
+        [NOT_UNDERSTOOD, rest @ ..] => Received::NotUnderstood(text(rest)),
+        [NOT_ACCEPTED, rest @ ..] => Received::NotAccepted(text(rest)),
+        [kind, ..] if is(*kind) => Received::Unknown(*kind),
         _ => Received::Message,
     }
 }
@@ -84,10 +79,7 @@ mod tests {
         let long = format!("x{}", "é".repeat(600));
         assert_eq!(not_understood(&long).len(), 1 + 1_023);
         match classify(&not_understood("unknown protocol")) {
-            Received::Refused(error) => {
-                assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-                assert!(error.to_string().ends_with(": unknown protocol"), "{error}");
-            }
+            Received::NotUnderstood(text) => assert_eq!(text, "unknown protocol"),
             other => panic!("{other:?}"),
         }
     }

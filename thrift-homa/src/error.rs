@@ -3,7 +3,12 @@
 use std::io;
 
 use homa_client::{BindError, CallError};
-use thrift::{TransportError, TransportErrorKind};
+use thrift::{
+    ApplicationError, ApplicationErrorKind, ProtocolError, ProtocolErrorKind, TransportError,
+    TransportErrorKind,
+};
+
+use crate::client::{HomaError, call_kind};
 
 /// The Thrift error that says the same as `error`, and whether it is worth trying again:
 ///
@@ -13,25 +18,39 @@ use thrift::{TransportError, TransportErrorKind};
 /// | `SizeLimit` | the message is empty or too long |
 /// | `Unknown` | anything else |
 ///
-/// Through [`HomaTransport`](crate::HomaTransport) generated code sees the same kinds, save that
-/// the thrift crate turns `SizeLimit` into `Unknown` on the way.
+/// A [`HomaTransport`](crate::HomaTransport) does this for its callers, see [`HomaError`].
 pub fn to_transport_error(error: &CallError) -> TransportError {
-    TransportError::new(kinds(error).0, error.to_string())
+    TransportError::new(kind(error), error.to_string())
 }
 
-/// The same as an IO error, of a kind that the thrift crate turns into the Thrift kind.
-pub(crate) fn to_io_error(error: CallError) -> io::Error {
-    io::Error::new(kinds(&error).1, error)
-}
-
-fn kinds(error: &CallError) -> (TransportErrorKind, io::ErrorKind) {
-    match error {
-        CallError::BadSize { .. } => (TransportErrorKind::SizeLimit, io::ErrorKind::InvalidInput),
-        CallError::Busy { .. } => (TransportErrorKind::Unknown, io::ErrorKind::Other),
-        CallError::BadAddress { .. } | CallError::Closed | CallError::Bind(_) => {
-            (TransportErrorKind::NotOpen, io::ErrorKind::NotConnected)
+/// The Thrift error with the exact kind; see the table at [`HomaError`].
+impl From<HomaError> for thrift::Error {
+    fn from(error: HomaError) -> Self {
+        let text = error.to_string();
+        let transport = |kind| TransportError::new(kind, text.clone()).into();
+        match error {
+            HomaError::TooLong { .. } | HomaError::ReplyTooLong { .. } => {
+                transport(TransportErrorKind::SizeLimit)
+            }
+            HomaError::TimedOut { .. } => transport(TransportErrorKind::TimedOut),
+            HomaError::Call(error) => transport(kind(&error)),
+            HomaError::TooManyOneways { .. } => transport(TransportErrorKind::Unknown),
+            HomaError::NotUnderstood { .. } | HomaError::UnknownControl { .. } => {
+                ProtocolError::new(ProtocolErrorKind::InvalidData, text).into()
+            }
+            HomaError::NotAccepted { .. } => Self::Application(ApplicationError::new(
+                ApplicationErrorKind::InternalError,
+                text,
+            )),
         }
-        _ => (TransportErrorKind::NotOpen, io::ErrorKind::ConnectionReset),
+    }
+}
+
+fn kind(error: &CallError) -> TransportErrorKind {
+    match call_kind(error) {
+        io::ErrorKind::InvalidInput => TransportErrorKind::SizeLimit,
+        io::ErrorKind::Other => TransportErrorKind::Unknown,
+        _ => TransportErrorKind::NotOpen,
     }
 }
 
@@ -45,53 +64,108 @@ mod tests {
     use std::net::SocketAddr;
     use std::time::Duration;
 
-    use homa_client::Message;
+    use homa_client::{Executed, Message};
 
     use super::*;
 
+    fn peer() -> SocketAddr {
+        ([127, 0, 0, 1], 4_000).into()
+    }
+
+    /// The transport error that generated code sees through the wrapper, and through the halves.
+    fn transport(error: HomaError) -> (TransportErrorKind, TransportErrorKind) {
+        let kind = |error| match error {
+            thrift::Error::Transport(error) => error.kind,
+            other => panic!("{other:?}"),
+        };
+        let through_io = kind(io::Error::from(error.clone()).into());
+        (kind(error.into()), through_io)
+    }
+
     #[test]
-    fn generated_code_sees_the_kinds_of_the_table() {
-        let peer = SocketAddr::from(([0, 0, 0, 0], 4_000));
-        let (size, limit, message) = (0, 1_000, Message::from(Vec::new()));
-        let too_long = CallError::BadSize {
-            size,
-            limit,
-            message: message.clone(),
+    fn transport_errors_have_the_kinds_of_the_table() {
+        use TransportErrorKind::{NotOpen, SizeLimit, TimedOut, Unknown};
+        let peer = peer();
+        let message = Message::new;
+        let call = HomaError::from;
+        let system = CallError::System {
+            source: io::ErrorKind::OutOfMemory.into(),
+            executed: Executed::Maybe,
         };
-        let what = "send_bytes";
-        let busy = CallError::Busy {
-            what,
-            limit,
-            message,
-        };
+        let (size, limit) = (0, 1_000);
         let silence = Duration::from_secs(1);
-        let errors = [
-            (too_long, TransportErrorKind::SizeLimit),
-            (busy, TransportErrorKind::Unknown),
+        let what = "send_bytes";
+        let cases = [
+            (HomaError::TooLong { size, limit }, SizeLimit, Unknown),
+            (HomaError::ReplyTooLong { size, limit }, SizeLimit, Unknown),
             (
-                CallError::BadAddress { addr: peer },
-                TransportErrorKind::NotOpen,
+                call(CallError::BadSize {
+                    size,
+                    limit,
+                    message: message(),
+                }),
+                SizeLimit,
+                Unknown,
             ),
             (
-                CallError::TimedOut { peer, silence },
-                TransportErrorKind::NotOpen,
+                HomaError::TimedOut {
+                    peer,
+                    timeout: silence,
+                },
+                TimedOut,
+                TimedOut,
             ),
             (
-                CallError::PeerRestarted { peer },
-                TransportErrorKind::NotOpen,
+                call(CallError::Busy {
+                    what,
+                    limit,
+                    message: message(),
+                }),
+                Unknown,
+                Unknown,
             ),
-            (CallError::Closed, TransportErrorKind::NotOpen),
+            (call(system), Unknown, Unknown),
+            (call(CallError::BadAddress { addr: peer }), NotOpen, NotOpen),
+            (
+                call(CallError::TimedOut { peer, silence }),
+                NotOpen,
+                NotOpen,
+            ),
+            (call(CallError::PeerRestarted { peer }), NotOpen, NotOpen),
+            (call(CallError::Closed), NotOpen, NotOpen),
+            (
+                HomaError::TooManyOneways { peer, waiting: 1 },
+                Unknown,
+                Unknown,
+            ),
         ];
-        for (error, kind) in errors {
-            assert_eq!(to_transport_error(&error).kind, kind, "{error}");
-            let through_io = match kind {
-                TransportErrorKind::SizeLimit => TransportErrorKind::Unknown,
-                other => other,
-            };
-            match thrift::Error::from(to_io_error(error)) {
-                thrift::Error::Transport(error) => assert_eq!(error.kind, through_io, "{error}"),
+        for (error, wrapper, halves) in cases {
+            let text = error.to_string();
+            assert_eq!(transport(error), (wrapper, halves), "{text}");
+        }
+        let closed = to_transport_error(&CallError::Closed);
+        assert_eq!(closed.kind, NotOpen);
+    }
+
+    #[test]
+    fn control_replies_are_errors_of_the_protocol_or_of_the_application() {
+        let text = || "why".to_owned();
+        let not_understood = HomaError::NotUnderstood { text: text() };
+        assert_eq!(not_understood.io_kind(), io::ErrorKind::InvalidData);
+        for error in [not_understood, HomaError::UnknownControl { kind: 0xFA }] {
+            match thrift::Error::from(error) {
+                thrift::Error::Protocol(error) => {
+                    assert_eq!(error.kind, ProtocolErrorKind::InvalidData);
+                }
                 other => panic!("{other:?}"),
             }
+        }
+        match thrift::Error::from(HomaError::NotAccepted { text: text() }) {
+            thrift::Error::Application(error) => {
+                assert_eq!(error.kind, ApplicationErrorKind::InternalError);
+                assert!(error.message.ends_with(": why"), "{}", error.message);
+            }
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -1,0 +1,127 @@
+//! [`HomaError`]: why a call failed, before Thrift gives it one of its names.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use homa_client::CallError;
+
+/// Why a call failed. Through [`HomaTransport::protocols`](crate::HomaTransport) generated code gets
+/// the Thrift error of the same meaning; through the halves it gets an IO error, in which Thrift
+/// does not tell all apart. [`HomaTransport::last_error`](crate::HomaTransport) has it whole.
+///
+/// | | IO error of the halves | Thrift error |
+/// |---|---|---|
+/// | `TooLong` | `InvalidInput` | `Transport`/`SizeLimit` |
+/// | `ReplyTooLong` | `InvalidData` | `Transport`/`SizeLimit` |
+/// | `TimedOut` | `TimedOut` | `Transport`/`TimedOut` |
+/// | `Call`: the server is silent, unreachable, or was restarted | `ConnectionReset` | `Transport`/`NotOpen` |
+/// | `Call`: its address cannot be called; no endpoint here | `NotConnected` | `Transport`/`NotOpen` |
+/// | `Call`: too many calls; the system failed | `Other` | `Transport`/`Unknown` |
+/// | `NotUnderstood`, `UnknownControl` | `InvalidData` | `Protocol`/`InvalidData` |
+/// | `NotAccepted` | `Other` | `Application`/`InternalError` |
+/// | `TooManyOneways` | `Other` | `Transport`/`Unknown` |
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HomaError {
+    /// The request is longer than one message may be; nothing was sent.
+    #[error(
+        "a Thrift message to this server holds up to {limit} bytes, this one has at least {size}: \
+         use a tcp+framed:// URI for long ones, or raise limits.message_bytes if that is below \
+         1000000"
+    )]
+    TooLong {
+        /// Bytes up to where it was noticed.
+        size: usize,
+        /// The most there may be.
+        limit: usize,
+    },
+    /// The reply is longer than `limits.message_bytes`.
+    #[error("the reply of {size} bytes is over the limit of {limit}: raise limits.message_bytes")]
+    ReplyTooLong {
+        /// Bytes of the reply.
+        size: usize,
+        /// `limits.message_bytes`.
+        limit: usize,
+    },
+    /// No reply before the deadline. The request may have run.
+    #[error("no reply from {peer} within {timeout:?}; the request may have run")]
+    TimedOut {
+        /// The server.
+        peer: SocketAddr,
+        /// The timeout at the flush.
+        timeout: Duration,
+    },
+    /// The RPC failed.
+    #[error("{0}")]
+    Call(#[source] Arc<CallError>),
+    /// The server did not understand the request, and executed nothing.
+    #[error("the server did not understand the request: {text}")]
+    NotUnderstood {
+        /// What it says.
+        text: String,
+    },
+    /// The server did not accept the request, and executed nothing.
+    #[error("the server did not accept the request: {text}")]
+    NotAccepted {
+        /// What it says.
+        text: String,
+    },
+    /// The server answered with something that this version does not know.
+    #[error("the server sent a control reply of unknown kind {kind:#04x}")]
+    UnknownControl {
+        /// Its first byte.
+        kind: u8,
+    },
+    /// Oneway messages wait for the server to accept them; nothing was sent.
+    #[error("{waiting} oneway messages wait for {peer} to accept them: it is overloaded or silent")]
+    TooManyOneways {
+        /// The server.
+        peer: SocketAddr,
+        /// How many.
+        waiting: usize,
+    },
+}
+
+impl HomaError {
+    /// The kind of IO error that the halves return.
+    pub fn io_kind(&self) -> io::ErrorKind {
+        match self {
+            Self::TooLong { .. } => io::ErrorKind::InvalidInput,
+            Self::TimedOut { .. } => io::ErrorKind::TimedOut,
+            Self::Call(error) => call_kind(error),
+            Self::ReplyTooLong { .. }
+            | Self::NotUnderstood { .. }
+            | Self::UnknownControl { .. } => io::ErrorKind::InvalidData,
+            Self::NotAccepted { .. } | Self::TooManyOneways { .. } => io::ErrorKind::Other,
+        }
+    }
+}
+
+/// The kind of IO error that says the same: of those that Thrift knows, where it has one.
+pub(crate) fn call_kind(error: &CallError) -> io::ErrorKind {
+    match error {
+        CallError::BadSize { .. } => io::ErrorKind::InvalidInput,
+        CallError::Busy { .. } | CallError::System { .. } => io::ErrorKind::Other,
+        CallError::BadAddress { .. } | CallError::Closed | CallError::Bind(_) => {
+            io::ErrorKind::NotConnected
+        }
+        _ => io::ErrorKind::ConnectionReset,
+    }
+}
+
+impl From<CallError> for HomaError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::BadSize { size, limit, .. } => Self::TooLong { size, limit },
+            error => Self::Call(Arc::new(error)),
+        }
+    }
+}
+
+impl From<HomaError> for io::Error {
+    fn from(error: HomaError) -> Self {
+        Self::new(error.io_kind(), error)
+    }
+}
