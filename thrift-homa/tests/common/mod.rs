@@ -175,6 +175,12 @@ impl<I: TInputProtocol, O: TOutputProtocol> EchoClient<I, O> {
         self.send("zip", TMessageType::OneWay, |_| Ok(()))
     }
 
+    /// Any oneway method, known or not.
+    #[allow(dead_code, reason = "not all tests use it")]
+    pub(crate) fn send_oneway(&mut self, name: &str) -> thrift::Result<()> {
+        self.send(name, TMessageType::OneWay, |_| Ok(()))
+    }
+
     /// Any method without arguments.
     pub(crate) fn call_by_name(&mut self, name: &str) -> thrift::Result<String> {
         self.call(name, |_| Ok(()))
