@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::client::Started;
-pub use crate::server::{Request, Responder};
+pub use crate::server::{Request, RequestHandler, Responder};
 use crate::stats::EndpointCounters;
 use crate::user::registry::Driven;
 use crate::{BindError, CallError, Config, Message};
@@ -188,6 +188,39 @@ impl Server {
     /// Waits for the next request; `None` after [`Server::shutdown`].
     pub fn accept(&self) -> Option<Request> {
         self.inner.wait_accept()
+    }
+
+    /// A request that waits to be accepted, if there is one; does not wait for any. Those that wait
+    /// in the kernel module do not count.
+    pub fn try_accept(&self) -> Option<Request> {
+        self.inner.try_accept()
+    }
+
+    /// Bounds what waits to be accepted: while so many requests do, a further one goes to `handler`
+    /// at once, on the thread that receives, so it has to be short and must not block or panic. Only
+    /// the first handler counts. What waits in the kernel module is not bounded by this.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use homa_client::{Config, blocking};
+    ///
+    /// let server = blocking::Server::bind("127.0.0.1:0".parse()?, &Config::default())?;
+    /// server.refuse_beyond(0, Arc::new(|request: blocking::Request| {
+    ///     let _ = request.reply("come back later".into());
+    /// }));
+    /// let client = blocking::Client::bind(&Config::default())?;
+    /// let response = client.call(server.local_addr(), "hello".into())?;
+    /// assert_eq!(response.into_bytes(), "come back later");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn refuse_beyond(&self, waiting: usize, handler: RequestHandler) {
+        self.inner.refuse_beyond(waiting, handler);
+    }
+
+    /// Requests that wait to be accepted; without those that wait in the kernel module.
+    pub fn waiting(&self) -> usize {
+        self.inner.waiting()
     }
 
     /// Refuses new requests from now on and waits up to `grace` for the accepted ones. Returns

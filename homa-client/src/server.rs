@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
@@ -153,6 +154,39 @@ impl Server {
         }
     }
 
+    /// Bounds what waits to be accepted: while so many requests do, a further one goes to `handler`
+    /// at once, which may answer it, or drop it as one that nobody answers. Without this the queue
+    /// is bounded by `max_rpcs` and `pool_bytes` of the settings only.
+    ///
+    /// The handler runs on the receiving thread, as that of [`Server::hand_to`] does. Only the first
+    /// one counts. Through the kernel module requests wait in the module, where its own memory
+    /// bounds them: there this has no effect.
+    pub fn refuse_beyond(&self, waiting: usize, handler: RequestHandler) {
+        if let By::User(endpoint) | By::Both(endpoint, _) = &self.by {
+            endpoint.accepts.refuse_beyond(waiting, handler);
+        }
+    }
+
+    /// Requests that wait to be accepted. Those that wait in the kernel module do not count.
+    pub fn waiting(&self) -> usize {
+        match &self.by {
+            By::User(endpoint) | By::Both(endpoint, _) => endpoint.accepts.len(),
+            By::Kernel(_) => 0,
+        }
+    }
+
+    /// A request that waits to be accepted, if there is one; does not wait. Those that wait in the
+    /// kernel module do not count.
+    pub fn try_accept(&self) -> Option<Request> {
+        match &self.by {
+            By::User(endpoint) | By::Both(endpoint, _) => match endpoint.accepts.poll_pop() {
+                Poll::Ready(request) => request,
+                Poll::Pending => None,
+            },
+            By::Kernel(_) => None,
+        }
+    }
+
     /// Refuses new requests from now on, as a closed port does, and waits up to `grace` until
     /// those that were accepted are answered and the answers acknowledged. Returns whether all
     /// were; if so, the port is free again as soon as the server is dropped.
@@ -177,6 +211,10 @@ impl Server {
             By::User(endpoint) | By::Both(endpoint, _) => endpoint,
             By::Kernel(endpoint) => return endpoint.accept_blocking().map(Request::of_kernel),
         };
+        // Who finds one there needs no place among those that wait.
+        if let Poll::Ready(request) = endpoint.accepts.poll_pop() {
+            return request;
+        }
         let request = poll_fn(|_| endpoint.accepts.poll_pop());
         wait(endpoint, Wants::Request, request, None).flatten()
     }
@@ -312,6 +350,7 @@ pub type RequestHandler = Arc<dyn Fn(Request) + Send + Sync>;
 #[derive(Debug)]
 pub struct Request {
     message: Message,
+    received: Instant,
     responder: Responder,
 }
 
@@ -319,6 +358,7 @@ impl Request {
     pub(crate) fn new(endpoint: Handle, rpc: LocalRpc, from: Origin, message: Message) -> Self {
         Self {
             message,
+            received: Instant::now(),
             responder: Responder {
                 rpc: Rpc::User(endpoint, rpc),
                 from,
@@ -330,6 +370,7 @@ impl Request {
     fn of_kernel((message, reply): Accepted) -> Self {
         Self {
             message,
+            received: Instant::now(),
             responder: Responder {
                 from: Origin {
                     peer: reply.peer(),
@@ -350,6 +391,12 @@ impl Request {
     /// The client's address with its UDP port, or on IP protocol 146 its Homa port.
     pub fn peer(&self) -> SocketAddr {
         self.responder.peer()
+    }
+
+    /// When its last byte was received, before it waited to be accepted. The time that a request
+    /// waits in the kernel module is not known: there it is when it was taken from the module.
+    pub fn received_at(&self) -> Instant {
+        self.received
     }
 
     /// The local IP address that it was sent to, where the system tells.

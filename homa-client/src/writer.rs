@@ -58,7 +58,7 @@ impl MessageWriter {
     /// All that was written.
     pub fn finish(mut self) -> Message {
         self.close_buffer();
-        self.message
+        std::mem::take(&mut self.message)
     }
 
     fn close_buffer(&mut self) {
@@ -88,6 +88,15 @@ impl Write for MessageWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// What was written and is not wanted leaves its buffer to others.
+impl Drop for MessageWriter {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            STOCK.give_back(buffer);
+        }
     }
 }
 

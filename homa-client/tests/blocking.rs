@@ -458,3 +458,42 @@ fn an_endpoint_is_open_for_as_long_as_it_lingers() {
         "linger = 60.001s is out of range: 0 to 60s, default 1s"
     );
 }
+
+#[test]
+fn beyond_the_bound_requests_go_to_the_handler_at_once_and_those_that_wait_are_kept() {
+    let config = config(14);
+    let server = blocking::Server::bind(localhost(), &config).unwrap();
+    let refused = Arc::new(AtomicUsize::new(0));
+    let count = refused.clone();
+    let handler = move |request: blocking::Request| {
+        count.fetch_add(1, Ordering::SeqCst);
+        request.reply("too many".into()).unwrap();
+    };
+    server.refuse_beyond(2, Arc::new(handler));
+    let addr = server.local_addr();
+    let client = blocking::Client::bind(&config).unwrap();
+    let call = || client.call(addr, "one".into()).unwrap().into_bytes();
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (0..2).map(|_| scope.spawn(call)).collect();
+        until(|| server.waiting() == 2);
+        for further in 1..=3 {
+            assert_eq!(call(), "too many");
+            assert_eq!(refused.load(Ordering::SeqCst), further);
+        }
+        assert_eq!(server.waiting(), 2);
+        // One place is free again.
+        let before = Instant::now();
+        let first = server.try_accept().unwrap();
+        assert!(first.received_at() < before, "it came before it was taken");
+        let third = scope.spawn(call);
+        until(|| server.waiting() == 2);
+        first.reply("served".into()).unwrap();
+        while let Some(request) = server.try_accept() {
+            request.reply("served".into()).unwrap();
+        }
+        for caller in waiting.into_iter().chain([third]) {
+            assert_eq!(caller.join().unwrap(), "served");
+        }
+    });
+    assert_eq!(refused.load(Ordering::SeqCst), 3);
+}

@@ -16,6 +16,8 @@ use crate::server::{Request, RequestHandler};
 pub(crate) struct AcceptQueue {
     /// Takes all requests, once it is set.
     handler: OnceLock<RequestHandler>,
+    /// How many may wait, and who takes those that come when so many do.
+    overflow: OnceLock<(usize, RequestHandler)>,
     requests: Mutex<VecDeque<Request>>,
     arrived: Notify,
     closed: AtomicBool,
@@ -36,6 +38,12 @@ impl AcceptQueue {
             drop(requests);
             return request.refuse();
         }
+        if let Some((waiting, handler)) = self.overflow.get()
+            && requests.len() >= *waiting
+        {
+            drop(requests);
+            return handler(request);
+        }
         requests.push_back(request);
         drop(requests);
         self.arrived.notify_one();
@@ -52,6 +60,11 @@ impl AcceptQueue {
             std::mem::take(&mut *requests)
         };
         waiting.into_iter().for_each(|request| handler(request));
+    }
+
+    /// Has `handler` take the requests that come while so many wait. The first one stays.
+    pub(crate) fn refuse_beyond(&self, waiting: usize, handler: RequestHandler) {
+        let _ = self.overflow.set((waiting, handler));
     }
 
     /// Whether there is a handler.
