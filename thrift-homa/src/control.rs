@@ -1,5 +1,7 @@
 //! Replies that are not Thrift messages, for requests that get none.
 
+use homa_client::Message;
+
 /// Accepted; there is no reply message.
 const ACCEPTED: u8 = 0xF1;
 /// Not understood, nothing was executed. A text follows.
@@ -12,18 +14,28 @@ const FIRST: u8 = 0xF0;
 const MAX_TEXT: usize = 1_024;
 
 /// The reply to a oneway message, and to a call for which the processor wrote nothing.
-pub(crate) const fn accepted() -> [u8; 1] {
-    [ACCEPTED]
+pub(crate) fn accepted() -> Message {
+    const REPLY: &[u8] = &[ACCEPTED];
+    REPLY.into()
 }
 
 /// The reply to something that is not a Thrift message.
-pub(crate) fn not_understood(why: &str) -> Vec<u8> {
-    let mut reply = vec![NOT_UNDERSTOOD];
-    let end = (0..=why.len().min(MAX_TEXT))
+pub(crate) fn not_understood(why: &str) -> Message {
+    with_text(NOT_UNDERSTOOD, why)
+}
+
+/// The reply to a oneway message that was not executed.
+pub(crate) fn not_accepted(why: &str) -> Message {
+    with_text(NOT_ACCEPTED, why)
+}
+
+fn with_text(kind: u8, text: &str) -> Message {
+    let mut reply = vec![kind];
+    let end = (0..=text.len().min(MAX_TEXT))
         .rev()
-        .find(|at| why.is_char_boundary(*at));
-    reply.extend_from_slice(&why.as_bytes()[..end.unwrap_or(0)]);
-    reply
+        .find(|at| text.is_char_boundary(*at));
+    reply.extend_from_slice(&text.as_bytes()[..end.unwrap_or(0)]);
+    reply.into()
 }
 
 /// What a client reads from a reply.
@@ -69,7 +81,10 @@ mod tests {
             let is_message = matches!(classify(&[first, 1, 2]), Received::Message);
             assert_eq!(is_message, first < 0xF0, "{first:#x}");
         }
-        assert!(matches!(classify(&accepted()), Received::Nothing));
+        assert!(matches!(
+            classify(&accepted().into_bytes()),
+            Received::Nothing
+        ));
     }
 
     #[test]
@@ -78,7 +93,7 @@ mod tests {
         assert_eq!(reply.len(), 1 + 1_024);
         let long = format!("x{}", "é".repeat(600));
         assert_eq!(not_understood(&long).len(), 1 + 1_023);
-        match classify(&not_understood("unknown protocol")) {
+        match classify(&not_understood("unknown protocol").into_bytes()) {
             Received::NotUnderstood(text) => assert_eq!(text, "unknown protocol"),
             other => panic!("{other:?}"),
         }

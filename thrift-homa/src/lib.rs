@@ -28,13 +28,13 @@
 //! Homa message whose first byte no Thrift protocol begins with.
 #![forbid(unsafe_code)]
 
+mod bounded;
 mod client;
 mod control;
 mod error;
 mod forward;
 mod limits;
 mod process;
-#[allow(dead_code, reason = "for the parts that come next")]
 mod protocol;
 mod server;
 
@@ -47,4 +47,8 @@ pub use error::to_transport_error;
 pub use limits::Limits;
 pub use process::{Reply, process_message};
 pub use protocol::{CustomProtocol, Protocol, UnknownProtocol};
-pub use server::{HomaServer, ServerHandle};
+pub use server::{
+    AbandonedCall, CallContext, CallMetrics, CallOutcome, CallRecord, CallTransport, Framing,
+    HomaServer, MethodCounts, Observer, OnewayAck, QueuedAtShutdown, ServerBuilder, ServerHandle,
+    ServerOptions, ServerStats, ShutdownReport, Stopper, call_context, serve_tcp, serve_unix,
+};

@@ -54,7 +54,6 @@ impl Limits {
     }
 
     /// The same as the thrift crate's protocols take it.
-    #[allow(dead_code, reason = "for the parts that come next")]
     pub(crate) fn configuration(&self) -> TConfiguration {
         TConfiguration::builder()
             .max_message_size(Some(self.message_bytes))

@@ -1,7 +1,7 @@
 //! [`Protocol`]: how messages are encoded.
 
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -9,8 +9,11 @@ use thrift::protocol::{
     TBinaryInputProtocol, TBinaryOutputProtocol, TCompactInputProtocol, TCompactOutputProtocol,
     TInputProtocol, TInputProtocolFactory, TOutputProtocol, TOutputProtocolFactory,
 };
+use thrift::transport::{TReadTransportFactory, TWriteTransport, TWriteTransportFactory};
 
+use crate::bounded::BoundedWriter;
 use crate::limits::Limits;
+use crate::process::SharedSink;
 
 /// How messages are encoded.
 ///
@@ -55,6 +58,15 @@ pub enum Protocol {
 pub struct CustomProtocol {
     input: Arc<dyn TInputProtocolFactory + Send + Sync>,
     output: Arc<dyn TOutputProtocolFactory + Send + Sync>,
+    /// What is between a protocol and the message's bytes, on servers.
+    transports: Option<Transports>,
+}
+
+/// Factories of transports that wrap the bytes of a message.
+#[derive(Clone)]
+struct Transports {
+    read: Arc<dyn TReadTransportFactory + Send + Sync>,
+    write: Arc<dyn TWriteTransportFactory + Send + Sync>,
 }
 
 impl CustomProtocol {
@@ -63,7 +75,49 @@ impl CustomProtocol {
         input: Arc<dyn TInputProtocolFactory + Send + Sync>,
         output: Arc<dyn TOutputProtocolFactory + Send + Sync>,
     ) -> Self {
-        Self { input, output }
+        Self {
+            input,
+            output,
+            transports: None,
+        }
+    }
+
+    /// The same with transports between the protocols and the bytes of the messages.
+    pub(crate) fn through(
+        mut self,
+        read: Arc<dyn TReadTransportFactory + Send + Sync>,
+        write: Arc<dyn TWriteTransportFactory + Send + Sync>,
+    ) -> Self {
+        self.transports = Some(Transports { read, write });
+        self
+    }
+
+    /// Reads one request.
+    pub(crate) fn request_input(
+        &self,
+        from: Box<dyn Read + Send>,
+    ) -> Box<dyn TInputProtocol + Send> {
+        match &self.transports {
+            Some(transports) => self.input.create(transports.read.create(from)),
+            None => self.input(from),
+        }
+    }
+
+    /// Writes one reply of up to `limit` bytes.
+    pub(crate) fn reply_output(
+        &self,
+        into: SharedSink,
+        limit: usize,
+    ) -> Box<dyn TOutputProtocol + Send> {
+        let Some(transports) = &self.transports else {
+            return self.output(Box::new(into));
+        };
+        let transport = transports.write.create(Box::new(into.clone()));
+        self.output.create(Box::new(Gate {
+            transport,
+            left: limit,
+            sink: into,
+        }))
     }
 
     /// Reads one message.
@@ -74,6 +128,29 @@ impl CustomProtocol {
     /// Writes one message.
     pub(crate) fn output(&self, into: Box<dyn Write + Send>) -> Box<dyn TOutputProtocol + Send> {
         self.output.create(Box::new(into))
+    }
+}
+
+/// Keeps a transport that gathers a message from gathering more than may be sent.
+struct Gate {
+    transport: Box<dyn TWriteTransport + Send>,
+    left: usize,
+    sink: SharedSink,
+}
+
+impl Write for Gate {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(left) = self.left.checked_sub(bytes.len()) else {
+            self.sink.with(BoundedWriter::overflow);
+            return Err(io::Error::other("the message is over the limit"));
+        };
+        self.left = left;
+        self.transport.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.transport.flush()
     }
 }
 

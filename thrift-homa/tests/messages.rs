@@ -6,9 +6,13 @@ mod common;
 use std::sync::atomic::Ordering;
 
 use common::Echo;
-use thrift_homa::{Reply, process_message};
-
-const LIMIT: usize = 1_000_000;
+use thrift::ApplicationErrorKind;
+use thrift::protocol::{
+    TBinaryInputProtocol, TCompactInputProtocol, TInputProtocol, TMessageIdentifier, TMessageType,
+    TOutputProtocol,
+};
+use thrift::server::{TMultiplexedProcessor, TProcessor, handle_process_result};
+use thrift_homa::{Limits, Reply, process_message};
 
 fn bytes(hex: &str) -> Vec<u8> {
     let hex: String = hex.split_whitespace().collect();
@@ -18,9 +22,26 @@ fn bytes(hex: &str) -> Vec<u8> {
         .collect()
 }
 
+/// What an exception says, in whichever protocol.
+fn exception(reply: &[u8]) -> (ApplicationErrorKind, String) {
+    let mut input: Box<dyn TInputProtocol> = match reply[0] {
+        0x82 => Box::new(TCompactInputProtocol::new(reply)),
+        _ => Box::new(TBinaryInputProtocol::new(reply, false)),
+    };
+    let header = input.read_message_begin().expect("a message");
+    assert_eq!(header.message_type, TMessageType::Exception, "{reply:02x?}");
+    let error = thrift::Error::read_application_error_from_in_protocol(&mut input);
+    let error = error.expect("an exception");
+    (error.kind, error.message)
+}
+
 fn reply_to(request: &[u8]) -> Vec<u8> {
-    match process_message(&Echo::default(), request, LIMIT) {
-        Reply::Message(reply) => reply,
+    reply_within(request, &Limits::default())
+}
+
+fn reply_within(request: &[u8], limits: &Limits) -> Vec<u8> {
+    match process_message(&Echo::default(), request, limits) {
+        Reply::Message(reply) => reply.into_bytes().to_vec(),
         Reply::Oneway => panic!("not a oneway request"),
     }
 }
@@ -74,10 +95,8 @@ fn a_oneway_is_executed_and_has_no_reply() {
         "82 81 03 03 7a6970 00",
     ] {
         let service = Echo::default();
-        assert_eq!(
-            process_message(&service, &bytes(request), LIMIT),
-            Reply::Oneway
-        );
+        let reply = process_message(&service, &bytes(request), &Limits::default());
+        assert!(matches!(reply, Reply::Oneway), "{reply:?}");
         assert_eq!(service.zips.load(Ordering::SeqCst), 1);
     }
 }
@@ -96,9 +115,30 @@ fn what_is_no_request_is_refused_by_a_control_reply() {
     assert_eq!(reply_to(b"[1,\"ping\",1,0,{}]"), unknown, "JSON");
     assert_eq!(reply_to(&[0x0F, 0xFF, 0, 0]), unknown, "THeader");
     assert_eq!(reply_to(&[]), unknown, "nothing");
-    let a_reply = reply_to(&bytes("80010002 00000004 70696e67 00000001 00"));
-    assert_eq!(a_reply[0], 0xF2);
-    assert!(a_reply.ends_with(b"a reply is not a request"));
+    let refused = reply_to(&bytes("80020001 00000004 70696e67 00000001 00"));
+    assert_eq!(refused[0], 0xF2, "another version: {refused:02x?}");
+}
+
+#[test]
+fn what_has_a_header_is_refused_by_an_exception() {
+    // A reply where a request belongs: InvalidMessageType.
+    let refused = reply_to(&bytes("80010002 00000004 70696e67 00000001 00"));
+    let (kind, text) = exception(&refused);
+    assert_eq!(kind, ApplicationErrorKind::InvalidMessageType, "{text}");
+    // Longer than this server takes, for a call and a oneway.
+    let limits = Limits::for_messages(250);
+    let long = [
+        bytes("80010001 00000004 6563686f 00000001 0b 0001 00000100"),
+        vec![b'x'; 257],
+    ]
+    .concat();
+    let (kind, text) = exception(&reply_within(&long, &limits));
+    assert_eq!(kind, ApplicationErrorKind::InternalError);
+    assert!(text.contains("limit of 250 bytes"), "{text}");
+    let oneway = [bytes("80010004 00000003 7a6970 00000003"), vec![0; 300]].concat();
+    let refused = reply_within(&oneway, &limits);
+    assert_eq!(refused[0], 0xF3, "{refused:02x?}");
+    assert!(String::from_utf8_lossy(&refused).contains("limit of 250 bytes"));
 }
 
 #[test]
@@ -114,20 +154,121 @@ fn a_panic_is_an_exception_under_the_name_that_the_caller_checks() {
 }
 
 #[test]
-fn a_reply_over_the_limit_is_an_exception_that_names_both() {
+fn a_reply_over_the_limit_is_an_exception_that_names_it_and_the_remedy() {
     // repeat(times = 1,000): 1,000 bytes and 27 around them.
     let request = bytes("80010001 00000006 726570656174 00000001 08 0001 000003e8 00");
     let size = reply_to(&request).len();
-    let at = |limit| match process_message(&Echo::default(), &request, limit) {
-        Reply::Message(reply) => reply,
-        Reply::Oneway => panic!("not a oneway request"),
-    };
+    let at = |limit| reply_within(&request, &Limits::for_messages(limit));
     assert_eq!(at(size).len(), size);
-    let text = String::from_utf8_lossy(&at(size - 1)).into_owned();
+    let (kind, text) = exception(&at(size - 1));
+    assert_eq!(kind, ApplicationErrorKind::InternalError);
     assert!(
-        text.contains(&format!("{size} bytes is over the limit of {}", size - 1)),
+        text.contains(&format!("limit of {} bytes", size - 1)),
         "{text}"
     );
+    assert!(text.contains("use a TCP transport"), "{text}");
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_a_protocol_error_whatever_is_wrong_with_them() {
+    let string = |length: &str| format!("80010001 00000004 6563686f 00000001 0b 0001 {length}");
+    let deep = "0c 0001 ".repeat(70);
+    let cases = [
+        ("a string without its bytes", string("00000005 68656c")),
+        ("a string of 2 GiB", string("7fffffff 00")),
+        ("a string of negative length", string("ffffffff 00")),
+        ("a string that is not UTF-8", string("00000001 ff 00")),
+        (
+            "no arguments at all",
+            "80010001 00000004 6563686f 00000001".to_owned(),
+        ),
+        (
+            "an unknown type",
+            "80010001 00000004 6563686f 00000001 05 0001".to_owned(),
+        ),
+        (
+            "structures too deep, which are skipped",
+            format!("80010001 00000004 736b6970 00000001 {deep}"),
+        ),
+        (
+            "a list of 2 billion",
+            "80010001 00000004 736b6970 00000001 0f 0001 03 7fffffff".to_owned(),
+        ),
+        (
+            "a map of more than there are bytes",
+            "80010001 00000004 736b6970 00000001 0d 0001 0b0b 00001000".to_owned(),
+        ),
+        (
+            "compact: a list of 4 billion",
+            "82 21 01 04 736b6970 19 f3 ffffffff0f".to_owned(),
+        ),
+    ];
+    for (what, request) in cases {
+        let (kind, text) = exception(&reply_to(&bytes(&request)));
+        assert_eq!(kind, ApplicationErrorKind::ProtocolError, "{what}: {text}");
+        assert!(
+            text.starts_with("the arguments cannot be decoded: "),
+            "{what}: {text}"
+        );
+    }
+    // Generated code finds a missing field when it has read everything.
+    let (kind, text) = exception(&reply_to(&bytes(
+        "80010001 00000007 6d697373696e67 00000001 00",
+    )));
+    assert_eq!(kind, ApplicationErrorKind::ProtocolError, "{text}");
+    assert!(text.contains("missing required field text"), "{text}");
+}
+
+#[test]
+fn what_a_handler_says_is_not_taken_for_a_protocol_error() {
+    let (kind, text) = exception(&reply_to(&bytes("80010001 00000004 6661696c 00000001 00")));
+    assert_eq!((kind, &*text), (ApplicationErrorKind::Unknown, "not today"));
+}
+
+#[test]
+fn an_error_of_the_multiplexed_processor_comes_under_the_callers_name() {
+    let mut services = TMultiplexedProcessor::new();
+    services
+        .register("Echo", Box::new(Echo::default()), false)
+        .expect("the first of its name");
+    let request = bytes("80010001 00000009 4e6f70653a70696e67 00000001 00");
+    let Reply::Message(reply) = process_message(&services, &request, &Limits::default()) else {
+        panic!("not a oneway request");
+    };
+    let reply = reply.into_bytes();
+    assert!(reply.starts_with(&bytes("80010003 00000004 70696e67 00000001")));
+    assert!(
+        exception(&reply).1.contains("no processor found"),
+        "{reply:?}"
+    );
+}
+
+/// Fails in the middle of its reply, as generated code does for one that is nested too deep.
+struct HalfWay;
+
+impl TProcessor for HalfWay {
+    fn process(
+        &self,
+        input: &mut dyn TInputProtocol,
+        output: &mut dyn TOutputProtocol,
+    ) -> thrift::Result<()> {
+        let header = input.read_message_begin()?;
+        let reply = TMessageIdentifier::new("half", TMessageType::Reply, header.sequence_number);
+        output.write_message_begin(&reply)?;
+        output.write_string("never to be seen")?;
+        handle_process_result(&header, Err("it went wrong".into()), output)
+    }
+}
+
+#[test]
+fn an_exception_takes_the_place_of_a_reply_that_was_begun() {
+    let request = bytes("80010001 00000004 68616c66 00000001 00");
+    let Reply::Message(reply) = process_message(&HalfWay, &request, &Limits::default()) else {
+        panic!("not a oneway request");
+    };
+    let reply = reply.into_bytes();
+    assert!(!reply.windows(5).any(|window| window == b"never"));
+    assert_eq!(exception(&reply).1, "it went wrong");
 }
 
 #[test]
@@ -138,8 +279,10 @@ fn truncated_and_changed_requests_always_get_a_reply_within_the_limit() {
         bytes("00000004 6563686f 01 00000001 0b 0001 00000005 68656c6c6f 00"),
     ];
     let check = |request: &[u8]| {
-        if let Reply::Message(reply) = process_message(&Echo::default(), request, LIMIT) {
-            assert!((1..=LIMIT).contains(&reply.len()), "{request:02x?}");
+        if let Reply::Message(reply) =
+            process_message(&Echo::default(), request, &Limits::default())
+        {
+            assert!((1..=1_000_000).contains(&reply.len()), "{request:02x?}");
         }
     };
     for request in &valid {
@@ -154,11 +297,4 @@ fn truncated_and_changed_requests_always_get_a_reply_within_the_limit() {
             }
         }
     }
-}
-
-#[test]
-fn a_claim_of_a_huge_string_is_refused_without_the_memory() {
-    let request = bytes("80010001 00000004 6563686f 00000001 0b 0001 7fffffff 00");
-    let text = String::from_utf8_lossy(&reply_to(&request)).into_owned();
-    assert!(text.contains("echo"), "an exception for the method: {text}");
 }

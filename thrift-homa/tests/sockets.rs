@@ -1,9 +1,9 @@
 //! Clients and servers over real sockets.
 
+#[allow(dead_code, reason = "other tests use the rest")]
 mod common;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,9 @@ const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST
 const GRACE: Duration = Duration::from_secs(5);
 
 fn serve(service: &Echo) -> ServerHandle {
-    let workers = NonZeroUsize::new(2).expect("2 is not 0");
-    HomaServer::bind(ANY, service.clone(), workers)
+    HomaServer::builder(service.clone())
+        .workers(2)
+        .bind(ANY)
         .expect("a free port")
         .spawn()
         .expect("threads")
@@ -74,7 +75,8 @@ fn calls_of_every_size_are_echoed_in_binary_and_compact() {
             "{size} bytes, compact"
         );
     }
-    assert!(server.shutdown(GRACE));
+    let report = server.shutdown(GRACE);
+    assert!(report.is_clean(), "{report}");
 }
 
 #[test]
@@ -101,7 +103,8 @@ fn exceptions_panics_and_long_replies_reach_the_caller_and_the_next_call_succeed
         kind(|client| client.repeat(1_000_000)),
         ApplicationErrorKind::InternalError
     );
-    assert!(server.shutdown(GRACE));
+    let report = server.shutdown(GRACE);
+    assert!(report.is_clean(), "{report}");
 }
 
 #[test]
@@ -119,7 +122,8 @@ fn a_request_over_the_limit_is_refused_before_it_is_sent_and_the_next_call_succe
         other => panic!("not a transport error: {:?}", other.map(|text| text.len())),
     }
     assert_eq!(client.echo("short").expect("a reply"), "short");
-    assert!(server.shutdown(GRACE));
+    let report = server.shutdown(GRACE);
+    assert!(report.is_clean(), "{report}");
 }
 
 #[test]
@@ -140,7 +144,8 @@ fn a_oneway_returns_before_it_is_awaited_and_is_executed() {
         );
         std::thread::yield_now();
     }
-    assert!(server.shutdown(GRACE));
+    let report = server.shutdown(GRACE);
+    assert!(report.is_clean(), "{report}");
     assert_eq!(service.zips.load(Ordering::SeqCst), 10, "each ran once");
 }
 
@@ -158,7 +163,8 @@ fn many_clients_share_two_workers_and_each_gets_its_own_reply() {
             });
         }
     });
-    assert!(server.shutdown(GRACE));
+    let report = server.shutdown(GRACE);
+    assert!(report.is_clean(), "{report}");
 }
 
 #[test]
@@ -192,7 +198,8 @@ fn after_a_shutdown_the_port_is_free_and_calls_fail() {
     let addr = server.local_addr();
     let mut client = connect(&server);
     client.ping().expect("a reply");
-    assert!(server.shutdown(GRACE));
+    let report = server.shutdown(GRACE);
+    assert!(report.is_clean(), "{report}");
     assert_eq!(
         transport_kind(client.echo("hello?")),
         TransportErrorKind::NotOpen
@@ -200,7 +207,7 @@ fn after_a_shutdown_the_port_is_free_and_calls_fail() {
     // The socket is closed by the thread that drives it, a moment after its last handle.
     let deadline = Instant::now() + GRACE;
     let again = loop {
-        match HomaServer::bind(addr, Echo::default(), NonZeroUsize::MIN) {
+        match HomaServer::builder(Echo::default()).bind(addr) {
             Ok(server) => break server,
             Err(error) => assert!(Instant::now() < deadline, "{error:?}"),
         }
@@ -225,7 +232,7 @@ fn a_handle_dropped_inside_a_runtime_stops_the_server_and_does_not_panic() {
     );
     // Once its workers have ended, the port is free.
     let deadline = Instant::now() + GRACE;
-    while let Err(error) = HomaServer::bind(addr, Echo::default(), NonZeroUsize::MIN) {
+    while let Err(error) = HomaServer::builder(Echo::default()).bind(addr) {
         assert!(Instant::now() < deadline, "{error:?}");
         std::thread::yield_now();
     }
@@ -235,7 +242,7 @@ fn a_handle_dropped_inside_a_runtime_stops_the_server_and_does_not_panic() {
 fn an_address_in_use_is_named() {
     let server = serve(&Echo::default());
     let addr = server.local_addr();
-    match HomaServer::bind(addr, Echo::default(), NonZeroUsize::MIN) {
+    match HomaServer::builder(Echo::default()).bind(addr) {
         Err(thrift::Error::Transport(error)) => {
             assert_eq!(error.kind, TransportErrorKind::NotOpen);
             assert!(

@@ -6,6 +6,9 @@
 //!   string echo(1: string text),
 //!   string repeat(1: i32 times),
 //!   void boom(),
+//!   void skip(),
+//!   string missing(1: required string text),
+//!   void fail(),
 //!   oneway void zip(),
 //! }
 //! ```
@@ -15,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use thrift::protocol::{
     TFieldIdentifier, TInputProtocol, TMessageIdentifier, TMessageType, TOutputProtocol,
-    TStructIdentifier, TType,
+    TStructIdentifier, TType, verify_required_field_exists,
 };
 use thrift::server::{TProcessor, handle_process_result};
 use thrift::{ApplicationError, ApplicationErrorKind};
@@ -69,6 +72,25 @@ impl Echo {
                 write_result(header, Some(&"x".repeat(times)), output)
             }
             "boom" | "Echo:boom" => panic!("asked to"),
+            // Reads past all that it is given.
+            "skip" => {
+                input.skip(TType::Struct)?;
+                write_result(header, None, output)
+            }
+            // Has a required argument, which is told as generated code does.
+            "missing" => {
+                let mut text = None;
+                read_arguments(input, |input| {
+                    text = Some(input.read_string()?);
+                    Ok(())
+                })?;
+                verify_required_field_exists("text", &text)?;
+                write_result(header, text.as_deref(), output)
+            }
+            "fail" => {
+                read_arguments(input, |_| Ok(()))?;
+                Err("not today".into())
+            }
             "zip" => {
                 read_arguments(input, |_| Ok(()))?;
                 self.zips.fetch_add(1, Ordering::SeqCst);
@@ -79,6 +101,35 @@ impl Echo {
                 "no such method",
             ))),
         }
+    }
+}
+
+/// A service of methods that take and return at most one string, made of one function of the
+/// method's name and its argument.
+#[derive(Clone)]
+pub(crate) struct Strings<F>(pub(crate) F);
+
+impl<F: Fn(&str, &str) -> thrift::Result<Option<String>>> TProcessor for Strings<F> {
+    fn process(
+        &self,
+        input: &mut dyn TInputProtocol,
+        output: &mut dyn TOutputProtocol,
+    ) -> thrift::Result<()> {
+        let header = input.read_message_begin()?;
+        let mut dispatch = || {
+            let mut text = String::new();
+            read_arguments(input, |input| {
+                text = input.read_string()?;
+                Ok(())
+            })?;
+            let result = (self.0)(&header.name, &text)?;
+            if header.message_type == TMessageType::OneWay {
+                return Ok(());
+            }
+            write_result(&header, result.as_deref(), output)
+        };
+        let result = dispatch();
+        handle_process_result(&header, result, output)
     }
 }
 
@@ -179,6 +230,18 @@ impl<I: TInputProtocol, O: TOutputProtocol> EchoClient<I, O> {
     #[allow(dead_code, reason = "not all tests use it")]
     pub(crate) fn send_oneway(&mut self, name: &str) -> thrift::Result<()> {
         self.send(name, TMessageType::OneWay, |_| Ok(()))
+    }
+
+    /// Any method of a string to a string.
+    pub(crate) fn call_with(&mut self, name: &str, text: &str) -> thrift::Result<String> {
+        self.call(name, |output| write_string_field(1, Some(text), output))
+    }
+
+    /// Any oneway method of a string.
+    pub(crate) fn send_with(&mut self, name: &str, text: &str) -> thrift::Result<()> {
+        self.send(name, TMessageType::OneWay, |output| {
+            write_string_field(1, Some(text), output)
+        })
     }
 
     /// Any method without arguments.

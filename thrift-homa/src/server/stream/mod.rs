@@ -1,0 +1,387 @@
+//! Servers on TCP and unix sockets, with the options, limits and the stop of the one on Homa.
+//!
+//! Each connection has a thread that reads whole messages, at most one at a time. A call runs on it
+//! once it has one of as many permits as there are workers, which is given back before the reply is
+//! written: a client that is slow at either costs a thread and nothing else.
+
+mod connection;
+mod permits;
+mod read;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use thrift::server::TProcessor;
+use thrift::{TransportError, TransportErrorKind};
+
+pub(super) use self::connection::Connection;
+
+use self::connection::Stream;
+use self::permits::Permits;
+use self::read::{Broken, Next, Reader};
+use super::context::Origin;
+use super::core::{Core, Replier};
+use super::handle::Carrier;
+use super::{CallTransport, ServerHandle, ServerOptions};
+use crate::process::Caller;
+
+/// What separates messages on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Framing {
+    /// Four bytes in front of each tell its length, as those of `TFramedWriteTransport`.
+    Framed,
+    /// Nothing: each ends where the protocol says. For clients with buffered transports, or none.
+    Buffered,
+}
+
+/// A socket that takes connections.
+#[derive(Debug)]
+pub(crate) enum StreamListener {
+    Tcp(TcpListener),
+    /// With its path, which is removed when the server has stopped.
+    Unix(UnixListener, PathBuf),
+}
+
+/// The pause after the system has refused to accept, say for lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// Serves a processor over TCP, with the options, limits, call context, observer and stop of a
+/// [`HomaServer`](crate::HomaServer); [`ServerOptions::homa`] and [`ServerOptions::oneway`] do not
+/// count.
+///
+/// A connection may be idle for ever, which costs a thread. A message that has begun has to arrive
+/// within 30 seconds, and a reply to be taken within as many; a connection that breaks this, or on
+/// which something comes that is no message, is closed.
+///
+/// ```no_run
+/// use std::net::TcpListener;
+/// use thrift_homa::{Framing, ServerOptions, serve_tcp};
+///
+/// # fn main() -> thrift::Result<()> {
+/// # let processor = thrift::server::TMultiplexedProcessor::new();
+/// let listener = TcpListener::bind("0.0.0.0:9090")?;
+/// let server = serve_tcp(listener, Framing::Framed, processor, ServerOptions::default())?;
+/// server.wait();
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// An option is out of range (`NotOpen`), or no thread can be started.
+pub fn serve_tcp(
+    listener: TcpListener,
+    framing: Framing,
+    processor: impl TProcessor + Send + Sync + 'static,
+    options: ServerOptions,
+) -> thrift::Result<ServerHandle> {
+    let listener = StreamListener::Tcp(listener);
+    serve_stream(listener, framing, Arc::new(processor), options)
+}
+
+/// Serves a processor on a unix socket, as [`serve_tcp`] does over TCP. The path must not exist; it
+/// is removed when the server has stopped.
+///
+/// # Errors
+/// The path cannot be had or an option is out of range (`NotOpen`), or no thread can be started.
+pub fn serve_unix(
+    path: impl AsRef<Path>,
+    framing: Framing,
+    processor: impl TProcessor + Send + Sync + 'static,
+    options: ServerOptions,
+) -> thrift::Result<ServerHandle> {
+    let path = path.as_ref();
+    let listener = UnixListener::bind(path).map_err(|error| {
+        let text = format!("cannot listen on {}: {error}", path.display());
+        TransportError::new(TransportErrorKind::NotOpen, text)
+    })?;
+    let listener = StreamListener::Unix(listener, path.to_owned());
+    serve_stream(listener, framing, Arc::new(processor), options)
+}
+
+/// Serves connections until the handle stops it.
+pub(crate) fn serve_stream(
+    listener: StreamListener,
+    framing: Framing,
+    processor: Arc<dyn TProcessor + Send + Sync>,
+    options: ServerOptions,
+) -> thrift::Result<ServerHandle> {
+    options.check()?;
+    let limits = options.limits;
+    let core = Arc::new(Core::new(processor, options, limits));
+    let permits = Permits::new(core.options.workers, core.options.queue);
+    let server = Arc::new(StreamServer {
+        listener,
+        framing,
+        core: core.clone(),
+        permits,
+        open: Mutex::default(),
+    });
+    let handle = ServerHandle::new(Carrier::Stream(server.clone()), core.clone());
+    super::watch_deadlines(&core)?;
+    let shift = core.thread_starts();
+    super::start("thrift-accept".to_owned(), move || {
+        server.accept_all();
+        server.remove_path();
+        drop(shift);
+    })?;
+    Ok(handle)
+}
+
+/// A server on a socket.
+pub(super) struct StreamServer {
+    listener: StreamListener,
+    framing: Framing,
+    core: Arc<Core>,
+    permits: Permits,
+    open: Mutex<Open>,
+}
+
+/// The connections.
+#[derive(Default)]
+struct Open {
+    connections: HashMap<u64, Arc<Connection>>,
+    opened: u64,
+}
+
+impl StreamServer {
+    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.listener {
+            StreamListener::Tcp(listener) => listener.local_addr().ok(),
+            StreamListener::Unix(..) => None,
+        }
+    }
+
+    pub(super) fn unix_path(&self) -> Option<&Path> {
+        match &self.listener {
+            StreamListener::Tcp(_) => None,
+            StreamListener::Unix(_, path) => Some(path),
+        }
+    }
+
+    /// Calls that wait for a permit.
+    pub(super) fn waiting(&self) -> usize {
+        self.permits.waiting()
+    }
+
+    /// Takes no more connections, and no more messages on those that are open. The core knows
+    /// already that it stops.
+    pub(super) fn stop(&self) {
+        // Wakes the thread that accepts, and refuses whoever connects from now on.
+        let listener = match &self.listener {
+            StreamListener::Tcp(listener) => SockRef::from(listener),
+            StreamListener::Unix(listener, _) => SockRef::from(listener),
+        };
+        let _ = listener.shutdown(std::net::Shutdown::Both);
+        if self.core.refusal().is_some() {
+            self.permits.close();
+        }
+        for connection in self.open().connections.values() {
+            connection.end_reading();
+        }
+    }
+
+    /// Whatever waits for a permit is refused.
+    pub(super) fn end_grace(&self) {
+        self.permits.close();
+    }
+
+    /// Closes what is open.
+    pub(super) fn close_all(&self) {
+        for connection in self.open().connections.values() {
+            connection.close();
+        }
+    }
+
+    fn accept_all(self: &Arc<Self>) {
+        while !self.core.is_stopping() {
+            match self.accept() {
+                Ok(stream) => self.connect(stream),
+                Err(_) if self.core.is_stopping() => return,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    thread::sleep(ACCEPT_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn accept(&self) -> io::Result<Stream> {
+        match &self.listener {
+            StreamListener::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tcp(stream))
+            }
+            StreamListener::Unix(listener, _) => Ok(Stream::Unix(listener.accept()?.0)),
+        }
+    }
+
+    fn connect(self: &Arc<Self>, stream: Stream) {
+        let counts = &self.core.counts;
+        let refuse = |why: &io::Error| {
+            tracing::debug!(%why, "a connection is refused");
+            counts.connections_refused.fetch_add(1, Ordering::Relaxed);
+        };
+        let connection = match Connection::new(stream, self.framing) {
+            Ok(connection) => Arc::new(connection),
+            Err(error) => return refuse(&error),
+        };
+        let number = {
+            let mut open = self.open();
+            if open.connections.len() >= self.core.options.max_connections {
+                drop(open);
+                return refuse(&io::Error::other("max_connections are open"));
+            }
+            open.opened += 1;
+            let number = open.opened;
+            open.connections.insert(number, connection.clone());
+            number
+        };
+        counts.connections.fetch_add(1, Ordering::Relaxed);
+        // Who stops the server looks at the connections after it has said that it stops.
+        if self.core.is_stopping() {
+            connection.end_reading();
+        }
+        let place = Place {
+            server: self.clone(),
+            number,
+        };
+        let shift = self.core.thread_starts();
+        let name = format!("thrift-conn-{number}");
+        let started = super::start(name, move || {
+            place.server.serve(&connection, &shift);
+            drop(place);
+            drop(shift);
+        });
+        if let Err(error) = started {
+            // The place went with the thread that did not start.
+            refuse(&io::Error::other(error.to_string()));
+        }
+    }
+
+    fn serve(&self, connection: &Arc<Connection>, shift: &super::core::Shift) {
+        let core = &*self.core;
+        let mut reader = Reader::new(connection.clone(), &core.limits, &core.options.protocol);
+        loop {
+            let next = match reader.next(self.framing) {
+                Ok(Some(next)) => next,
+                Ok(None) => break,
+                Err(Broken(why)) => {
+                    self.broken(&why);
+                    break;
+                }
+            };
+            let origin = Origin {
+                peer: connection.peer(),
+                received_at: Instant::now(),
+                transport: connection.transport(),
+            };
+            let replier = Replier::Stream(connection.clone());
+            match next {
+                Next::Message(message) => {
+                    let admit = |core: &Core| self.admit(core, origin);
+                    core.handle(&shift.desk, origin, message, replier, admit);
+                }
+                Next::TooLong(start, size) => {
+                    let counted = size.unwrap_or(start.len());
+                    let refuse = |caller: &Caller| caller.too_long(size);
+                    core.refuse(origin, (start, counted), replier, refuse);
+                    if size.is_none() {
+                        self.broken("a message is over the limit, and its end is not known");
+                        break;
+                    }
+                }
+                Next::Undecodable(start, why) => {
+                    let refuse = |caller: &Caller| caller.malformed(&why);
+                    core.refuse(origin, (start, start.len()), replier, refuse);
+                    self.broken(&why);
+                    break;
+                }
+            }
+            if connection.is_closed() {
+                break;
+            }
+            if let Err(Broken(why)) = reader.skip_rest() {
+                self.broken(&why);
+                break;
+            }
+        }
+        connection.close();
+    }
+
+    fn broken(&self, why: &str) {
+        tracing::debug!(why, "a connection is closed");
+        let broken = &self.core.counts.connections_broken;
+        broken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Waits for a permit to run a call.
+    fn admit(&self, core: &Core, origin: Origin) -> Result<permits::Permit<'_>, String> {
+        if let Some(why) = core.refusal() {
+            return Err(why.to_owned());
+        }
+        let taken = self.permits.take(core.deadline(origin));
+        taken.map_err(|refused| match refused {
+            permits::Refused::Full => core.overloaded(),
+            permits::Refused::Late => core.too_late(origin.received_at.elapsed()),
+            permits::Refused::Closed => "shutting down".to_owned(),
+        })
+    }
+
+    fn remove_path(&self) {
+        if let StreamListener::Unix(_, path) = &self.listener
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::debug!(%error, path = %path.display(), "the socket's path stays");
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's place among those that are open.
+struct Place {
+    server: Arc<StreamServer>,
+    number: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.server.open().connections.remove(&self.number);
+        self.server
+            .core
+            .counts
+            .connections
+            .fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for StreamServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamServer")
+            .field("listener", &self.listener)
+            .field("framing", &self.framing)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    fn transport(&self) -> CallTransport {
+        if self.is_tcp() {
+            CallTransport::Tcp
+        } else {
+            CallTransport::Unix
+        }
+    }
+}
