@@ -77,7 +77,9 @@ pub(super) struct Lead {
     watch_until: AtomicU64,
 }
 
-/// Those who follow, oldest first.
+/// Those who follow, oldest first. The newest are called on first: of those who wait for something of
+/// their own they are likely to wait for the longest, so that the role changes hands less often; and
+/// a worker that has just been busy has what it needs in its caches.
 #[derive(Debug, Default)]
 struct Roster {
     followers: BTreeMap<u64, Arc<Waiter>>,
@@ -346,6 +348,7 @@ impl Lead {
         roster
             .followers
             .values()
+            .rev()
             .filter(|waiter| waiter.wants == Wants::Request && !waiter.is_woken())
             .take(count)
             .for_each(|waiter| waiter.wake_by_ref());
@@ -363,8 +366,8 @@ impl Lead {
     /// Gives the role to a follower. Returns whether there was none, and it is vacant now.
     fn pass_on(&self) -> bool {
         let mut roster = lock(&self.roster);
-        let mut followers = roster.followers.iter();
-        let next = followers
+        let mut newest_first = roster.followers.iter().rev();
+        let next = newest_first
             .find(|(_, waiter)| !waiter.is_woken())
             .map(|(key, _)| *key);
         let Some(next) = next.and_then(|key| roster.followers.remove(&key)) else {
