@@ -6,14 +6,25 @@ use super::wire::Carrier;
 use super::{Engine, Time, priority};
 
 impl Engine {
+    /// Bytes that a message may send unasked.
+    pub(super) fn unsched_bytes(&self, loopback: bool) -> usize {
+        match self.settings.loopback {
+            Some(settings) if loopback => settings.unsched_bytes,
+            _ => self.rtt_bytes.bytes(),
+        }
+    }
+
     /// How much of a message of which `wanted` bytes would be unscheduled may be: all of them, or
     /// its first packet if too much is in flight to that peer already.
     pub(super) fn admit_unscheduled(&mut self, key: RpcKey, wanted: usize, payload: u32) -> u32 {
+        self.arrived(key);
+        let Some(loopback) = self.rpcs.get(key).map(|rpc| rpc.loopback) else {
+            return 0;
+        };
         let limit = match self.settings.unsched_windows {
             0 => usize::MAX,
-            windows => windows * self.rtt_bytes.bytes(),
+            windows => windows * self.unsched_bytes(loopback),
         };
-        self.arrived(key);
         let Some(rpc) = self.rpcs.get_mut(key) else {
             return 0;
         };
@@ -67,10 +78,11 @@ impl Engine {
     /// Byte 49 of a request, in KiB; 0 sets no limit. With so many RPCs outstanding that the
     /// unscheduled parts of their responses could overflow our socket, each gets its share of
     /// half of the buffer.
-    pub(super) fn response_limit(&self) -> u8 {
+    pub(super) fn response_limit(&self, loopback: bool) -> u8 {
         let budget = self.settings.main_buffer_bytes / 2;
         let outstanding = self.rpcs.client_count();
-        if self.settings.carrier == Carrier::Ip || outstanding * self.rtt_bytes.bytes() <= budget {
+        let each = self.unsched_bytes(loopback);
+        if self.settings.carrier == Carrier::Ip || outstanding * each <= budget {
             return 0;
         }
         (budget / outstanding / 1024).clamp(1, 255) as u8

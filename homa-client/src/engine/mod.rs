@@ -306,7 +306,9 @@ impl Engine {
             local_ip: None,
         };
         let key = self.insert_rpc(now, route, RpcState::Calling, cookie);
-        self.set_outgoing(now, key, message, self.rtt_bytes.bytes());
+        let loopback = self.rpcs.get(key).is_some_and(|rpc| rpc.loopback);
+        let unscheduled = self.unsched_bytes(loopback);
+        self.set_outgoing(now, key, message, unscheduled);
         Ok(RpcId { key, id })
     }
 
@@ -344,9 +346,11 @@ impl Engine {
             return Ok(());
         };
         found.state = state;
-        let mut unscheduled = self.rtt_bytes.bytes();
-        if found.response_unscheduled_kib > 0 {
-            let wanted = usize::from(found.response_unscheduled_kib) * 1024;
+        let asked = usize::from(found.response_unscheduled_kib) * 1024;
+        let loopback = found.loopback;
+        let mut unscheduled = self.unsched_bytes(loopback);
+        if asked > 0 {
+            let wanted = asked;
             unscheduled = unscheduled.min(wanted.max(self.settings.packet_payload));
         }
         self.set_outgoing(now, key, message, unscheduled);

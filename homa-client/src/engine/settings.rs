@@ -139,6 +139,9 @@ pub struct Loopback {
     pub packet_payload: usize,
     /// Bytes that a sender may be granted ahead of what has arrived from all, two packets to 1 GiB.
     pub max_incoming: usize,
+    /// Bytes of a message that are sent without waiting for a grant, 1 to 1 GiB. Each round of
+    /// grants wakes both sides, which takes longer than all the copying.
+    pub unsched_bytes: usize,
 }
 
 impl Default for Settings {
@@ -281,6 +284,12 @@ impl Settings {
                 loopback.max_incoming,
                 (2 * loopback.packet_payload, 1 << 30),
                 "two packets to 1 GiB",
+            )?;
+            within(
+                "loopback.unsched_bytes",
+                loopback.unsched_bytes,
+                (1, 1 << 30),
+                "1 byte to 1 GiB",
             )?;
         }
         within(

@@ -235,7 +235,9 @@ impl Engine {
             }
         };
         let Turn { key, fifo, .. } = turn;
-        let kib = self.response_limit();
+        let loopback = self.rpcs.get(key)?.loopback;
+        let kib = self.response_limit(loopback);
+        let network_unscheduled = self.rtt_bytes.bytes() as u32;
         let levels = Levels {
             rule: LevelRule::new(&self.settings, self.rtt_bytes.bytes()),
             number: self.settings.num_priorities,
@@ -246,6 +248,8 @@ impl Engine {
         let peer = self.peers.get_mut(rpc.peer);
         let message = rpc.outgoing.as_mut()?;
         let scheduled = message.sent() >= message.unscheduled();
+        // What nobody would send unasked through a network does not delay short messages here.
+        let is_bulk = scheduled || (loopback && message.length() > network_unscheduled);
         let level = levels.of_next(message, &peer.cutoffs);
         if message.sent() == 0 {
             message.first_sent = Some(now);
@@ -254,7 +258,7 @@ impl Engine {
         let most = most_packets(fifo.map_or(most, |fifo| most.min(fifo)), full);
         let most = self.pacer.burst(now, full + DATA_HEADER_LEN, most);
         let mut transmit = Transmit {
-            to: if scheduled {
+            to: if is_bulk {
                 peer.bulk_addr()
             } else {
                 peer.addr

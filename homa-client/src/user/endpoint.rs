@@ -643,6 +643,15 @@ const LOOPBACK_MTU: usize = 65_000;
 /// a long message takes fewer rounds of grants, each of which wakes both sides.
 const LOOPBACK_SHARE: usize = 4;
 
+/// Most bytes that a message on loopback is sent unasked.
+const LOOPBACK_UNSCHED: usize = 512 << 10;
+
+/// What is sent unasked through a network whose speed is not known.
+const DEFAULT_UNSCHED: usize = 40_000;
+
+/// So many messages fit into a socket's buffer with what is sent of them unasked.
+const LOOPBACK_SENDERS: usize = 16;
+
 /// The engines' settings for these sockets, all shards together.
 fn settings(config: &Config, link: &Link) -> Settings {
     let carrier = config.protocol.carrier;
@@ -672,6 +681,9 @@ fn settings(config: &Config, link: &Link) -> Settings {
         Loopback {
             packet_payload,
             max_incoming: max_incoming.max(2 * packet_payload),
+            unsched_bytes: settings.unsched_bytes.unwrap_or_else(|| {
+                (bulk_buffer / LOOPBACK_SENDERS).clamp(DEFAULT_UNSCHED, LOOPBACK_UNSCHED)
+            }),
         }
     });
     settings.bulk_port = link.bulk_port();
