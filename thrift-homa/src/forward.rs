@@ -8,11 +8,17 @@
 //!   of every call and may change it;
 //! * for input also `fn inner_ref(&self) -> &…`.
 
-/// Every method of `TInputProtocol` but `read_message_begin`.
+/// Every method of `TInputProtocol` but `read_message_begin`; with `but_end` also without
+/// `read_message_end`.
 macro_rules! forward_input {
     () => {
         $crate::forward::forward_input! {
             read_message_end() -> ();
+        }
+        $crate::forward::forward_input!(but_end);
+    };
+    (but_end) => {
+        $crate::forward::forward_input! {
             read_struct_begin() -> Option<::thrift::protocol::TStructIdentifier>;
             read_struct_end() -> ();
             read_field_begin() -> ::thrift::protocol::TFieldIdentifier;

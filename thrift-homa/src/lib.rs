@@ -19,6 +19,21 @@
 //! # }
 //! ```
 //!
+//! An [`Endpoint`] chooses the transport by a URI, which a [`ClientConfig`], a [`ServerConfig`] or
+//! the environment may have: `homa://`, `tcp+framed://`, `tcp+buffered://` or `unix+framed://`, with
+//! the same handlers and the same generated clients, the same limits and the same errors.
+//!
+//! ```no_run
+//! use thrift_homa::{ClientConfig, Endpoint};
+//!
+//! # fn main() -> thrift::Result<()> {
+//! let config = ClientConfig::from_toml_file("client.toml")?;
+//! let (input, output) = Endpoint::from_config(&config)?.client()?;
+//! # drop((input, output));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Protocols made elsewhere go over its [halves](HomaTransport::into_halves). Do not put a buffered
 //! transport between: it flushes in the middle of messages longer than its buffer. A framed one
 //! works and wastes four bytes, if the server has one as well.
@@ -30,20 +45,27 @@
 
 mod bounded;
 mod client;
+mod config;
+mod connection;
 mod control;
+mod endpoint;
 mod error;
 mod forward;
 mod limits;
 mod process;
 mod protocol;
 mod server;
+mod uri;
 
 pub use client::{
     ClientOptions, HomaError, HomaInputProtocol, HomaOutputProtocol, HomaReadTransport,
     HomaReadTransportFactory, HomaTransport, HomaWriteTransport, HomaWriteTransportFactory,
     OnewayMode, TransportStats, Undelivered,
 };
+pub use config::{ClientConfig, ConfigError, HomaOptions, ServerConfig, URI_VARIABLE};
+pub use endpoint::{BoxedInputProtocol, BoxedOutputProtocol, Endpoint};
 pub use error::to_transport_error;
+pub use homa_client::options::Engine;
 pub use limits::Limits;
 pub use process::{Reply, process_message};
 pub use protocol::{CustomProtocol, Protocol, UnknownProtocol};
@@ -52,3 +74,4 @@ pub use server::{
     HomaServer, MethodCounts, Observer, OnewayAck, QueuedAtShutdown, ServerBuilder, ServerHandle,
     ServerOptions, ServerStats, ShutdownReport, Stopper, call_context, serve_tcp, serve_unix,
 };
+pub use uri::UriError;

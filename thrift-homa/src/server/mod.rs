@@ -30,8 +30,6 @@ pub use self::observer::{CallMetrics, CallOutcome, CallRecord, MethodCounts, Obs
 pub use self::options::{OnewayAck, QueuedAtShutdown, ServerOptions};
 pub use self::stats::ServerStats;
 pub use self::stream::{Framing, serve_tcp, serve_unix};
-#[allow(unused_imports, reason = "for the switch by configuration")]
-pub(crate) use self::stream::{StreamListener, serve_stream};
 
 use self::core::Core;
 use self::handle::Carrier;
