@@ -5,7 +5,7 @@ use homa_client::Message;
 /// Accepted; there is no reply message.
 const ACCEPTED: u8 = 0xF1;
 /// Not understood, nothing was executed. A text follows.
-const NOT_UNDERSTOOD: u8 = 0xF2;
+pub(crate) const NOT_UNDERSTOOD: u8 = 0xF2;
 /// Not accepted, nothing was executed. A text follows.
 const NOT_ACCEPTED: u8 = 0xF3;
 /// Control replies begin with this byte or a higher one; no Thrift message does.
@@ -31,11 +31,21 @@ pub(crate) fn not_accepted(why: &str) -> Message {
 
 fn with_text(kind: u8, text: &str) -> Message {
     let mut reply = vec![kind];
+    reply.extend_from_slice(cut(text));
+    reply.into()
+}
+
+/// As much of a text as is sent.
+pub(crate) fn cut(text: &str) -> &[u8] {
     let end = (0..=text.len().min(MAX_TEXT))
         .rev()
         .find(|at| text.is_char_boundary(*at));
-    reply.extend_from_slice(&text.as_bytes()[..end.unwrap_or(0)]);
-    reply.into()
+    &text.as_bytes()[..end.unwrap_or(0)]
+}
+
+/// A text that was received, as it is shown.
+pub(crate) fn shown(text: &[u8]) -> String {
+    String::from_utf8_lossy(&text[..text.len().min(MAX_TEXT)]).into_owned()
 }
 
 /// What a client reads from a reply.
@@ -60,12 +70,10 @@ pub(crate) const fn is(first: u8) -> bool {
 
 /// Tells a control reply from a Thrift message.
 pub(crate) fn classify(reply: &[u8]) -> Received {
-    let text =
-        |rest: &[u8]| String::from_utf8_lossy(&rest[..rest.len().min(MAX_TEXT)]).into_owned();
     match reply {
         [ACCEPTED] => Received::Nothing,
-        [NOT_UNDERSTOOD, rest @ ..] => Received::NotUnderstood(text(rest)),
-        [NOT_ACCEPTED, rest @ ..] => Received::NotAccepted(text(rest)),
+        [NOT_UNDERSTOOD, rest @ ..] => Received::NotUnderstood(shown(rest)),
+        [NOT_ACCEPTED, rest @ ..] => Received::NotAccepted(shown(rest)),
         [kind, ..] if is(*kind) => Received::Unknown(*kind),
         _ => Received::Message,
     }

@@ -9,6 +9,7 @@ use thrift::{
 };
 
 use crate::client::{HomaError, call_kind};
+use crate::pieces::RefusedPiece;
 
 /// The Thrift error that says the same as `error`, and whether it is worth trying again:
 ///
@@ -29,19 +30,30 @@ impl From<HomaError> for thrift::Error {
         let text = error.to_string();
         let transport = |kind| TransportError::new(kind, text.clone()).into();
         match error {
-            HomaError::TooLong { .. } | HomaError::ReplyTooLong { .. } => {
-                transport(TransportErrorKind::SizeLimit)
-            }
+            HomaError::TooLong { .. }
+            | HomaError::ReplyTooLong { .. }
+            | HomaError::NoPieces { .. }
+            | HomaError::Refused {
+                why: RefusedPiece::TooLong,
+                ..
+            } => transport(TransportErrorKind::SizeLimit),
             HomaError::TimedOut { .. } => transport(TransportErrorKind::TimedOut),
             HomaError::Call(error) => transport(kind(&error)),
             HomaError::TooManyOneways { .. } => transport(TransportErrorKind::Unknown),
-            HomaError::NotUnderstood { .. } | HomaError::UnknownControl { .. } => {
-                ProtocolError::new(ProtocolErrorKind::InvalidData, text).into()
-            }
-            HomaError::NotAccepted { .. } => Self::Application(ApplicationError::new(
+            HomaError::NotAccepted { .. }
+            | HomaError::Refused {
+                why: RefusedPiece::NoRoom,
+                ..
+            } => Self::Application(ApplicationError::new(
                 ApplicationErrorKind::InternalError,
                 text,
             )),
+            HomaError::NotUnderstood { .. }
+            | HomaError::UnknownControl { .. }
+            | HomaError::Refused { .. }
+            | HomaError::BadPieces { .. } => {
+                ProtocolError::new(ProtocolErrorKind::InvalidData, text).into()
+            }
         }
     }
 }

@@ -38,7 +38,8 @@
 //! transport between: it flushes in the middle of messages longer than its buffer. A framed one
 //! works and wastes four bytes, if the server has one as well.
 //!
-//! Limits: messages up to 1,000,000 bytes; binary and compact protocol; no encryption. A server
+//! Limits: messages up to 1,000,000 bytes, unless client and server agree on [`PieceOptions`];
+//! binary and compact protocol; no encryption. A server
 //! answers what it does not understand, and accepts oneway messages, with a *control reply*, a
 //! Homa message whose first byte no Thrift protocol begins with.
 #![forbid(unsafe_code)]
@@ -52,6 +53,7 @@ mod endpoint;
 mod error;
 mod forward;
 mod limits;
+mod pieces;
 mod process;
 mod protocol;
 mod server;
@@ -67,6 +69,7 @@ pub use endpoint::{BoxedInputProtocol, BoxedOutputProtocol, Endpoint};
 pub use error::to_transport_error;
 pub use homa_client::options::Engine;
 pub use limits::Limits;
+pub use pieces::{PieceOptions, PieceStats, RefusedPiece};
 pub use process::{Reply, process_message};
 pub use protocol::{CustomProtocol, Protocol, UnknownProtocol};
 pub use server::{

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use homa_client::Message;
-use homa_client::blocking::Call;
 
 use super::failure::HomaError;
 use super::link::{Limit, Link, lock};
+use crate::pieces::client::Sent;
 
 /// The RPC under way, shared by the half that sends and the half that receives.
 ///
@@ -25,7 +25,7 @@ pub(crate) struct Channel {
 /// An RPC whose reply nobody has asked for yet.
 #[derive(Debug)]
 struct Pending {
-    call: Call,
+    sent: Sent,
     limit: Option<Limit>,
 }
 
@@ -54,11 +54,11 @@ impl Channel {
         self.detach();
         self.turn.fetch_add(1, Ordering::AcqRel);
         let limit = self.link.limit_from_now();
-        let call = self
+        let sent = self
             .link
             .send(request, limit)
             .map_err(|error| self.failed(error))?;
-        *lock(&self.pending) = Some(Pending { call, limit });
+        *lock(&self.pending) = Some(Pending { sent, limit });
         Ok(())
     }
 
@@ -70,7 +70,7 @@ impl Channel {
             let pending = lock(&self.pending).take();
             let received = match pending {
                 None => Ok(Message::new()),
-                Some(Pending { call, limit }) => self.link.receive(call, limit),
+                Some(Pending { sent, limit }) => self.link.receive(sent, limit),
             };
             if self.turn() == turn {
                 let reply = received.map_err(|error| self.failed(error))?;
@@ -82,7 +82,7 @@ impl Channel {
     /// Leaves the pending RPC to itself, if there is one.
     pub(crate) fn detach(&self) {
         if let Some(pending) = lock(&self.pending).take() {
-            self.link.detach(pending.call);
+            self.link.detach(pending.sent.call);
         }
     }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use homa_client::CallError;
 
+use crate::pieces::RefusedPiece;
+
 /// Why a call failed. Through [`HomaTransport::protocols`](crate::HomaTransport) generated code gets
 /// the Thrift error of the same meaning; through the halves it gets an IO error, in which Thrift
 /// does not tell all apart. [`HomaTransport::last_error`](crate::HomaTransport) has it whole.
@@ -22,14 +24,17 @@ use homa_client::CallError;
 /// | `NotUnderstood`, `UnknownControl` | `InvalidData` | `Protocol`/`InvalidData` |
 /// | `NotAccepted` | `Other` | `Application`/`InternalError` |
 /// | `TooManyOneways` | `Other` | `Transport`/`Unknown` |
+/// | `NoPieces`; `Refused` as too long | `InvalidInput` | `Transport`/`SizeLimit` |
+/// | `Refused` for want of room | `Other` | `Application`/`InternalError` |
+/// | `Refused` otherwise, `BadPieces` | `InvalidData` | `Protocol`/`InvalidData` |
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HomaError {
     /// The request is longer than one message may be; nothing was sent.
     #[error(
         "a Thrift message to this server holds up to {limit} bytes, this one has at least {size}: \
-         use a tcp+framed:// URI for long ones, or raise limits.message_bytes if that is below \
-         1000000"
+         use a tcp+framed:// URI for long ones, set pieces in the options of client and server, or \
+         raise limits.message_bytes if that is below 1000000"
     )]
     TooLong {
         /// Bytes up to where it was noticed.
@@ -82,18 +87,51 @@ pub enum HomaError {
         /// How many.
         waiting: usize,
     },
+    /// The request is longer than one Homa message, and the server does not take pieces. Nothing was
+    /// executed.
+    #[error(
+        "this message has {size} bytes, and the server takes up to {limit}: set ServerOptions::pieces \
+         there, or use a tcp+framed:// URI"
+    )]
+    NoPieces {
+        /// Bytes of the request.
+        size: usize,
+        /// Longest without pieces.
+        limit: usize,
+    },
+    /// The server refused a message in pieces, or a piece. A request was not executed then; a reply
+    /// is lost.
+    #[error("the server refused a message in pieces: {text}")]
+    Refused {
+        /// Why, for programs.
+        why: RefusedPiece,
+        /// Why, in its words.
+        text: String,
+    },
+    /// What the server answered about pieces makes no sense.
+    #[error("the server broke the protocol of messages in pieces: {text}")]
+    BadPieces {
+        /// What is wrong.
+        text: String,
+    },
 }
 
 impl HomaError {
     /// The kind of IO error that the halves return.
     pub fn io_kind(&self) -> io::ErrorKind {
         match self {
-            Self::TooLong { .. } => io::ErrorKind::InvalidInput,
+            Self::TooLong { .. } | Self::NoPieces { .. } => io::ErrorKind::InvalidInput,
+            Self::Refused { why, .. } => match why {
+                RefusedPiece::TooLong => io::ErrorKind::InvalidInput,
+                RefusedPiece::NoRoom => io::ErrorKind::Other,
+                _ => io::ErrorKind::InvalidData,
+            },
             Self::TimedOut { .. } => io::ErrorKind::TimedOut,
             Self::Call(error) => call_kind(error),
             Self::ReplyTooLong { .. }
             | Self::NotUnderstood { .. }
-            | Self::UnknownControl { .. } => io::ErrorKind::InvalidData,
+            | Self::UnknownControl { .. }
+            | Self::BadPieces { .. } => io::ErrorKind::InvalidData,
             Self::NotAccepted { .. } | Self::TooManyOneways { .. } => io::ErrorKind::Other,
         }
     }

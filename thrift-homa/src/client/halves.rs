@@ -125,6 +125,8 @@ mod tests {
             include_str!("link.rs"),
             include_str!("detached.rs"),
             include_str!("failure.rs"),
+            include_str!("../pieces/client.rs"),
+            include_str!("../pieces/wire.rs"),
         ] {
             let name = ["thrift", "::"].concat();
             assert!(!source.contains(&name));

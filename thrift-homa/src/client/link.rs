@@ -12,6 +12,9 @@ use homa_client::{CallError, Message};
 use super::detached::{Detached, MAX_DETACHED, Undelivered};
 use super::failure::HomaError;
 use crate::control::{self, Received};
+use crate::pieces::client::{Form, Pieces, Sent, refused};
+use crate::pieces::transfers::Transfers;
+use crate::pieces::wire::{self, Answer};
 
 /// What all clones of a transport share.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(crate) struct Link {
     peer: SocketAddr,
     /// Longest request and reply.
     limit: usize,
+    /// How those over one Homa message go, if they do.
+    pieces: Option<Pieces>,
     timeout: Mutex<Option<Duration>>,
     counters: Counters,
     detached: Detached,
@@ -59,6 +64,10 @@ pub struct TransportStats {
     pub failures: u64,
     /// Calls whose reply did not come in time.
     pub timeouts: u64,
+    /// Requests, of the ones above, that went in pieces.
+    pub requests_in_pieces: u64,
+    /// Replies, of the ones above, that came in pieces.
+    pub replies_in_pieces: u64,
     /// Bytes of all requests that were sent.
     pub request_bytes: u64,
     /// Bytes of all replies that were received.
@@ -81,7 +90,7 @@ impl Link {
     pub(crate) fn new(
         client: Client,
         peer: SocketAddr,
-        limit: usize,
+        (limit, pieces): (usize, Option<Pieces>),
         timeout: Option<Duration>,
         is_suspicious: bool,
     ) -> Self {
@@ -89,6 +98,7 @@ impl Link {
             client,
             peer,
             limit,
+            pieces,
             timeout: Mutex::new(timeout),
             counters: Counters::default(),
             detached: Detached::default(),
@@ -122,6 +132,11 @@ impl Link {
         let counters = &self.counters;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (waiting, ended) = self.detached.ended();
+        let of_pieces = |counter: fn(&Pieces) -> &AtomicU64| {
+            self.pieces
+                .as_ref()
+                .map_or(0, |pieces| read(counter(pieces)))
+        };
         TransportStats {
             requests: read(&counters.requests),
             replies: read(&counters.replies),
@@ -131,6 +146,8 @@ impl Link {
             oneways_waiting: waiting,
             failures: read(&counters.failures),
             timeouts: read(&counters.timeouts),
+            requests_in_pieces: of_pieces(|pieces| &pieces.requests),
+            replies_in_pieces: of_pieces(|pieces| &pieces.replies),
             request_bytes: read(&counters.request_bytes),
             reply_bytes: read(&counters.reply_bytes),
         }
@@ -145,9 +162,23 @@ impl Link {
     }
 
     /// Sends a request.
-    pub(crate) fn send(&self, request: Message, limit: Option<Limit>) -> Result<Call, HomaError> {
+    pub(crate) fn send(&self, request: Message, limit: Option<Limit>) -> Result<Sent, HomaError> {
         self.look_at(&request);
         let size = request.len();
+        let sent = match &self.pieces {
+            Some(pieces) => pieces.send(self, request, limit)?,
+            None => Sent {
+                call: self.start(request, limit)?,
+                form: Form::Bare,
+            },
+        };
+        add(&self.counters.requests, 1);
+        add(&self.counters.request_bytes, size);
+        Ok(sent)
+    }
+
+    /// Starts an RPC.
+    pub(crate) fn start(&self, request: Message, limit: Option<Limit>) -> Result<Call, HomaError> {
         let deadline = limit.and_then(|limit| limit.deadline);
         if !self.detached.make_room(deadline) {
             return Err(HomaError::TooManyOneways {
@@ -158,11 +189,7 @@ impl Link {
         let mut request = request;
         loop {
             match self.client.start(self.peer, request) {
-                Ok(call) => {
-                    add(&self.counters.requests, 1);
-                    add(&self.counters.request_bytes, size);
-                    return Ok(call);
-                }
+                Ok(call) => return Ok(call),
                 // What it is full of may be oneway messages of ours.
                 Err(CallError::Busy {
                     what,
@@ -184,18 +211,32 @@ impl Link {
         }
     }
 
+    /// Starts an RPC that nobody waits for. Its failure goes unnoticed.
+    pub(crate) fn start_detached(&self, request: Message) {
+        let _ = self.client.call_detached(self.peer, request);
+    }
+
+    /// Waits for the response of an RPC.
+    pub(crate) fn wait(&self, call: Call, limit: Option<Limit>) -> Result<Message, HomaError> {
+        match call.wait(limit.and_then(|limit| limit.deadline)) {
+            Ok(Some(response)) => Ok(response),
+            Ok(None) => Err(HomaError::TimedOut {
+                peer: self.peer,
+                timeout: limit.map(|limit| limit.timeout).unwrap_or_default(),
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Waits for the reply of a call; empty if it has none.
-    pub(crate) fn receive(&self, call: Call, limit: Option<Limit>) -> Result<Message, HomaError> {
-        let reply = match (call.wait(limit.and_then(|limit| limit.deadline)), limit) {
-            (Ok(Some(reply)), _) => reply,
-            (Ok(None), limit) => {
-                return Err(HomaError::TimedOut {
-                    peer: self.peer,
-                    timeout: limit.map(|limit| limit.timeout).unwrap_or_default(),
-                });
-            }
-            (Err(error), _) => return Err(error.into()),
-        };
+    pub(crate) fn receive(&self, sent: Sent, limit: Option<Limit>) -> Result<Message, HomaError> {
+        let mut reply = self.wait(sent.call, limit)?;
+        if let Some(pieces) = &self.pieces {
+            reply = match pieces.receive(self, sent.form, reply, limit)? {
+                Ok(reply) => reply,
+                Err(request) => self.wait(self.start(request, limit)?, limit)?,
+            };
+        }
         add(&self.counters.replies, 1);
         add(&self.counters.reply_bytes, reply.len());
         if reply
@@ -273,6 +314,15 @@ pub(crate) fn refusal(reply: &Message) -> Option<HomaError> {
     let first = *reply.chunk().first()?;
     if !control::is(first) {
         return None;
+    }
+    if first == wire::MARK {
+        return match Answer::read(reply.clone()) {
+            Some(Answer::Wrapped(reply)) if !Transfers::is_for(&reply) => refusal(&reply),
+            Some(Answer::Refused(refusal)) => Some(refused(refusal)),
+            // A call whose reply nobody fetches.
+            Some(Answer::Long(_)) => None,
+            _ => Some(HomaError::UnknownControl { kind: first }),
+        };
     }
     // Control replies are short: one part, as a rule.
     match control::classify(&reply.clone().into_bytes()) {

@@ -10,7 +10,7 @@ mod channel;
 mod detached;
 mod failure;
 mod halves;
-mod link;
+pub(crate) mod link;
 mod options;
 mod transport;
 mod wrapper;

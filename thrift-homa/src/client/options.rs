@@ -5,6 +5,7 @@ use std::time::Duration;
 use homa_client::Config;
 
 use crate::limits::Limits;
+use crate::pieces::PieceOptions;
 use crate::protocol::Protocol;
 
 /// Settings of a [`HomaTransport`](crate::HomaTransport).
@@ -33,6 +34,8 @@ pub struct ClientOptions {
     /// How messages are encoded, for [`HomaTransport::protocols`](crate::HomaTransport). Default
     /// binary.
     pub protocol: Protocol,
+    /// Messages over 1,000,000 bytes. Default `None`: they are refused.
+    pub pieces: Option<PieceOptions>,
     /// The endpoint: all transports of a process with equal settings share one. `linger` in there
     /// is how long oneway messages have to be delivered after the last transport was dropped.
     pub homa: Config,

@@ -21,6 +21,7 @@ use super::link::{Link, TransportStats};
 use super::options::ClientOptions;
 use super::wrapper::{HomaInputProtocol, HomaOutputProtocol};
 use crate::error::not_open;
+use crate::pieces::client::Pieces;
 use crate::protocol::Protocol;
 
 /// A client's way to one server. Each message is one Homa RPC.
@@ -74,7 +75,10 @@ impl HomaTransport {
     ///
     /// # Errors
     /// As [`HomaTransport::open`]; also for settings of `options.homa` that are out of range.
-    pub fn open_with(server: impl ToSocketAddrs, options: ClientOptions) -> thrift::Result<Self> {
+    pub fn open_with(
+        server: impl ToSocketAddrs,
+        mut options: ClientOptions,
+    ) -> thrift::Result<Self> {
         let unresolved = |why: String| {
             thrift::Error::from(TransportError::new(TransportErrorKind::NotOpen, why))
         };
@@ -85,13 +89,22 @@ impl HomaTransport {
             .next()
             .ok_or_else(|| unresolved("the server's name resolves to no address".to_owned()))?;
         let client = Client::bind(&options.homa).map_err(not_open)?;
-        let limit = options
-            .limits
-            .message_bytes
-            .min(options.homa.protocol.max_message_bytes);
+        let whole = options.homa.protocol.max_message_bytes;
+        let pieces = match options.pieces {
+            None => None,
+            Some(pieces) => {
+                pieces.check().map_err(unresolved)?;
+                options.limits = pieces.extend(&options.limits);
+                Some(Pieces::new(pieces, whole))
+            }
+        };
+        let limit = match pieces {
+            Some(_) => options.limits.message_bytes,
+            None => options.limits.message_bytes.min(whole),
+        };
         // Others begin as they like.
         let is_known = !matches!(options.protocol, Protocol::Custom(_));
-        let link = Link::new(client, peer, limit, options.timeout, is_known);
+        let link = Link::new(client, peer, (limit, pieces), options.timeout, is_known);
         Ok(Self::over(Arc::new(link), Arc::new(options)))
     }
 

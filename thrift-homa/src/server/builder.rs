@@ -11,6 +11,7 @@ use thrift::{TransportError, TransportErrorKind};
 use super::core::Core;
 use super::{HomaServer, Observer, OnewayAck, QueuedAtShutdown, ServerOptions, homa};
 use crate::limits::Limits;
+use crate::pieces::PieceOptions;
 use crate::protocol::Protocol;
 
 /// A [`HomaServer`] before it is bound. Each method sets an option; [`ServerOptions`] says what they
@@ -56,6 +57,12 @@ impl<P: TProcessor + Send + Sync + 'static> ServerBuilder<P> {
     /// [`ServerOptions::limits`]: how much one message may take.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.options.limits = limits;
+        self
+    }
+
+    /// [`ServerOptions::pieces`]: messages over 1,000,000 bytes.
+    pub fn pieces(mut self, pieces: PieceOptions) -> Self {
+        self.options.pieces = Some(pieces);
         self
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
@@ -15,6 +15,7 @@ use super::stats::Counts;
 use super::stream::Connection;
 use super::{CallOutcome, CallRecord, OnewayAck, QueuedAtShutdown, ServerOptions};
 use crate::limits::Limits;
+use crate::pieces::transfers::{Envelope, Transfers};
 use crate::process::{Answer, Body, Caller, Response};
 
 /// What servers of all transports have in common.
@@ -23,7 +24,11 @@ pub(super) struct Core {
     pub(super) options: ServerOptions,
     pub(super) limits: Limits,
     pub(super) counts: Counts,
+    /// Messages in pieces, if there may be any.
+    pub(super) transfers: Option<Arc<Transfers>>,
     stopping: AtomicBool,
+    /// When it began to stop.
+    stopped_at: OnceLock<Instant>,
     /// Whether the grace of a shutdown is over.
     over: AtomicBool,
     threads: Mutex<Threads>,
@@ -59,6 +64,8 @@ pub(super) struct Abandoned {
 /// The way back to the caller.
 pub(super) enum Replier {
     Homa(Responder),
+    /// To a client that takes long replies in pieces.
+    Pieces(Responder, Envelope),
     Stream(Arc<Connection>),
 }
 
@@ -68,12 +75,15 @@ impl Core {
         options: ServerOptions,
         limits: Limits,
     ) -> Self {
+        let whole = options.homa.protocol.max_message_bytes;
         Self {
+            transfers: options.pieces.map(|pieces| Transfers::new(pieces, whole)),
             processor,
             options,
             limits,
             counts: Counts::default(),
             stopping: AtomicBool::new(false),
+            stopped_at: OnceLock::new(),
             over: AtomicBool::new(false),
             threads: Mutex::default(),
             ended: Condvar::new(),
@@ -91,7 +101,8 @@ impl Core {
         admit: impl FnOnce(&Self) -> Result<G, String>,
     ) {
         let bytes_in = request.remaining();
-        let parsed = Caller::parse(request, self.options.protocol.as_ref(), &self.limits);
+        let limits = replier.limits(self);
+        let parsed = Caller::parse(request, self.options.protocol.as_ref(), &limits);
         let (caller, body) = match parsed {
             Ok(parsed) => parsed,
             Err(answer) => return self.answer_now("", origin, bytes_in, replier, answer),
@@ -190,7 +201,8 @@ impl Core {
         replier: Replier,
         refuse: impl FnOnce(&Caller) -> Answer,
     ) {
-        let parsed = Caller::parse(request, self.options.protocol.as_ref(), &self.limits);
+        let limits = replier.limits(self);
+        let parsed = Caller::parse(request, self.options.protocol.as_ref(), &limits);
         match parsed {
             Ok((caller, _)) => {
                 let answer = refuse(&caller);
@@ -217,6 +229,14 @@ impl Core {
         (over || (refuses && self.is_stopping())).then_some("shutting down")
     }
 
+    /// The same for a request that came there. While long replies are fetched the endpoint is open
+    /// for longer than it takes requests.
+    pub(super) fn refusal_of(&self, origin: Origin) -> Option<&'static str> {
+        let is_late = |stopped: &Instant| origin.received_at > *stopped;
+        let late = self.stopped_at.get().is_some_and(is_late);
+        self.refusal().or_else(|| late.then_some("shutting down"))
+    }
+
     /// When a call that came from there has to be done.
     pub(super) fn deadline(&self, origin: Origin) -> Option<Instant> {
         origin.received_at.checked_add(self.options.call_timeout?)
@@ -240,26 +260,9 @@ impl Core {
     /// Sends the answer; returns its bytes. If there is no room for it, `caller` is told so.
     fn send(&self, replier: Replier, response: Response, caller: Option<&Caller>) -> usize {
         let sent = match replier {
-            Replier::Homa(responder) => {
-                let message = response.into_control();
-                let size = message.len();
-                match responder.reply(message) {
-                    Ok(()) => Some(size),
-                    Err(ReplyError::Busy {
-                        responder, limit, ..
-                    }) => {
-                        if let Some(caller) = caller {
-                            let why = format!(
-                                "the call was executed, but the server has no room for its reply: \
-                                 its clients have {limit} bytes of replies to acknowledge"
-                            );
-                            let _ = responder.reply(caller.refuse(&why).reply.into_control());
-                        }
-                        None
-                    }
-                    // The endpoint is closed; its callers learn that from Homa.
-                    Err(_) => None,
-                }
+            Replier::Homa(responder) => self.respond(responder, None, response, caller),
+            Replier::Pieces(responder, envelope) => {
+                self.respond(responder, Some(&envelope), response, caller)
             }
             Replier::Stream(connection) => connection.reply(response),
         };
@@ -267,6 +270,47 @@ impl Core {
             self.counts.undelivered.fetch_add(1, Ordering::Relaxed);
         }
         sent.unwrap_or(0)
+    }
+
+    /// The same over Homa; `None`: it could not be sent.
+    fn respond(
+        &self,
+        responder: Responder,
+        envelope: Option<&Envelope>,
+        response: Response,
+        caller: Option<&Caller>,
+    ) -> Option<usize> {
+        let refusal = |why: &str| match caller {
+            Some(caller) => caller.refuse(why).reply.into_control(),
+            None => Response::NotUnderstood(why.to_owned()).into_control(),
+        };
+        let reply = response.into_control();
+        let size = reply.len();
+        let message = match envelope {
+            None => reply,
+            Some(envelope) => match envelope.seal(reply) {
+                Ok(message) => message,
+                // An exception fits.
+                Err(why) => envelope.seal(refusal(&why)).ok()?,
+            },
+        };
+        match responder.reply(message) {
+            Ok(()) => Some(size),
+            Err(ReplyError::Busy {
+                responder, limit, ..
+            }) => {
+                if caller.is_some() {
+                    let why = format!(
+                        "the call was executed, but the server has no room for its reply: its \
+                         clients have {limit} bytes of replies to acknowledge"
+                    );
+                    let _ = responder.reply(refusal(&why));
+                }
+                None
+            }
+            // The endpoint is closed; its callers learn that from Homa.
+            Err(_) => None,
+        }
     }
 
     fn record(&self, running: &Running, outcome: CallOutcome, bytes_in: usize, bytes_out: usize) {
@@ -302,6 +346,7 @@ impl Core {
     }
 
     pub(super) fn stop(&self) {
+        self.stopped_at.get_or_init(Instant::now);
         self.stopping.store(true, Ordering::Release);
     }
 
@@ -325,7 +370,7 @@ impl Core {
             if let Some(replier) = replier {
                 let reply = running.caller.refuse(why).reply;
                 let is_stream = match &replier {
-                    Replier::Homa(_) => None,
+                    Replier::Homa(_) | Replier::Pieces(..) => None,
                     Replier::Stream(connection) => Some(connection.clone()),
                 };
                 let bytes_out = self.send(replier, or_accepted(reply), None);
@@ -377,6 +422,16 @@ impl Core {
 
     fn threads(&self) -> MutexGuard<'_, Threads> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Replier {
+    /// The limits of the call.
+    fn limits(&self, core: &Core) -> Limits {
+        match self {
+            Self::Homa(_) | Self::Stream(_) => core.limits,
+            Self::Pieces(_, envelope) => envelope.limits(&core.options.limits),
+        }
     }
 }
 

@@ -161,10 +161,15 @@ impl Drop for ServerHandle {
 
 impl Inner {
     fn stats(&self) -> ServerStats {
-        self.core.counts.snapshot(match &self.carrier {
+        let waiting = match &self.carrier {
             Carrier::Homa(server) => server.waiting(),
             Carrier::Stream(server) => server.waiting(),
-        })
+        };
+        let transfers = self.core.transfers.as_ref();
+        let pieces = transfers.map(|transfers| transfers.stats());
+        self.core
+            .counts
+            .snapshot(waiting, pieces.unwrap_or_default())
     }
 
     fn stop(&self) {
@@ -178,13 +183,19 @@ impl Inner {
     fn shutdown(&self, grace: Duration) -> ShutdownReport {
         let before = self.stats();
         let deadline = Instant::now().checked_add(grace);
+        if let Carrier::Homa(server) = &self.carrier {
+            homa::deliver_pieces(server, &self.core, deadline);
+        }
         self.stop();
+        let left = deadline.map_or(grace, |deadline| {
+            deadline.saturating_duration_since(Instant::now())
+        });
         let (mut acknowledged, ended) = match &self.carrier {
             Carrier::Homa(server) => {
                 if self.core.options.queued_at_shutdown == QueuedAtShutdown::Refuse {
                     homa::refuse_waiting(server, &self.core, "shutting down");
                 }
-                homa::drain(server, &self.core, grace)
+                homa::drain(server, &self.core, left)
             }
             Carrier::Stream(_) => (true, self.core.wait_ended(deadline)),
         };

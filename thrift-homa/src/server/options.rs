@@ -9,6 +9,7 @@ use thrift::{TransportError, TransportErrorKind};
 
 use super::Observer;
 use crate::limits::Limits;
+use crate::pieces::PieceOptions;
 use crate::protocol::Protocol;
 
 /// When a oneway message is acknowledged, over Homa. Over TCP and unix sockets nothing is.
@@ -75,6 +76,9 @@ pub struct ServerOptions {
     pub max_connections: usize,
     /// Is told of every call. Default `None`.
     pub observer: Option<Arc<dyn Observer>>,
+    /// Messages over 1,000,000 bytes, over Homa, from and to clients that have set this too. Default
+    /// `None`: there are none. Over TCP and unix sockets `limits` alone counts.
+    pub pieces: Option<PieceOptions>,
     /// Settings of the Homa endpoint.
     pub homa: homa_client::Config,
 }
@@ -95,6 +99,7 @@ impl Default for ServerOptions {
             call_timeout: None,
             max_connections: 1_000,
             observer: None,
+            pieces: None,
             homa: homa_client::Config::default(),
         }
     }
@@ -121,6 +126,9 @@ impl ServerOptions {
             self.max_connections,
             "1 to 65536, default 1000",
         )?;
+        if let Some(Err(text)) = self.pieces.map(|pieces| pieces.check()) {
+            return Err(TransportError::new(TransportErrorKind::NotOpen, text).into());
+        }
         if self.limits.message_bytes == 0 {
             let text = "limits.message_bytes = 0 is out of range: at least 1, default 1000000";
             return Err(TransportError::new(TransportErrorKind::NotOpen, text).into());
@@ -141,6 +149,7 @@ impl fmt::Debug for ServerOptions {
             .field("call_timeout", &self.call_timeout)
             .field("max_connections", &self.max_connections)
             .field("observer", &self.observer.is_some())
+            .field("pieces", &self.pieces)
             .field("homa", &self.homa)
             .finish()
     }

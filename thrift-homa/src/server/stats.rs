@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::CallOutcome;
+use crate::pieces::PieceStats;
 
 /// What a server has done since it was started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct ServerStats {
     /// Connections that were closed because of what came on them: no message, one whose end could not
     /// be found or took too long to come, or a client that does not read its replies.
     pub connections_broken: u64,
+    /// Messages in pieces, over Homa.
+    pub pieces: PieceStats,
 }
 
 impl ServerStats {
@@ -70,6 +73,10 @@ impl Counts {
         }
     }
 
+    pub(super) fn are_running(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) > 0
+    }
+
     pub(super) fn ended(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
@@ -81,7 +88,7 @@ impl Counts {
             .fetch_add(bytes_out as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn snapshot(&self, queued: usize) -> ServerStats {
+    pub(super) fn snapshot(&self, queued: usize, pieces: PieceStats) -> ServerStats {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         ServerStats {
             outcomes: std::array::from_fn(|outcome| of(&self.outcomes[outcome])),
@@ -95,6 +102,7 @@ impl Counts {
             connections: self.connections.load(Ordering::Relaxed),
             connections_refused: of(&self.connections_refused),
             connections_broken: of(&self.connections_broken),
+            pieces,
         }
     }
 }
