@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use homa_client::options::{Engine, Role};
@@ -11,7 +12,7 @@ use thrift::server::TProcessor;
 use crate::client::{ClientOptions, HomaTransport};
 use crate::config::{self, ClientConfig, ConfigError, Oneway};
 use crate::connection;
-use crate::server::{HomaServer, ServerHandle, ServerOptions};
+use crate::server::{HomaServer, ServerHandle, ServerOptions, Service};
 use crate::uri::{self, Place, Target, UriError};
 
 /// What a generated client reads its replies from.
@@ -141,6 +142,10 @@ impl Endpoint {
         }
     }
 
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
     /// What its clients use. What the URI says is in there.
     pub fn options(&self) -> &ClientOptions {
         &self.options
@@ -228,6 +233,14 @@ impl Endpoint {
     where
         P: TProcessor + Send + Sync + 'static,
     {
+        self.serve_service(Service::Processor(Arc::new(processor)), options)
+    }
+
+    pub(crate) fn serve_service(
+        &self,
+        service: Service,
+        options: ServerOptions,
+    ) -> thrift::Result<ServerHandle> {
         self.target.check(Role::Server)?;
         self.bounded(options.limits.message_bytes)?;
         let mut options = options;
@@ -238,12 +251,9 @@ impl Endpoint {
         match &self.target.place {
             Place::Homa { host, port, engine } => {
                 options.homa = engine.unwrap_or_default().configure(options.homa);
-                HomaServer::builder(processor)
-                    .options(options)
-                    .bind((host.as_str(), *port))?
-                    .spawn()
+                HomaServer::<()>::bind(service, options, (host.as_str(), *port))?.spawn()
             }
-            Place::Stream(addr) => connection::serve(addr, processor, options),
+            Place::Stream(addr) => connection::serve(addr, service, options),
         }
     }
 

@@ -52,6 +52,7 @@ mod control;
 mod endpoint;
 mod error;
 mod forward;
+pub mod gateway;
 mod limits;
 mod pieces;
 mod process;

@@ -3,10 +3,12 @@
 use std::io::{self, Read as _, Write as _};
 use std::time::{Duration, Instant};
 
+use homa_client::{Message, MessageWriter};
 use socket2::Socket;
 use thrift::{TransportError, TransportErrorKind};
 
 use super::dial::Dial;
+use crate::uri::StreamAddr;
 
 /// A frame's length, in front of it.
 const HEADER: usize = 4;
@@ -19,7 +21,7 @@ const KEPT: usize = 64 << 10;
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(crate) struct Line {
     dial: Dial,
     is_framed: bool,
     /// Longest message.
@@ -65,12 +67,23 @@ impl Line {
         timeout: Option<Duration>,
     ) -> Result<Self, TransportError> {
         let socket = dial.dial()?;
-        Ok(Self {
+        let mut line = Self::of(dial, limit, timeout);
+        line.socket = Some(socket);
+        Ok(line)
+    }
+
+    /// One whose first request opens a connection.
+    pub(crate) fn closed(server: StreamAddr, limit: usize, timeout: Duration) -> Self {
+        Self::of(Dial { server, timeout }, limit, Some(timeout))
+    }
+
+    fn of(dial: Dial, limit: usize, timeout: Option<Duration>) -> Self {
+        Self {
             is_framed: dial.server.is_framed(),
             dial,
             limit,
             timeout,
-            socket: Some(socket),
+            socket: None,
             request: Vec::new(),
             is_refused: false,
             reply: Reply {
@@ -81,7 +94,69 @@ impl Line {
             },
             deadline: None,
             fault: None,
+        }
+    }
+
+    /// Sends a whole request and reads the whole reply to it, unless it is oneway, in frames and until
+    /// the deadline.
+    pub(crate) fn exchange(
+        &mut self,
+        request: &Message,
+        is_oneway: bool,
+        deadline: Instant,
+    ) -> Result<Option<Message>, TransportError> {
+        self.drop_dead();
+        let exchanged = self.try_exchange(request, is_oneway, deadline);
+        exchanged.map_err(|error| match self.give_up(error.into()) {
+            thrift::Error::Transport(error) => error,
+            error => TransportError::new(TransportErrorKind::Unknown, format!("{error:?}")),
         })
+    }
+
+    fn try_exchange(
+        &mut self,
+        request: &Message,
+        is_oneway: bool,
+        deadline: Instant,
+    ) -> io::Result<Option<Message>> {
+        self.begin_request();
+        for part in request.parts() {
+            self.write(part)?;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        (self.dial.timeout, self.timeout) = (left, Some(left));
+        self.send(is_oneway)?;
+        if is_oneway {
+            return Ok(None);
+        }
+        let mut reply = MessageWriter::new();
+        let mut chunk = [0; CHUNK];
+        loop {
+            let count = self.read(&mut chunk)?;
+            reply.write_all(&chunk[..count])?;
+            if matches!(self.reply.state, State::Begun { left: 0 }) {
+                self.end_reply();
+                return Ok(Some(reply.finish()));
+            }
+        }
+    }
+
+    /// Gives up a connection that the server has closed while nothing was under way.
+    fn drop_dead(&mut self) {
+        let Some(socket) = &mut self.socket else {
+            return;
+        };
+        let mut look = || {
+            socket.set_nonblocking(true)?;
+            let read = socket.read(&mut [0]);
+            socket.set_nonblocking(false)?;
+            read
+        };
+        match look() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // Closed, broken, or it sends what nobody has asked for.
+            _ => self.hang_up(),
+        }
     }
 
     /// Drops whatever is left of the last message.

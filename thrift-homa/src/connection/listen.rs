@@ -6,21 +6,17 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use thrift::server::TProcessor;
 use thrift::{TransportError, TransportErrorKind};
 
-use crate::server::{Framing, ServerHandle, ServerOptions, serve_tcp, serve_unix};
+use crate::server::{Framing, ServerHandle, ServerOptions, Service, StreamListener, serve_stream};
 use crate::uri::StreamAddr;
 
 /// Serves there.
-pub(crate) fn serve<P>(
+pub(crate) fn serve(
     addr: &StreamAddr,
-    processor: P,
+    service: Service,
     options: ServerOptions,
-) -> thrift::Result<ServerHandle>
-where
-    P: TProcessor + Send + Sync + 'static,
-{
+) -> thrift::Result<ServerHandle> {
     match addr {
         StreamAddr::Tcp { host, port, framed } => {
             let listener = TcpListener::bind((host.as_str(), *port)).map_err(|error| {
@@ -32,7 +28,7 @@ where
             } else {
                 Framing::Buffered
             };
-            serve_tcp(listener, framing, processor, options)
+            serve_stream(StreamListener::Tcp(listener), framing, service, options)
         }
         StreamAddr::Unix(path) => {
             // A server that did not end well has left its socket, on which nobody else can listen.
@@ -40,7 +36,8 @@ where
                 // If that fails, listening says why.
                 let _ = std::fs::remove_file(path);
             }
-            serve_unix(path, Framing::Framed, processor, options)
+            let listener = StreamListener::unix(path)?;
+            serve_stream(listener, Framing::Framed, service, options)
         }
     }
 }

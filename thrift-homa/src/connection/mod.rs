@@ -20,7 +20,7 @@ use crate::client::ClientOptions;
 use crate::forward::{forward_input, forward_output};
 use crate::uri::StreamAddr;
 use dial::Dial;
-use line::Line;
+pub(crate) use line::Line;
 pub(crate) use listen::serve;
 
 /// Opens a connection, and what a generated client needs to use it.

@@ -220,6 +220,36 @@ impl Caller {
         Answer { reply, outcome }
     }
 
+    /// The answer to a request that was passed on, which is this.
+    pub(crate) fn forwarded(&self, reply: Message) -> Answer {
+        let limit = self.limits.message_bytes;
+        if reply.len() > limit {
+            let size = reply.len();
+            let why = format!(
+                "the reply of {size} bytes is over the gateway's limit of {limit} bytes: answer \
+                 with less, or raise the limit there"
+            );
+            return self.turn_down(&why, CallOutcome::Oversize);
+        }
+        let header = catch_unwind(AssertUnwindSafe(|| {
+            read_header(&self.format, reply.clone(), &self.limits)
+        }));
+        let outcome = match header {
+            Ok(Ok((header, _))) if header.message_type == TMessageType::Reply => CallOutcome::Reply,
+            Ok(Ok((header, _))) if header.message_type == TMessageType::Exception => {
+                CallOutcome::Exception
+            }
+            _ => return self.unavailable("the server answered by something that is no reply"),
+        };
+        let reply = Response::Message(reply);
+        Answer { reply, outcome }
+    }
+
+    /// The answer to a request that was passed on and not answered.
+    pub(crate) fn unavailable(&self, why: &str) -> Answer {
+        self.turn_down(why, CallOutcome::Unavailable)
+    }
+
     fn turn_down(&self, why: &str, outcome: CallOutcome) -> Answer {
         let reply = if self.is_oneway() {
             Response::NotAccepted(why.to_owned())

@@ -6,10 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thrift::server::TProcessor;
-use thrift::{TransportError, TransportErrorKind};
 
-use super::core::Core;
-use super::{HomaServer, Observer, OnewayAck, QueuedAtShutdown, ServerOptions, homa};
+use super::{HomaServer, Observer, OnewayAck, QueuedAtShutdown, ServerOptions, Service};
 use crate::limits::Limits;
 use crate::pieces::PieceOptions;
 use crate::protocol::Protocol;
@@ -114,27 +112,8 @@ impl<P: TProcessor + Send + Sync + 'static> ServerBuilder<P> {
     }
 
     fn bind_to(&self, addr: impl ToSocketAddrs) -> thrift::Result<HomaServer<P>> {
-        let not_open = |text: String| {
-            thrift::Error::from(TransportError::new(TransportErrorKind::NotOpen, text))
-        };
-        self.options.check()?;
-        let mut addrs = addr
-            .to_socket_addrs()
-            .map_err(|error| not_open(format!("the address does not resolve: {error}")))?;
-        let addr = addrs
-            .next()
-            .ok_or_else(|| not_open("the name resolves to no address".to_owned()))?;
-        let mut limits = self.options.limits;
-        // Longer replies could not be sent.
-        let sent = self.options.homa.protocol.max_message_bytes;
-        limits.message_bytes = limits.message_bytes.min(sent);
-        let core = Core::new(self.processor.clone(), self.options.clone(), limits);
-        let core = Arc::new(core);
-        Ok(HomaServer {
-            server: homa::bind(addr, &core)?,
-            core,
-            processor: std::marker::PhantomData,
-        })
+        let service = Service::Processor(self.processor.clone());
+        HomaServer::bind(service, self.options.clone(), addr)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
-use homa_client::{ReplyError, Responder};
+use homa_client::{Message, ReplyError, Responder};
 use thrift::server::TProcessor;
 
 use super::context::{Entered, Origin, Running};
@@ -16,11 +16,22 @@ use super::stream::Connection;
 use super::{CallOutcome, CallRecord, OnewayAck, QueuedAtShutdown, ServerOptions};
 use crate::limits::Limits;
 use crate::pieces::transfers::{Envelope, Transfers};
-use crate::process::{Answer, Body, Caller, Response};
+use crate::process::{Answer, Caller, Response};
+
+/// What makes the replies.
+pub(crate) enum Service {
+    Processor(Arc<dyn TProcessor + Send + Sync>),
+    Forward(Box<dyn Forward>),
+}
+
+/// Makes a reply of a request's bytes, say by passing them on. It must not panic.
+pub(crate) trait Forward: Send + Sync {
+    fn forward(&self, caller: &Caller, request: Message) -> Answer;
+}
 
 /// What servers of all transports have in common.
 pub(super) struct Core {
-    processor: Arc<dyn TProcessor + Send + Sync>,
+    service: Service,
     pub(super) options: ServerOptions,
     pub(super) limits: Limits,
     pub(super) counts: Counts,
@@ -61,6 +72,29 @@ pub(super) struct Abandoned {
     pub(super) answered: bool,
 }
 
+/// What is to be done with a request.
+enum Work<'a> {
+    Process(&'a dyn TProcessor),
+    Forward(&'a dyn Forward, Message),
+}
+
+/// The bytes of a request, of which a gateway needs a second copy beside the one that is parsed.
+pub(super) trait Request: Buf {
+    fn whole(&self) -> Message;
+}
+
+impl Request for Message {
+    fn whole(&self) -> Message {
+        self.clone()
+    }
+}
+
+impl Request for &[u8] {
+    fn whole(&self) -> Message {
+        self.to_vec().into()
+    }
+}
+
 /// The way back to the caller.
 pub(super) enum Replier {
     Homa(Responder),
@@ -70,15 +104,11 @@ pub(super) enum Replier {
 }
 
 impl Core {
-    pub(super) fn new(
-        processor: Arc<dyn TProcessor + Send + Sync>,
-        options: ServerOptions,
-        limits: Limits,
-    ) -> Self {
+    pub(super) fn new(service: Service, options: ServerOptions, limits: Limits) -> Self {
         let whole = options.homa.protocol.max_message_bytes;
         Self {
             transfers: options.pieces.map(|pieces| Transfers::new(pieces, whole)),
-            processor,
+            service,
             options,
             limits,
             counts: Counts::default(),
@@ -92,7 +122,7 @@ impl Core {
 
     /// Handles one request on this thread, and answers it. `admit` waits for the right to run, and
     /// what it returns is held while the handler runs; or it says why the request must not.
-    pub(super) fn handle<B: Buf, G>(
+    pub(super) fn handle<B: Request, G>(
         &self,
         desk: &Desk,
         origin: Origin,
@@ -102,6 +132,10 @@ impl Core {
     ) {
         let bytes_in = request.remaining();
         let limits = replier.limits(self);
+        let work = match &self.service {
+            Service::Processor(processor) => Work::Process(&**processor),
+            Service::Forward(forward) => Work::Forward(&**forward, request.whole()),
+        };
         let parsed = Caller::parse(request, self.options.protocol.as_ref(), &limits);
         let (caller, body) = match parsed {
             Ok(parsed) => parsed,
@@ -131,15 +165,19 @@ impl Core {
             started_at,
             deadline: self.deadline(origin),
         });
-        self.run(desk, running, bytes_in, body, replier, admitted);
+        let answer = |caller: &Caller| match work {
+            Work::Process(processor) => caller.run(body, processor),
+            Work::Forward(forward, request) => forward.forward(caller, request),
+        };
+        self.run(desk, running, bytes_in, answer, replier, admitted);
     }
 
-    fn run<B: Buf, G>(
+    fn run<G>(
         &self,
         desk: &Desk,
         running: Arc<Running>,
         bytes_in: usize,
-        body: Body<B>,
+        answer: impl FnOnce(&Caller) -> Answer,
         replier: Option<Replier>,
         admitted: G,
     ) {
@@ -153,7 +191,7 @@ impl Core {
         self.observe(|observer| observer.started(running.caller.name()));
         let answer = {
             let _entered = Entered::new(running.clone());
-            running.caller.run(body, &*self.processor)
+            answer(&running.caller)
         };
         self.counts.ended();
         drop(admitted);

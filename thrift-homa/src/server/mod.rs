@@ -12,7 +12,7 @@ mod stream;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,6 +30,9 @@ pub use self::observer::{CallMetrics, CallOutcome, CallRecord, MethodCounts, Obs
 pub use self::options::{OnewayAck, QueuedAtShutdown, ServerOptions};
 pub use self::stats::ServerStats;
 pub use self::stream::{Framing, serve_tcp, serve_unix};
+
+pub(crate) use self::core::{Forward, Service};
+pub(crate) use self::stream::{StreamListener, serve_stream};
 
 use self::core::Core;
 use self::handle::Carrier;
@@ -132,6 +135,35 @@ impl<P: TProcessor + Send + Sync + 'static> HomaServer<P> {
     /// The address it is bound to.
     pub fn local_addr(&self) -> SocketAddr {
         self.server.local_addr()
+    }
+}
+
+impl<P> HomaServer<P> {
+    pub(crate) fn bind(
+        service: Service,
+        options: ServerOptions,
+        addr: impl ToSocketAddrs,
+    ) -> thrift::Result<Self> {
+        let not_open = |text: String| {
+            thrift::Error::from(TransportError::new(TransportErrorKind::NotOpen, text))
+        };
+        options.check()?;
+        let mut addrs = addr
+            .to_socket_addrs()
+            .map_err(|error| not_open(format!("the address does not resolve: {error}")))?;
+        let addr = addrs
+            .next()
+            .ok_or_else(|| not_open("the name resolves to no address".to_owned()))?;
+        let mut limits = options.limits;
+        // Longer replies could not be sent.
+        let sent = options.homa.protocol.max_message_bytes;
+        limits.message_bytes = limits.message_bytes.min(sent);
+        let core = Arc::new(Core::new(service, options, limits));
+        Ok(Self {
+            server: homa::bind(addr, &core)?,
+            core,
+            processor: std::marker::PhantomData,
+        })
     }
 
     /// Serves until the endpoint is closed, which only a failure of its socket does: to stop a server,

@@ -30,11 +30,14 @@ pub enum CallOutcome {
     /// The handler ran when the call's time, or that of the shutdown, was over; the caller was told.
     /// Whatever the handler answers later is thrown away.
     Abandoned,
+    /// The server behind a [gateway](crate::gateway) could not be reached or did not answer in time;
+    /// it may have executed the call.
+    Unavailable,
 }
 
 impl CallOutcome {
     /// All outcomes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Reply,
         Self::Exception,
         Self::Oneway,
@@ -43,6 +46,7 @@ impl CallOutcome {
         Self::Oversize,
         Self::Rejected,
         Self::Abandoned,
+        Self::Unavailable,
     ];
 
     /// Its name in metrics.
@@ -56,6 +60,7 @@ impl CallOutcome {
             Self::Oversize => "oversize",
             Self::Rejected => "rejected",
             Self::Abandoned => "abandoned",
+            Self::Unavailable => "unavailable",
         }
     }
 }

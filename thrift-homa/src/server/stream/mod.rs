@@ -29,7 +29,7 @@ use self::connection::Stream;
 use self::permits::Permits;
 use self::read::{Broken, Next, Reader};
 use super::context::Origin;
-use super::core::{Core, Replier};
+use super::core::{Core, Replier, Service};
 use super::handle::Carrier;
 use super::{CallTransport, ServerHandle, ServerOptions};
 use crate::process::Caller;
@@ -49,6 +49,16 @@ pub(crate) enum StreamListener {
     Tcp(TcpListener),
     /// With its path, which is removed when the server has stopped.
     Unix(UnixListener, PathBuf),
+}
+
+impl StreamListener {
+    pub(crate) fn unix(path: &Path) -> thrift::Result<Self> {
+        let listener = UnixListener::bind(path).map_err(|error| {
+            let text = format!("cannot listen on {}: {error}", path.display());
+            TransportError::new(TransportErrorKind::NotOpen, text)
+        })?;
+        Ok(Self::Unix(listener, path.to_owned()))
+    }
 }
 
 /// The pause after the system has refused to accept, say for lack of file descriptors.
@@ -84,7 +94,8 @@ pub fn serve_tcp(
     options: ServerOptions,
 ) -> thrift::Result<ServerHandle> {
     let listener = StreamListener::Tcp(listener);
-    serve_stream(listener, framing, Arc::new(processor), options)
+    let service = Service::Processor(Arc::new(processor));
+    serve_stream(listener, framing, service, options)
 }
 
 /// Serves a processor on a unix socket, as [`serve_tcp`] does over TCP. The path must not exist; it
@@ -98,25 +109,21 @@ pub fn serve_unix(
     processor: impl TProcessor + Send + Sync + 'static,
     options: ServerOptions,
 ) -> thrift::Result<ServerHandle> {
-    let path = path.as_ref();
-    let listener = UnixListener::bind(path).map_err(|error| {
-        let text = format!("cannot listen on {}: {error}", path.display());
-        TransportError::new(TransportErrorKind::NotOpen, text)
-    })?;
-    let listener = StreamListener::Unix(listener, path.to_owned());
-    serve_stream(listener, framing, Arc::new(processor), options)
+    let listener = StreamListener::unix(path.as_ref())?;
+    let service = Service::Processor(Arc::new(processor));
+    serve_stream(listener, framing, service, options)
 }
 
 /// Serves connections until the handle stops it.
 pub(crate) fn serve_stream(
     listener: StreamListener,
     framing: Framing,
-    processor: Arc<dyn TProcessor + Send + Sync>,
+    service: Service,
     options: ServerOptions,
 ) -> thrift::Result<ServerHandle> {
     options.check()?;
     let limits = options.limits;
-    let core = Arc::new(Core::new(processor, options, limits));
+    let core = Arc::new(Core::new(service, options, limits));
     let permits = Permits::new(core.options.workers, core.options.queue);
     let server = Arc::new(StreamServer {
         listener,

@@ -1,0 +1,124 @@
+//! A gateway passes Thrift calls on from one transport to another, without looking into them: for
+//! programs in other languages that call services on Homa, or are called by clients on Homa.
+//!
+//! ```text
+//! Python client -- framed TCP --> gateway -- Homa --> service in Rust
+//! client in Rust -- Homa --> gateway -- framed TCP --> service in Java
+//! ```
+//!
+//! It is a server in every other respect: workers, queue, limits, observer, statistics and a stop
+//! that drains are those of [`ServerOptions`].
+
+mod to_homa;
+mod to_stream;
+
+use std::time::Duration;
+
+use homa_client::options::Role;
+use thrift::{TransportError, TransportErrorKind};
+
+use crate::endpoint::Endpoint;
+use crate::server::{Forward, ServerHandle, ServerOptions, Service};
+use crate::uri::Place;
+use to_homa::ToHoma;
+use to_stream::ToStream;
+
+/// Settings of a gateway.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct GatewayOptions {
+    /// What holds for the side that listens: `workers` calls are passed on at once, `queue` more
+    /// wait, and so on. Messages up to [`Limits::message_bytes`](crate::Limits::message_bytes) are
+    /// passed on in both directions; over Homa that is at most 1,000,000.
+    pub server: ServerOptions,
+    /// How long the server behind the gateway may take for a call, above 0. Default: 30 s. Without an
+    /// answer the caller gets an exception of kind `InternalError`.
+    pub timeout: Duration,
+    /// Connections to a server behind it on TCP or a unix socket, at least 1; each has one call at
+    /// a time. They are opened when they are needed first. Default: 16.
+    pub connections: usize,
+    /// Settings of the endpoint that calls a server on Homa.
+    pub homa: homa_client::Config,
+}
+
+impl Default for GatewayOptions {
+    fn default() -> Self {
+        Self {
+            server: ServerOptions::default(),
+            timeout: Duration::from_secs(30),
+            connections: 16,
+            homa: homa_client::Config::default(),
+        }
+    }
+}
+
+/// Passes calls that come to `listen` on to `to`, until the handle is told to stop.
+///
+/// On `listen` it takes binary, old binary and compact messages; from TCP and unix sockets one call
+/// at a time of each connection, so that replies keep their order. Oneway messages from Homa are
+/// acknowledged when they were taken (see
+/// [`ServerOptions::oneway`](crate::ServerOptions::oneway)). A call of the old way that gets no
+/// reply although it is no oneway ends at the timeout.
+///
+/// `to` is `homa://`, `tcp+framed://` or `unix+framed://`. Its names are resolved once over Homa, and
+/// for each connection otherwise.
+///
+/// ```no_run
+/// use thrift_homa::Endpoint;
+/// use thrift_homa::gateway::{self, GatewayOptions};
+///
+/// # fn main() -> thrift::Result<()> {
+/// let listen: Endpoint = "tcp+framed://0.0.0.0:9090".parse()?;
+/// let to: Endpoint = "homa://10.0.0.1:4000".parse()?;
+/// let gateway = gateway::serve(&listen, &to, GatewayOptions::default())?;
+/// gateway.wait();
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// `NotOpen` with a text that says what is wrong: an option out of range, a URI that cannot be used
+/// on its side, a name that does not resolve, or an address that cannot be had.
+pub fn serve(
+    listen: &Endpoint,
+    to: &Endpoint,
+    options: GatewayOptions,
+) -> thrift::Result<ServerHandle> {
+    let GatewayOptions {
+        server,
+        timeout,
+        connections,
+        homa,
+    } = options;
+    if timeout.is_zero() {
+        return Err(not_open("timeout is 0: give the server some time"));
+    }
+    if connections == 0 {
+        return Err(not_open(
+            "connections is 0: at least one is needed to pass calls on",
+        ));
+    }
+    let target = to.target();
+    target.check(Role::Client)?;
+    let forward: Box<dyn Forward> = match &target.place {
+        Place::Homa { host, port, engine } => {
+            let config = engine.unwrap_or_default().configure(homa);
+            Box::new(ToHoma::open((host.as_str(), *port), &config, timeout)?)
+        }
+        Place::Stream(addr) if addr.is_framed() => {
+            let limit = server.limits.message_bytes;
+            Box::new(ToStream::new(addr.clone(), connections, limit, timeout))
+        }
+        Place::Stream(_) => {
+            return Err(not_open(&format!(
+                "a gateway cannot pass calls on to {to}, since it does not see where replies end \
+                 there: use tcp+framed:// or unix+framed://"
+            )));
+        }
+    };
+    listen.serve_service(Service::Forward(forward), server)
+}
+
+fn not_open(text: &str) -> thrift::Error {
+    TransportError::new(TransportErrorKind::NotOpen, text).into()
+}

@@ -1,0 +1,81 @@
+//! [`ToStream`]: passes calls on to a server on TCP or a unix socket, framed.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use homa_client::Message;
+
+use crate::connection::Line;
+use crate::process::{Answer, Caller, Response};
+use crate::server::{CallOutcome, Forward};
+use crate::uri::StreamAddr;
+
+/// A server on TCP or a unix socket, and the connections to it.
+pub(super) struct ToStream {
+    addr: StreamAddr,
+    timeout: Duration,
+    idle: Mutex<Vec<Line>>,
+    given_back: Condvar,
+}
+
+impl ToStream {
+    pub(super) fn new(
+        addr: StreamAddr,
+        connections: usize,
+        limit: usize,
+        timeout: Duration,
+    ) -> Self {
+        let closed = || Line::closed(addr.clone(), limit, timeout);
+        Self {
+            idle: Mutex::new((0..connections).map(|_| closed()).collect()),
+            addr,
+            timeout,
+            given_back: Condvar::new(),
+        }
+    }
+
+    /// Waits for a connection that is not in use. The one that was used last comes first, so that
+    /// there are no more open than needed.
+    fn take(&self, deadline: Instant) -> Option<Line> {
+        let mut idle = self.idle();
+        loop {
+            if let Some(line) = idle.pop() {
+                return Some(line);
+            }
+            let left = deadline.checked_duration_since(Instant::now())?;
+            let waited = self.given_back.wait_timeout(idle, left);
+            idle = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn give_back(&self, line: Line) {
+        self.idle().push(line);
+        self.given_back.notify_one();
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Line>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Forward for ToStream {
+    fn forward(&self, caller: &Caller, request: Message) -> Answer {
+        let deadline = Instant::now() + self.timeout;
+        let Some(mut line) = self.take(deadline) else {
+            return caller.refuse(&format!(
+                "all connections to {} were busy for {:?}: give the gateway more of them",
+                self.addr, self.timeout
+            ));
+        };
+        let outcome = line.exchange(&request, caller.is_oneway(), deadline);
+        self.give_back(line);
+        match outcome {
+            Ok(Some(reply)) => caller.forwarded(reply),
+            Ok(None) => Answer {
+                reply: Response::Nothing,
+                outcome: CallOutcome::Oneway,
+            },
+            Err(error) => caller.unavailable(&error.message),
+        }
+    }
+}
