@@ -84,6 +84,7 @@ impl Endpoint {
             timeout,
             connect_timeout,
             max_message_bytes,
+            pieces_up_to,
             protocol,
             service,
             oneway,
@@ -99,6 +100,7 @@ impl Endpoint {
         if let Some(bytes) = max_message_bytes {
             options.limits = config::limits(*bytes)?;
         }
+        options.pieces = config::pieces(*pieces_up_to)?;
         if let Some(protocol) = protocol {
             options.protocol = protocol.clone();
         }
@@ -216,8 +218,13 @@ impl Endpoint {
                 Ok((Box::new(input), Box::new(output)))
             }
             Place::Stream(addr) => {
+                let mut options = self.options.clone();
+                // What goes in pieces over Homa goes as it is.
+                if let Some(pieces) = &options.pieces {
+                    options.limits = pieces.extend(&options.limits);
+                }
                 let (input, output) =
-                    connection::connect(addr.clone(), &self.options, self.connect_timeout)?;
+                    connection::connect(addr.clone(), &options, self.connect_timeout)?;
                 Ok((Box::new(input), Box::new(output)))
             }
         }
@@ -253,7 +260,12 @@ impl Endpoint {
                 options.homa = engine.unwrap_or_default().configure(options.homa);
                 HomaServer::<()>::bind(service, options, (host.as_str(), *port))?.spawn()
             }
-            Place::Stream(addr) => connection::serve(addr, service, options),
+            Place::Stream(addr) => {
+                if let Some(pieces) = &options.pieces {
+                    options.limits = pieces.extend(&options.limits);
+                }
+                connection::serve(addr, service, options)
+            }
         }
     }
 
@@ -270,7 +282,8 @@ impl Endpoint {
             Place::Homa { .. } if bytes > MAX_HOMA_BYTES => Err(ConfigError::OutOfRange {
                 key: "max_message_bytes",
                 value: bytes.to_string(),
-                range: "at most 1000000 bytes over Homa; use tcp+framed:// for longer messages",
+                range: "at most 1000000 bytes over Homa; use tcp+framed:// for longer messages, or let \
+                        them go in pieces (pieces_up_to)",
             }),
             _ => Ok(()),
         }

@@ -256,6 +256,38 @@ fn configurations_alone_choose_the_transport() {
 }
 
 #[test]
+fn long_messages_pass_over_every_transport_with_one_more_line_on_both_sides() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let long = "long ".repeat(500_000);
+    for server_uri in server_uris(folder.path()) {
+        let serve = |line: &str| {
+            let config: ServerConfig = format!("uri = '{server_uri}'\n{line}")
+                .parse()
+                .expect("valid");
+            config.serve(Echo::default()).expect(&server_uri)
+        };
+        let echo = |server: &ServerHandle, line: &str| {
+            let uri = client_uri(&server_uri, server);
+            let config: ClientConfig = format!("uri = '{uri}'\n{line}").parse().expect("valid");
+            let endpoint = Endpoint::from_config(&config).expect(&uri);
+            let (input, output) = endpoint.client().expect(&uri);
+            EchoClient::new(input, output).echo(&long)
+        };
+        let line = "pieces_up_to = 4000000";
+        let server = serve(line);
+        assert!(
+            echo(&server, line).expect(&server_uri) == long,
+            "{server_uri}"
+        );
+        assert!(echo(&server, "").is_err(), "{server_uri}");
+        server.shutdown(GRACE);
+        let server = serve("");
+        assert!(echo(&server, line).is_err(), "{server_uri}");
+        server.shutdown(GRACE);
+    }
+}
+
+#[test]
 fn a_port_and_a_path_can_be_used_again_after_a_shutdown() {
     let folder = tempfile::tempdir().expect("a folder");
     for server_uri in server_uris(folder.path()) {

@@ -13,7 +13,7 @@ use crate::{BulkPort, Config};
 /// These are the ones of [`Config`] that depend on the machine or the network, by the same names;
 /// ranges and what else there is to know about them is told there. All are checked when the
 /// configuration is used. The kernel module has parameters of its own instead: with it only
-/// `kernel_region_bytes` counts.
+/// `kernel_region_bytes` and `linger` count.
 ///
 /// ```
 /// use homa_client::Config;
@@ -56,6 +56,10 @@ pub struct HomaOptions {
     /// Default: 0.
     #[serde(deserialize_with = "duration")]
     pub busy_poll: Option<Duration>,
+    /// How long an endpoint stays open after its last use for what is still to be delivered, at most
+    /// 60 s. Default: 1 s.
+    #[serde(deserialize_with = "duration")]
+    pub linger: Option<Duration>,
     /// Engines that share the peers. Default: one for every 4 processors.
     pub shards: Option<usize>,
     /// Memory that the kernel module puts messages into, in bytes. Default: 64 MiB, or more where
@@ -86,6 +90,7 @@ impl HomaOptions {
             recv_buffer_bytes,
             bulk_port,
             busy_poll,
+            linger,
             shards,
             kernel_region_bytes,
             capture,
@@ -96,6 +101,7 @@ impl HomaOptions {
         config.capture = capture.clone().or(config.capture.take());
         set(&mut config.recv_buffer_bytes, recv_buffer_bytes);
         set(&mut config.busy_poll, busy_poll);
+        set(&mut config.linger, linger);
         let bulk_port = bulk_port.map(|port| match port {
             0 => BulkPort::Off,
             port => BulkPort::Fixed(port),
@@ -131,6 +137,7 @@ impl HomaOptions {
             recv_buffer_bytes,
             bulk_port,
             busy_poll,
+            linger,
             shards,
             kernel_region_bytes,
             capture,

@@ -32,6 +32,7 @@ use thrift::server::TProcessor;
 
 use crate::client::OnewayMode;
 use crate::endpoint::Endpoint;
+use crate::pieces::PieceOptions;
 use crate::protocol::Protocol;
 use crate::server::{OnewayAck, QueuedAtShutdown, ServerHandle, ServerOptions};
 use crate::uri::UriError;
@@ -81,6 +82,10 @@ pub struct ClientConfig {
     /// Longest message that is sent or taken, 1,000 bytes at least; 1,000,000 at most over Homa,
     /// 104,857,600 over the others. Default: 1,000,000.
     pub max_message_bytes: Option<usize>,
+    /// Longest message in bytes where those over `max_message_bytes` go in pieces, see
+    /// [`PieceOptions`]; over the others they go as they are. 1 GiB at most. Client and server need
+    /// it. Default: none do.
+    pub pieces_up_to: Option<usize>,
     /// `"binary"` or `"compact"`. Default: `"binary"`.
     pub protocol: Option<Protocol>,
     /// Name of the service where the server has several (`TMultiplexedProcessor`). Default: none.
@@ -139,6 +144,8 @@ pub struct ServerConfig {
     /// As in [`ClientConfig`].
     pub max_message_bytes: Option<usize>,
     /// As in [`ClientConfig`].
+    pub pieces_up_to: Option<usize>,
+    /// As in [`ClientConfig`].
     pub engine: Option<Engine>,
     /// As in [`ClientConfig`].
     pub homa: HomaOptions,
@@ -187,6 +194,7 @@ impl ServerConfig {
             queued_at_shutdown,
             max_connections,
             max_message_bytes,
+            pieces_up_to,
             engine: _,
             homa,
         } = self;
@@ -213,6 +221,7 @@ impl ServerConfig {
         if let Some(bytes) = max_message_bytes {
             options.limits = limits(*bytes)?;
         }
+        options.pieces = pieces(*pieces_up_to)?;
         homa.apply(&mut options.homa);
         options.homa.check()?;
         Ok(options)
@@ -232,6 +241,21 @@ pub(crate) fn limits(bytes: usize) -> Result<crate::limits::Limits, ConfigError>
         value: bytes.to_string(),
         range: "1000 to 104857600 bytes, 1000000 at most over Homa",
     })
+}
+
+/// What goes in pieces.
+pub(crate) fn pieces(up_to: Option<usize>) -> Result<Option<PieceOptions>, ConfigError> {
+    let pieces = up_to.map(PieceOptions::up_to);
+    match up_to {
+        Some(bytes) if pieces.is_some_and(|pieces| pieces.check().is_err()) => {
+            Err(ConfigError::OutOfRange {
+                key: "pieces_up_to",
+                value: bytes.to_string(),
+                range: "1 to 1073741824 bytes; leave it out for none",
+            })
+        }
+        _ => Ok(pieces),
+    }
 }
 
 /// A call that has no time could never succeed.
@@ -338,6 +362,7 @@ sources!(ClientConfig {
     timeout,
     connect_timeout,
     max_message_bytes,
+    pieces_up_to,
     protocol,
     service,
     oneway,
@@ -353,6 +378,7 @@ sources!(ServerConfig {
     queued_at_shutdown,
     max_connections,
     max_message_bytes,
+    pieces_up_to,
     engine,
 });
 

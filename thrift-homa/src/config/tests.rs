@@ -10,6 +10,7 @@ fn every_key_of_a_client_reaches_its_endpoint() {
         timeout = "50ms"
         connect_timeout = "1.5s"
         max_message_bytes = 500000
+        pieces_up_to = 5000000
         protocol = "compact"
         service = "Calc"
         oneway = "await_ack"
@@ -23,6 +24,7 @@ fn every_key_of_a_client_reaches_its_endpoint() {
         "timeout: Some(50ms)",
         "connect_timeout: 1.5s",
         "message_bytes: 500000",
+        "max_bytes: 5000000",
         "protocol: Compact",
         "service: Some(\"Calc\")",
         "oneway: AwaitAck",
@@ -45,6 +47,7 @@ fn every_key_of_a_server_reaches_its_options() {
         queued_at_shutdown = "refuse"
         max_connections = 7
         max_message_bytes = 1000
+        pieces_up_to = 2000000
         engine = "udp"
         homa.pool_bytes = 100000000
     "#
@@ -58,6 +61,7 @@ fn every_key_of_a_server_reaches_its_options() {
     assert_eq!(options.queued_at_shutdown, QueuedAtShutdown::Refuse);
     assert_eq!(options.max_connections, 7);
     assert_eq!(options.limits.message_bytes, 1_000);
+    assert_eq!(options.pieces, Some(PieceOptions::up_to(2_000_000)));
     assert_eq!(options.homa.protocol.pool_bytes, 100_000_000);
     let endpoint = format!("{:?}", config.endpoint().unwrap());
     assert!(endpoint.contains("engine: Some(Udp)"), "{endpoint}");
@@ -135,6 +139,10 @@ fn values_out_of_range_are_refused_with_key_limit_and_remedy() {
             "max_message_bytes = 1000001",
             ["1000001", "use tcp+framed://"],
         ),
+        (
+            "pieces_up_to = 0",
+            ["pieces_up_to = 0", "1 to 1073741824 bytes"],
+        ),
         ("homa.mtu = 9", ["in [homa]", "mtu"]),
     ] {
         let uri = if text.is_empty() || text.starts_with("uri") {
@@ -194,6 +202,7 @@ fn every_key_has_a_variable_that_is_read_as_in_a_file() {
         ("service", "Calc"),
         ("queued_at_shutdown", "refuse"),
         ("busy_poll", "20us"),
+        ("linger", "2s"),
         ("engine", "udp"),
         ("pacing", "false"),
         ("num_priorities", "4"),

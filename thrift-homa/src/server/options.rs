@@ -77,7 +77,8 @@ pub struct ServerOptions {
     /// Is told of every call. Default `None`.
     pub observer: Option<Arc<dyn Observer>>,
     /// Messages over 1,000,000 bytes, over Homa, from and to clients that have set this too. Default
-    /// `None`: there are none. Over TCP and unix sockets `limits` alone counts.
+    /// `None`: there are none. A server on TCP or a unix socket takes
+    /// them as they are where it is opened by an [`Endpoint`](crate::Endpoint), else `limits` counts.
     pub pieces: Option<PieceOptions>,
     /// Settings of the Homa endpoint.
     pub homa: homa_client::Config,

@@ -150,6 +150,7 @@ fn every_key_has_a_variable_that_is_read_as_in_a_file() {
         ("load_shed", "true"),
         ("shutdown_grace", "2s"),
         ("busy_poll", "20us"),
+        ("linger", "2s"),
         ("engine", "udp"),
         ("stream", "pull"),
         ("pacing", "false"),
