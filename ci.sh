@@ -2,7 +2,7 @@
 # Everything that CI checks, and what to run before pushing.
 #
 #   ./ci.sh           format, lints, tests, docs, engine alone, demo, short benchmark,
-#                     simulation, gRPC suite and soak
+#                     simulation, gRPC and Thrift suites and soak
 #   ./ci.sh --full    also the feature powerset, the minimum Rust version and cargo-deny,
 #                     each skipped with a reason where its tool is not installed
 #
@@ -71,6 +71,12 @@ step "gRPC suite, bad network" cargo run --release -p homa-interop --locked -- \
     matrix --suite grpc --transport udp --transport udp-pull --quick \
     --loss 5 --reorder 5 --duplicate 5 \
     --json "$target/matrix-faults.json"
+step "Thrift suite" cargo run --release -p homa-interop --locked -- \
+    matrix --suite thrift --transport udp --transport tcp-framed --transport tcp-buffered \
+    --transport unix-framed --quick --json "$target/matrix-thrift.json"
+step "Thrift suite, bad network" cargo run --release -p homa-interop --locked -- \
+    matrix --suite thrift --transport udp --quick --loss 5 --reorder 5 --duplicate 5 \
+    --json "$target/matrix-thrift-faults.json"
 step "soak" cargo run --release -p homa-interop --locked -- \
     soak --seconds 5 --loss 5 --json "$target/soak.json"
 

@@ -10,6 +10,7 @@ mod ids;
 mod info;
 mod kernel_check;
 mod latency;
+mod ledger;
 mod matrix;
 mod netns;
 mod progress;
@@ -17,7 +18,9 @@ mod report;
 mod serve;
 mod sim;
 mod soak;
+mod suite;
 mod table;
+mod thrift;
 mod values;
 mod workload;
 
@@ -58,6 +61,7 @@ enum Command {
     Serve(serve::Arguments),
     Sim(Box<sim::Arguments>),
     Soak(soak::Arguments),
+    Thrift(crate::thrift::Arguments),
     /// Runs the set-up of `sim` that standard input has, and prints what it took as a line of JSON.
     #[command(
         name = sim::SIZE_SUBCOMMAND,
@@ -107,6 +111,7 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Matrix(arguments) => return matrix::run(arguments),
         Command::Serve(arguments) => return serve::run(arguments),
         Command::Sim(arguments) => return Ok(sim::run(arguments)),
+        Command::Thrift(arguments) => return crate::thrift::run(arguments),
         Command::SimSize => sim::run_size_from_stdin()?,
         Command::Soak(arguments) => return soak::run(arguments),
         Command::SoakNode => soak::run_node_until_stdin_ends()?,

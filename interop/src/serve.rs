@@ -4,30 +4,39 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
+use thrift_homa::{Endpoint, ServerHandle, ServerOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tonic_homa::transport::{self, Listener, Server};
 
 use crate::faults::FaultArguments;
 use crate::grpc::Services;
+use crate::ledger::Ledger;
 use crate::{child, report};
 
-/// Serves what the cases of `grpc` call, on one or several URIs at once.
+/// Serves what the cases of `grpc` and `thrift` call, on one or several URIs at once.
 ///
-/// That are gRPC's `TestService` and `UnimplementedService`, a service of our own for what these
-/// do not have, and the health service. One line for each URI tells where it listens, port 0
-/// becomes a free port. It ends at Ctrl-C or SIGTERM, after the calls that are open, which have 5
-/// seconds.
+/// For gRPC that are its `TestService` and `UnimplementedService`, a service of our own for what
+/// these do not have, and the health service; for Thrift the services `Suite`, which is also found
+/// without its name, and `Second`. Each URI is for one of the two. One line for each tells where it
+/// listens, port 0 becomes a free port. It ends at Ctrl-C or SIGTERM, after the calls that are
+/// open, which have 5 seconds.
 ///
 /// The exit status is 0 if every call ran once, as far as clients number them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
-  homa-interop serve --uri homa://127.0.0.1:4000 --uri http://127.0.0.1:4001")]
+  homa-interop serve --uri homa://127.0.0.1:4000 --uri http://127.0.0.1:4001
+  homa-interop serve --thrift homa://127.0.0.1:4002 --thrift tcp+framed://127.0.0.1:4003")]
 pub(crate) struct Arguments {
-    /// Where to listen: homa://HOST:PORT or http://HOST:PORT; may be given several times.
-    #[arg(long, value_name = "URI", required = true)]
+    /// Where to listen for gRPC: homa://HOST:PORT or http://HOST:PORT; may be given several times.
+    #[arg(long, value_name = "URI", required_unless_present = "thrift")]
     uri: Vec<String>,
+    /// Where to listen for Thrift: homa://HOST:PORT, tcp+framed://HOST:PORT,
+    /// tcp+buffered://HOST:PORT or unix+framed:///PATH; may be given several times.
+    #[arg(long, value_name = "URI")]
+    thrift: Vec<String>,
     /// End with standard input, too.
     #[arg(long)]
     until_stdin_ends: bool,
@@ -52,6 +61,8 @@ enum ServeError {
         uri: String,
         source: Box<transport::Error>,
     },
+    #[error("cannot listen on {uri}: {why}")]
+    ListenThrift { uri: String, why: String },
     #[error("the server stopped")]
     Stopped(#[source] Box<transport::Error>),
     #[error(transparent)]
@@ -60,21 +71,21 @@ enum ServeError {
 
 /// Serves until it is told to stop.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
-    for uri in &arguments.uri {
+    for uri in arguments.uri.iter().chain(&arguments.thrift) {
         arguments.faults.check(uri)?;
     }
     if let Some(path) = &arguments.json {
         report::check_writable(path)?;
     }
-    let services = Services::default();
+    let ledger = Arc::default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let served = runtime.block_on(serve(arguments, &services));
+    let served = runtime.block_on(serve(arguments, &ledger));
     // A thread may still be reading standard input.
     runtime.shutdown_background();
     served?;
-    let counts = services.counts();
+    let counts = ledger.counts();
     if let Some(path) = &arguments.json {
         report::write_json(path, &counts)?;
     }
@@ -88,7 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(arguments: &Arguments, services: &Services) -> Result<(), ServeError> {
+async fn serve(arguments: &Arguments, ledger: &Arc<Ledger>) -> Result<(), ServeError> {
     // Before anything listens, so that nobody who knows that it does can kill it with a signal.
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
@@ -100,8 +111,12 @@ async fn serve(arguments: &Arguments, services: &Services) -> Result<(), ServeEr
             source: source.into(),
         })?);
     }
-    for listener in &listeners {
-        writeln!(io::stdout(), "{LISTENING}{}", listener.uri())?;
+    let thrift = arguments.thrift.iter();
+    let thrift = thrift.map(|uri| serve_thrift(uri, &arguments.faults, ledger));
+    let thrift: Vec<_> = thrift.collect::<Result<_, _>>()?;
+    let uris = listeners.iter().map(|it| it.uri().to_string());
+    for uri in uris.chain(thrift.iter().map(|(uri, _)| uri.clone())) {
+        writeln!(io::stdout(), "{LISTENING}{uri}")?;
     }
     let stop = async {
         let stdin_ends = async {
@@ -117,7 +132,48 @@ async fn serve(arguments: &Arguments, services: &Services) -> Result<(), ServeEr
             () = stdin_ends => {}
         }
     };
-    let server = Server::builder().tcp_nodelay(true).shutdown_grace(GRACE);
-    let stopped = services.serve(server, listeners, stop).await;
-    stopped.map_err(|error| ServeError::Stopped(error.into()))
+    if listeners.is_empty() {
+        stop.await;
+    } else {
+        let server = Server::builder().tcp_nodelay(true).shutdown_grace(GRACE);
+        let services = Services::new(Arc::clone(ledger));
+        let stopped = services.serve(server, listeners, stop).await;
+        stopped.map_err(|error| ServeError::Stopped(error.into()))?;
+    }
+    for (_, server) in thrift {
+        // This thread is done with everything else.
+        server.shutdown(GRACE);
+    }
+    Ok(())
+}
+
+/// Starts a server for Thrift; tells where it listens.
+fn serve_thrift(
+    uri: &str,
+    faults: &FaultArguments,
+    ledger: &Arc<Ledger>,
+) -> Result<(String, ServerHandle), ServeError> {
+    let cannot = |error: thrift::Error| ServeError::ListenThrift {
+        uri: uri.to_owned(),
+        why: crate::thrift::describe(&error),
+    };
+    let serve = || {
+        let endpoint: Endpoint = uri.parse()?;
+        let mut options = ServerOptions::default();
+        options.homa = faults.config();
+        endpoint.serve(crate::thrift::processor(ledger)?, options)
+    };
+    let server = serve().map_err(cannot)?;
+    Ok((with_port(uri, &server), server))
+}
+
+/// The URI with the port that was taken.
+fn with_port(uri: &str, server: &ServerHandle) -> String {
+    match uri.split_once("://") {
+        Some((scheme, rest)) if server.unix_path().is_none() => {
+            let tail = rest.find(['/', '?']).map_or("", |at| &rest[at..]);
+            format!("{scheme}://{}{tail}", server.local_addr())
+        }
+        _ => uri.to_owned(),
+    }
 }

@@ -1,13 +1,14 @@
 //! Runs the gRPC suite between real processes.
 
 mod common;
+#[path = "common/suite.rs"]
+mod suite;
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use common::{ResultFile, homa_interop};
 use serde_json::Value;
+use suite::{Server, listed, read, refused};
 
 /// gRPC's own cases that are not about somebody's cloud or caches.
 const OFFICIAL: [&str; 26] = [
@@ -42,93 +43,9 @@ const OFFICIAL: [&str; 26] = [
 /// Exit status of a check that could not run.
 const SKIPPED: i32 = 77;
 
-/// How long a process may take to end.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A server, and where it listens.
-struct Server {
-    child: Child,
-    uris: Vec<String>,
-    _stdout: BufReader<ChildStdout>,
-}
-
-impl Server {
-    fn start(uris: &[&str], more: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_homa-interop"))
-            .arg("serve")
-            .args(uris.iter().flat_map(|uri| ["--uri", uri]))
-            .args(more)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let uris = uris.iter().map(|_| {
-            let mut line = String::new();
-            stdout.read_line(&mut line).expect("a line");
-            let uri = line.trim_end().strip_prefix("listening on ").expect(&line);
-            uri.to_owned()
-        });
-        let uris = uris.collect();
-        Self {
-            child,
-            uris,
-            _stdout: stdout,
-        }
-    }
-
-    fn ends_well(mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("our child") {
-                assert!(status.success(), "{status}");
-                return;
-            }
-            assert!(Instant::now() < deadline, "it still serves");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It has ended already if all is well.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn read(file: &ResultFile) -> Value {
-    let json = std::fs::read(file.path()).expect("it was written");
-    serde_json::from_slice(&json).expect("JSON")
-}
-
-/// The names in the list that the binary prints.
-fn listed() -> Vec<String> {
-    let output = homa_interop(&["grpc", "--list"]);
-    assert!(output.status.success());
-    let stdout = String::from_utf8(output.stdout).expect("text");
-    let name = |line: &str| line.split_whitespace().next().map(str::to_owned);
-    stdout.lines().filter_map(name).collect()
-}
-
-/// Runs it, and returns what it said when it refused.
-#[track_caller]
-fn refused(arguments: &[&str], status: i32) -> String {
-    let output = homa_interop(arguments);
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(
-        output.status.code(),
-        Some(status),
-        "{arguments:?}: {stderr}"
-    );
-    assert!(output.stdout.is_empty(), "{arguments:?} did something");
-    stderr
-}
-
 #[test]
 fn the_list_has_all_official_cases() {
-    let listed = listed();
+    let listed = listed("grpc");
     for case in OFFICIAL {
         assert!(listed.iter().any(|name| name == case), "{case}");
     }
@@ -210,7 +127,7 @@ fn a_server_on_two_transports_counts_the_calls_of_both_until_it_is_told_to_end()
     for signal in ["TERM", "INT"] {
         let file = ResultFile::new(&format!("serve-{signal}"));
         let uris = ["homa://127.0.0.1:0?engine=udp", "http://127.0.0.1:0"];
-        let server = Server::start(&uris, &["--json", file.path()]);
+        let server = Server::start(&uris, &[], &["--json", file.path()]);
         assert!(server.uris[0].starts_with("homa") && server.uris[1].starts_with("http:"));
         for uri in &server.uris {
             let output = homa_interop(&["grpc", "--uri", uri, "--case", "large_unary"]);
@@ -235,14 +152,14 @@ fn a_server_on_two_transports_counts_the_calls_of_both_until_it_is_told_to_end()
 
 #[test]
 fn a_server_ends_with_its_standard_input_if_it_shall() {
-    let mut server = Server::start(&["http://127.0.0.1:0"], &["--until-stdin-ends"]);
+    let mut server = Server::start(&["http://127.0.0.1:0"], &[], &["--until-stdin-ends"]);
     drop(server.child.stdin.take());
     server.ends_well();
 }
 
 #[test]
 fn a_case_that_fails_tells_why_and_fails_the_run() {
-    let server = Server::start(&["http://127.0.0.1:0"], &[]);
+    let server = Server::start(&["http://127.0.0.1:0"], &[], &[]);
     let file = ResultFile::new("grpc-failed");
     let output = homa_interop(&[
         "grpc",
@@ -303,7 +220,7 @@ fn every_case_passes_over_tcp() {
         .iter()
         .filter_map(|case| case["name"].as_str())
         .collect();
-    assert_eq!(names, listed());
+    assert_eq!(names, listed("grpc"));
     let page = std::fs::read_to_string(html.path()).expect("it was written");
     assert!(
         names
@@ -331,7 +248,7 @@ fn every_case_passes_over_udp_pushed_and_pulled_and_runs_once() {
         assert_eq!(column["transport"], transport);
         assert_eq!(
             column["cases"].as_array().map(Vec::len),
-            Some(listed().len())
+            Some(listed("grpc").len())
         );
         ran_once(column);
     }
@@ -363,7 +280,7 @@ fn every_case_passes_over_udp_through_a_bad_network_and_runs_once() {
     let column = &matrix["transports"][0];
     assert_eq!(
         column["cases"].as_array().map(Vec::len),
-        Some(listed().len())
+        Some(listed("grpc").len())
     );
     ran_once(column);
 }
@@ -416,7 +333,7 @@ fn every_case_passes_over_raw_sockets_between_namespaces_that_are_removed_afterw
     let output = child.wait_with_output().expect("our child");
     let stdout = String::from_utf8_lossy(&output.stdout);
     let skipped = output.status.code() == Some(SKIPPED) && stdout.contains("raw       skipped: ");
-    let all = listed().len();
+    let all = listed("grpc").len();
     let passed =
         output.status.success() && stdout.contains(&format!("{all} of {all} cases passed"));
     assert!(skipped || passed, "{stdout}");

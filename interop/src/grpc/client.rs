@@ -1,22 +1,21 @@
 //! `grpc`: runs cases against a server.
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tonic::Code;
 use tonic_homa::transport::{self, Endpoint};
 
 use super::MESSAGE_LIMIT;
 use super::cases::{CASES, Case};
 use super::context::Context;
-use crate::case::{self, Failure, NAME_WIDTH, Ran};
+use crate::case::{self, Failure, Ran};
 use crate::faults::FaultArguments;
-use crate::progress::Progress;
+use crate::suite::{self, Amount, CASE_LIMIT, Summary};
 use crate::{report, values};
 
 /// Runs cases of gRPC's interoperability suite, and of our own, against a server.
@@ -50,19 +49,11 @@ pub(crate) struct Arguments {
     json: Option<PathBuf>,
 }
 
-/// Seconds that a case may take by default.
-pub(crate) const CASE_LIMIT: &str = "30";
-
 /// How much the larger cases do.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Load {
-    /// End within seconds: smaller numbers in place of the following defaults.
-    #[arg(long)]
-    quick: bool,
-    /// Parallel calls of concurrent_large_unary. [default: 1000, quick: 50]
-    #[arg(long, value_name = "N", allow_negative_numbers = true,
-          value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    calls: Option<u32>,
+    #[command(flatten)]
+    pub(crate) amount: Amount,
     /// Calls of rpc_soak and channels of channel_soak. [default: 100, quick: 5]
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
@@ -91,28 +82,25 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    fn or<T>(&self, given: Option<T>, full: T, quick: T) -> T {
-        given.unwrap_or(if self.quick { quick } else { full })
-    }
-
     /// The same options for another process.
     pub(crate) fn to_arguments(self) -> Vec<String> {
-        vec![
-            format!("--calls={}", self.calls()),
+        let mut arguments = self.amount.to_arguments();
+        arguments.extend([
             format!("--soak-iterations={}", self.soak_iterations()),
             format!("--soak-latency={}", self.soak_latency().as_secs_f64()),
             format!("--soak-failures={}", self.soak_failures()),
             format!("--idle={}", self.idle().as_secs_f64()),
             format!("--large={}", self.large()),
-        ]
+        ]);
+        arguments
     }
 
     pub(super) fn calls(&self) -> u32 {
-        self.or(self.calls, 1_000, 50)
+        self.amount.calls()
     }
 
     pub(super) fn soak_iterations(&self) -> u32 {
-        self.or(self.soak_iterations, 100, 5)
+        self.amount.or(self.soak_iterations, 100, 5)
     }
 
     pub(super) fn soak_latency(&self) -> Duration {
@@ -125,24 +113,16 @@ impl Load {
 
     pub(super) fn idle(&self) -> Duration {
         let (full, quick) = (Duration::from_secs(2), Duration::from_millis(50));
-        self.or(self.idle, full, quick)
+        self.amount.or(self.idle, full, quick)
     }
 
     pub(super) fn large(&self) -> u64 {
-        self.or(self.large, 64 << 20, 8 << 20)
+        self.amount.or(self.large, 64 << 20, 8 << 20)
     }
 }
 
 /// How long there may be no server.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-
-/// What `--json` has.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Summary {
-    pub(crate) uri: String,
-    pub(crate) passed: bool,
-    pub(crate) cases: Vec<Ran>,
-}
 
 /// Why no case was run.
 #[derive(Debug, thiserror::Error)]
@@ -159,7 +139,7 @@ enum ClientError {
 /// Runs them.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if arguments.list {
-        list()?;
+        suite::list(CASES)?;
         return Ok(ExitCode::SUCCESS);
     }
     let cases = case::chosen(CASES, |case| case.name, &arguments.case)?;
@@ -175,35 +155,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         .enable_all()
         .build()?;
     let cases = runtime.block_on(run_cases(arguments, endpoint, uri.clone(), &cases))?;
-    let failed = cases.iter().filter(|ran| !ran.passed).count();
-    let summary = Summary {
-        uri,
-        passed: failed == 0,
-        cases,
-    };
-    if let Some(path) = &arguments.json {
-        report::write_json(path, &summary)?;
-    }
-    let of = summary.cases.len();
-    let verdict = if summary.passed {
-        format!("passed: all of {of} cases")
-    } else {
-        format!("FAILED: {failed} of {of} cases")
-    };
-    writeln!(io::stdout(), "{verdict}")?;
-    Ok(if summary.passed {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
-}
-
-fn list() -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    for case in CASES {
-        writeln!(out, "{:NAME_WIDTH$} {}", case.name, case.summary)?;
-    }
-    Ok(())
+    Summary::new(uri, cases).tell(arguments.json.as_deref())
 }
 
 async fn run_cases(
@@ -217,19 +169,8 @@ async fn run_cases(
         uri,
         source: source.into(),
     })?;
-    let progress = Progress::if_it_lasts(cases.len() as u64);
-    let mut all = Vec::new();
-    for case in cases {
-        progress.bar.set_message(case.name);
-        let began = Instant::now();
-        let outcome = run_case(case, &context, arguments.timeout).await;
-        let ran = Ran::new(case.name, outcome, began.elapsed());
-        progress.print(&ran.line())?;
-        progress.bar.inc(1);
-        all.push(ran);
-    }
-    progress.bar.finish_and_clear();
-    Ok(all)
+    let run = async |case: &Case| run_case(case, &context, arguments.timeout).await;
+    Ok(suite::run_cases(cases, run).await?)
 }
 
 async fn run_case(case: &Case, context: &Context, limit: Duration) -> Result<(), Failure> {

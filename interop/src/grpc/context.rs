@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use super::proto::testing::test_service_client::TestServiceClient;
 use super::proto::testing::unimplemented_service_client::UnimplementedServiceClient;
 use super::proto::xds::service::orca::v3::open_rca_service_client::OpenRcaServiceClient;
 use crate::case::Failure;
+use crate::ledger::{CallId, Session};
 use crate::report;
 
 /// Metadata of each call: which it is, so that a server can tell whether it ran twice.
@@ -30,47 +30,23 @@ pub(super) const CALL_ID: HeaderName = HeaderName::from_static("homa-interop-cal
 /// How long the server may take to tell how often calls ran.
 const RUNS_LIMIT: Duration = Duration::from_secs(10);
 
-/// One call of one client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct CallId {
-    pub(super) session: u64,
-    pub(super) number: u64,
+/// The call that a header is about.
+pub(super) fn call_id(value: &HeaderValue) -> Option<CallId> {
+    let (session, number) = value.to_str().ok()?.split_once('-')?;
+    Some(CallId {
+        session: session.parse().ok()?,
+        number: number.parse().ok()?,
+    })
 }
 
-impl CallId {
-    pub(super) fn from_header(value: &HeaderValue) -> Option<Self> {
-        let (session, number) = value.to_str().ok()?.split_once('-')?;
-        Some(Self {
-            session: session.parse().ok()?,
-            number: number.parse().ok()?,
-        })
-    }
-
-    fn to_header(self) -> HeaderValue {
-        let text = format!("{}-{}", self.session, self.number);
-        HeaderValue::from_str(&text).expect("digits and a hyphen")
-    }
-}
-
-/// Numbers the calls of a client; dense from 0, so that a server can keep them all.
-#[derive(Debug)]
-struct Session {
-    id: u64,
-    next: AtomicU64,
-}
-
-impl Session {
-    fn start() -> Arc<Self> {
-        Arc::new(Self {
-            id: fastrand::u64(..),
-            next: AtomicU64::new(0),
-        })
-    }
+fn to_header(id: CallId) -> HeaderValue {
+    let text = format!("{}-{}", id.session, id.number);
+    HeaderValue::from_str(&text).expect("digits and a hyphen")
 }
 
 /// What a case has to work with.
 #[derive(Clone)]
-pub(super) struct Context {
+pub(crate) struct Context {
     endpoint: Endpoint,
     channel: Channel,
     session: Arc<Session>,
@@ -135,7 +111,7 @@ impl Context {
 
     /// How many calls of this session were made.
     pub(super) fn calls_made(&self) -> u64 {
-        self.session.next.load(Ordering::Relaxed)
+        self.session.calls_made()
     }
 
     /// What the server has counted of this session.
@@ -181,11 +157,8 @@ impl Service<Request<Body>> for Numbered {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let id = CallId {
-            session: self.session.id,
-            number: self.session.next.fetch_add(1, Ordering::Relaxed),
-        };
-        request.headers_mut().insert(CALL_ID, id.to_header());
+        let id = to_header(self.session.next());
+        request.headers_mut().insert(CALL_ID, id);
         let note = request.extensions_mut().remove::<Note>();
         if let Some(compress) = request.extensions_mut().remove::<Compress>() {
             request = request.map(|body| Body::new(Unpacking::new(body, compress)));
@@ -211,10 +184,10 @@ mod tests {
             session: u64::MAX,
             number: 7,
         };
-        assert_eq!(CallId::from_header(&id.to_header()), Some(id));
+        assert_eq!(call_id(&to_header(id)), Some(id));
         for nonsense in ["", "1", "1-", "-1", "1-2-3", "x-1"] {
             let value = HeaderValue::from_static(nonsense);
-            assert_eq!(CallId::from_header(&value), None, "{nonsense}");
+            assert_eq!(call_id(&value), None, "{nonsense}");
         }
     }
 }

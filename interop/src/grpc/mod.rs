@@ -10,8 +10,8 @@ mod service;
 mod trailers;
 
 pub(crate) use cases::CASES;
-pub(crate) use client::{Arguments, CASE_LIMIT, Load, Summary, run};
-pub(crate) use service::{Counts, Services};
+pub(crate) use client::{Arguments, Load, run};
+pub(crate) use service::Services;
 
 /// Where the load of a call is.
 const LOAD_TRAILER: &str = "endpoint-load-metrics-bin";

@@ -4,16 +4,17 @@ use serde::Serialize;
 
 use super::Plan;
 use super::process::{self, ProcessError, Server};
-use super::transport::Transport;
+use super::transport::Lane;
 use crate::case::Ran;
-use crate::grpc::Counts;
+use crate::ledger::Counts;
 use crate::progress::Progress;
 use crate::report;
 
 /// What came of the cases over one transport.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Column {
-    pub(super) transport: Transport,
+    #[serde(flatten)]
+    pub(super) lane: Lane,
     pub(super) uri: String,
     /// Why they were not run.
     pub(super) skipped: Option<String>,
@@ -26,11 +27,12 @@ pub(super) struct Column {
 
 impl Column {
     /// Runs them, each in the processes of this column. What moves on is `progress`.
-    pub(super) async fn run(plan: &Plan, transport: Transport, progress: &Progress) -> Self {
-        progress.bar.set_message(transport.name());
+    pub(super) async fn run(plan: &Plan, lane: Lane, progress: &Progress) -> Self {
+        let transport = lane.transport;
+        progress.bar.set_message(lane.name());
         let mut column = Self {
-            transport,
-            uri: transport.server_uri(),
+            lane,
+            uri: String::new(),
             skipped: transport.why_missing(plan),
             failed: None,
             cases: Vec::new(),
@@ -54,7 +56,7 @@ impl Column {
         let ran = async {
             let folder = tempfile::tempdir()?;
             let server = Server::start(plan, transport, place.as_ref(), folder.path()).await?;
-            column.uri = transport.client_uri(&server.authority);
+            column.uri = lane.client_uri(&server.at);
             let summary = process::run_client(
                 plan,
                 &column.uri,
@@ -86,6 +88,11 @@ impl Column {
         self.skipped.is_none().then(all_passed)
     }
 
+    /// Its head.
+    pub(super) fn name(&self) -> String {
+        self.lane.name()
+    }
+
     /// The case of that name, if it was run.
     pub(super) fn case(&self, name: &str) -> Option<&Ran> {
         self.cases.iter().find(|ran| ran.name == name)
@@ -93,17 +100,22 @@ impl Column {
 
     /// All of it in a line.
     pub(super) fn line(&self) -> String {
-        let name = self.transport.name();
+        let name = self.name();
+        // The longest name beside this one.
+        let width = match self.lane.protocol {
+            None => "udp-pull".len(),
+            Some(_) => "tcp-buffered/compact".len(),
+        };
         if let Some(why) = &self.skipped {
-            return format!("{name:8}  skipped: {why}");
+            return format!("{name:width$}  skipped: {why}");
         }
         let (of, seconds) = (self.cases.len(), self.seconds());
         let passed = self.cases.iter().filter(|ran| ran.passed).count();
         let cases = format!("{passed} of {of} cases passed in {seconds:.1} s");
         match &self.failed {
-            Some(why) => format!("{name:8}  FAILED: {why}; {cases}"),
-            None if passed < of => format!("{name:8}  FAILED: {cases}"),
-            None => format!("{name:8}  {cases}"),
+            Some(why) => format!("{name:width$}  FAILED: {why}; {cases}"),
+            None if passed < of => format!("{name:width$}  FAILED: {cases}"),
+            None => format!("{name:width$}  {cases}"),
         }
     }
 

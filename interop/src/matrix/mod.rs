@@ -16,41 +16,46 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::column::Column;
 use self::report::Matrix;
-use self::transport::Transport;
+use self::transport::{Lane, Protocol, Transport};
 use crate::case::{self, NoSuchCaseError};
 use crate::faults::FaultArguments;
 use crate::grpc;
 use crate::progress::Progress;
 use crate::report as file;
-use crate::values;
+use crate::suite::CASE_LIMIT;
+use crate::{thrift, values};
 
 /// Runs every case of a suite over every transport, between processes of this program.
 ///
-/// For each transport one process serves and one calls. Over tcp, udp and udp-pull they meet on the
-/// loopback device; over raw and kernel in two network namespaces, which this command makes and
-/// removes with `ip netns` and for which it has to be root. What this host does not have is
-/// printed as `skipped` with the reason, and counts as neither passed nor failed. Faults are made
-/// over Homa only.
+/// For each transport, and each protocol if the suite has several, one process serves and one
+/// calls. Over raw and kernel they are in two network namespaces, which this command makes and
+/// removes with `ip netns` and for which it has to be root; over others they meet on the loopback
+/// device or on a unix socket. What this host does not have is printed as `skipped` with the
+/// reason, and counts as neither passed nor failed. Faults are made over Homa only.
 ///
 /// The exit status is 0 if every case that was run passed, every process ended well and no
 /// handler ran twice for one call; 1 if not, and 77 if nothing could run here.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   homa-interop matrix --suite grpc --html matrix.html
+  homa-interop matrix --suite thrift --quick
   homa-interop matrix --suite grpc --transport udp --loss 5 --reorder 5 --duplicate 5")]
 pub(crate) struct Arguments {
     /// Which cases.
     #[arg(long, value_enum, default_value_t = Suite::Grpc)]
     suite: Suite,
-    /// What to run them over; may be given several times. [default: all]
+    /// What to run them over; may be given several times. [default: all that the suite has]
     #[arg(long, value_enum, value_name = "TRANSPORT")]
     transport: Vec<Transport>,
+    /// How calls are encoded; may be given several times. Thrift only. [default: all]
+    #[arg(long, value_enum, value_name = "PROTOCOL")]
+    protocol: Vec<Protocol>,
     /// The case to run, or `all`; may be given several times. [default: all]
     #[arg(long, value_name = "NAME")]
     case: Vec<String>,
     /// Seconds after which a case fails, 0.01 to 3600.
     #[arg(long, value_name = "S", allow_negative_numbers = true,
-          default_value = grpc::CASE_LIMIT, value_parser = values::parse_seconds)]
+          default_value = CASE_LIMIT, value_parser = values::parse_seconds)]
     timeout: Duration,
     #[command(flatten)]
     faults: FaultArguments,
@@ -69,6 +74,8 @@ pub(crate) struct Arguments {
 enum Suite {
     /// gRPC's interoperability suite, and ours for streams.
     Grpc,
+    /// Ours for Thrift.
+    Thrift,
 }
 
 impl Suite {
@@ -76,18 +83,114 @@ impl Suite {
     fn name(self) -> &'static str {
         match self {
             Self::Grpc => "grpc",
+            Self::Thrift => "thrift",
+        }
+    }
+
+    /// The option of `serve` that takes a URI for it.
+    fn serve_option(self) -> &'static str {
+        match self {
+            Self::Grpc => "--uri",
+            Self::Thrift => "--thrift",
+        }
+    }
+
+    /// What it can run over, in the order of the columns.
+    fn transports(self) -> &'static [Transport] {
+        use Transport::{Kernel, Raw, Tcp, TcpBuffered, TcpFramed, Udp, UdpPull, UnixFramed};
+        match self {
+            Self::Grpc => &[Tcp, Udp, UdpPull, Raw, Kernel],
+            Self::Thrift => &[Udp, Raw, Kernel, TcpFramed, TcpBuffered, UnixFramed],
+        }
+    }
+
+    /// How its calls can be encoded, if there is a choice.
+    fn protocols(self) -> &'static [Protocol] {
+        match self {
+            Self::Grpc => &[],
+            Self::Thrift => &[Protocol::Binary, Protocol::Compact],
         }
     }
 
     /// The names of the cases that are wanted.
     fn cases(self, wanted: &[String]) -> Result<Vec<&'static str>, NoSuchCaseError> {
-        match self {
+        Ok(match self {
             Self::Grpc => {
                 let cases = case::chosen(grpc::CASES, |case| case.name, wanted)?;
-                Ok(cases.into_iter().map(|case| case.name).collect())
+                cases.into_iter().map(|case| case.name).collect()
             }
+            Self::Thrift => {
+                let cases = case::chosen(thrift::CASES, |case| case.name, wanted)?;
+                cases.into_iter().map(|case| case.name).collect()
+            }
+        })
+    }
+
+    /// What its client is told about the load.
+    fn load_arguments(self, load: grpc::Load) -> Vec<String> {
+        match self {
+            Self::Grpc => load.to_arguments(),
+            Self::Thrift => load.amount.to_arguments(),
         }
     }
+
+    /// The columns that are wanted, in the order of the table, each once.
+    fn lanes(
+        self,
+        transports: &[Transport],
+        protocols: &[Protocol],
+    ) -> Result<Vec<Lane>, NotInSuiteError> {
+        let transports = wanted(self, "transport", self.transports(), transports)?;
+        let protocols = wanted(self, "protocol", self.protocols(), protocols)?;
+        let of = |transport| {
+            let lane = move |protocol| Lane {
+                transport,
+                protocol,
+            };
+            if protocols.is_empty() {
+                return vec![lane(None)];
+            }
+            protocols.iter().map(|it| lane(Some(*it))).collect()
+        };
+        Ok(transports.into_iter().flat_map(of).collect())
+    }
+}
+
+/// A suite does not have that.
+#[derive(Debug, thiserror::Error)]
+#[error("the suite {suite} has no {what} {value}: it has {known}")]
+struct NotInSuiteError {
+    suite: &'static str,
+    what: &'static str,
+    value: String,
+    known: String,
+}
+
+/// Those of `known` that are wanted; all of them if none is.
+fn wanted<T: Copy + PartialEq + clap::ValueEnum>(
+    suite: Suite,
+    what: &'static str,
+    known: &[T],
+    wanted: &[T],
+) -> Result<Vec<T>, NotInSuiteError> {
+    let name = |value: &T| {
+        let value = value.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    };
+    if let Some(unknown) = wanted.iter().find(|it| !known.contains(it)) {
+        let names: Vec<_> = known.iter().map(name).collect();
+        return Err(NotInSuiteError {
+            suite: suite.name(),
+            what,
+            value: name(unknown),
+            known: match names[..] {
+                [] => "none to choose".to_owned(),
+                _ => names.join(", "),
+            },
+        });
+    }
+    let is_wanted = |it: &&T| wanted.is_empty() || wanted.contains(it);
+    Ok(known.iter().filter(is_wanted).copied().collect())
 }
 
 /// What is the same for all transports.
@@ -121,16 +224,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         faults: arguments.faults,
         load: arguments.load,
     };
+    let lanes = arguments
+        .suite
+        .lanes(&arguments.transport, &arguments.protocol)?;
     for path in arguments.json.iter().chain(&arguments.html) {
         file::check_writable(path)?;
     }
-    let mut transports = arguments.transport.clone();
-    if transports.is_empty() {
-        transports = Transport::ALL.into();
-    }
-    // In the order of the table, each once.
-    transports.sort_unstable();
-    transports.dedup();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -141,7 +240,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
             _ = tokio::signal::ctrl_c() => Err(MatrixError::Interrupted),
             _ = terminated.recv() => Err(MatrixError::Interrupted),
             // Processes and namespaces are gone when it is dropped.
-            columns = run_columns(&plan, &transports) => Ok(columns?),
+            columns = run_columns(&plan, &lanes) => Ok(columns?),
         }
     })?;
     let matrix = Matrix::new(&plan, columns);
@@ -159,15 +258,43 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     })
 }
 
-async fn run_columns(plan: &Plan, transports: &[Transport]) -> io::Result<Vec<Column>> {
-    let progress = Progress::if_it_lasts((plan.cases.len() * transports.len()) as u64);
+async fn run_columns(plan: &Plan, lanes: &[Lane]) -> io::Result<Vec<Column>> {
+    let progress = Progress::if_it_lasts((plan.cases.len() * lanes.len()) as u64);
     let mut columns = Vec::new();
-    for (at, transport) in transports.iter().enumerate() {
+    for (at, lane) in lanes.iter().enumerate() {
         progress.bar.set_position((at * plan.cases.len()) as u64);
-        let column = Column::run(plan, *transport, &progress).await;
+        let column = Column::run(plan, *lane, &progress).await;
         progress.print(&column.line())?;
         columns.push(column);
     }
     progress.bar.finish_and_clear();
     Ok(columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suite_has_its_transports_and_protocols_and_names_them() {
+        let names = |suite: Suite, transports: &[Transport], protocols: &[Protocol]| {
+            let lanes = suite.lanes(transports, protocols);
+            lanes.map(|lanes| lanes.into_iter().map(Lane::name).collect::<Vec<_>>())
+        };
+        use Transport::{Raw, Tcp, Udp, UnixFramed};
+        let all = names(Suite::Grpc, &[], &[]).expect("all");
+        assert_eq!(all, ["tcp", "udp", "udp-pull", "raw", "kernel"]);
+        assert_eq!(names(Suite::Thrift, &[], &[]).expect("all").len(), 12);
+        let some = names(Suite::Thrift, &[UnixFramed, Udp, Udp], &[Protocol::Compact]);
+        assert_eq!(some.expect("two"), ["udp/compact", "unix-framed/compact"]);
+        let wrong = names(Suite::Thrift, &[Raw, Tcp], &[]).expect_err("none of its own");
+        let text = "the suite thrift has no transport tcp: it has udp, raw, kernel, tcp-framed, \
+                    tcp-buffered, unix-framed";
+        assert_eq!(wrong.to_string(), text);
+        let wrong = names(Suite::Grpc, &[], &[Protocol::Binary]).expect_err("it has none");
+        assert!(
+            wrong.to_string().ends_with("it has none to choose"),
+            "{wrong}"
+        );
+    }
 }

@@ -31,7 +31,7 @@ pub(super) fn page(matrix: &Matrix) -> String {
                         h2 { "Transports" }
                         dl {
                             @for column in &matrix.transports {
-                                dt { (column.transport.name()) } dd { (about(column)) }
+                                dt { (column.name()) } dd { (about(column)) }
                             }
                         }
                     }
@@ -59,7 +59,7 @@ fn table(matrix: &Matrix) -> Markup {
                     tr {
                         th scope="col" { "case" }
                         @for column in &matrix.transports {
-                            th scope="col" { (column.transport.name()) }
+                            th scope="col" { (column.name()) }
                         }
                     }
                 }

@@ -13,10 +13,11 @@ use tokio::time::timeout;
 use super::Plan;
 use super::transport::Transport;
 use crate::child::{START_TIME, StartError};
-use crate::grpc::{Counts, Summary};
+use crate::ledger::Counts;
 use crate::netns::Namespaces;
 use crate::progress::Progress;
 use crate::serve::LISTENING;
+use crate::suite::Summary;
 
 /// How long processes may take beyond what they are told to.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,8 +48,8 @@ pub(super) enum ProcessError {
 /// process dies, because both close its standard input.
 #[derive(Debug)]
 pub(super) struct Server {
-    /// Host and port.
-    pub(super) authority: String,
+    /// Host and port, or the path of its socket.
+    pub(super) at: String,
     child: Child,
     stdin: ChildStdin,
     counts: PathBuf,
@@ -66,8 +67,8 @@ impl Server {
         let mut command =
             this_program(place.map(|namespaces| (namespaces, 0))).map_err(StartError::Spawn)?;
         command
-            .args(["serve", "--until-stdin-ends", "--uri"])
-            .arg(transport.server_uri())
+            .args(["serve", "--until-stdin-ends", plan.suite.serve_option()])
+            .arg(transport.server_uri(folder))
             .arg("--json")
             .arg(&counts)
             .stdin(Stdio::piped());
@@ -82,9 +83,9 @@ impl Server {
         let line = timeout(START_TIME, lines.next_line()).await;
         let line = line.map_err(|_| StartError::Silent)??;
         let line = line.ok_or(StartError::Ended(None))?;
-        let authority = authority(&line).ok_or_else(|| ProcessError::Unexpected(line.clone()))?;
+        let at = place_in(&line).ok_or_else(|| ProcessError::Unexpected(line.clone()))?;
         Ok(Self {
-            authority: authority.to_owned(),
+            at: at.to_owned(),
             child,
             stdin,
             counts,
@@ -104,10 +105,15 @@ impl Server {
     }
 }
 
-/// Host and port in the line by which a server tells where it listens.
-fn authority(line: &str) -> Option<&str> {
-    let (_, rest) = line.strip_prefix(LISTENING)?.split_once("://")?;
-    rest.split(['/', '?']).next()
+/// Host and port, or the path, in the line by which a server tells where it listens.
+fn place_in(line: &str) -> Option<&str> {
+    let (scheme, rest) = line.strip_prefix(LISTENING)?.split_once("://")?;
+    let ends: &[char] = if scheme.starts_with("unix") {
+        &['?']
+    } else {
+        &['/', '?']
+    };
+    rest.split(ends).next()
 }
 
 /// Runs the cases to their end, each of which moves `progress` on.
@@ -127,7 +133,7 @@ pub(super) async fn run_client(
         .arg(&json)
         .arg(format!("--timeout={}", plan.case_limit.as_secs_f64()))
         .args(plan.cases.iter().map(|case| format!("--case={case}")))
-        .args(plan.load.to_arguments())
+        .args(plan.suite.load_arguments(plan.load))
         .stdin(Stdio::null());
     if transport.has_faults() {
         command.args(plan.faults.to_arguments());
@@ -195,16 +201,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_s_line_tells_host_and_port_and_other_lines_do_not() {
+    fn a_server_s_line_tells_where_it_is_and_other_lines_do_not() {
         for line in [
             "listening on homa://127.0.0.1:4000",
             "listening on homa+raw://127.0.0.1:4000",
             "listening on http://127.0.0.1:4000/?engine=udp",
         ] {
-            assert_eq!(authority(line), Some("127.0.0.1:4000"), "{line}");
+            assert_eq!(place_in(line), Some("127.0.0.1:4000"), "{line}");
         }
+        let line = "listening on unix+framed:///tmp/a/socket?protocol=compact";
+        assert_eq!(place_in(line), Some("/tmp/a/socket"));
         for line in ["", "listening on port 80", "homa://127.0.0.1:4000"] {
-            assert_eq!(authority(line), None, "{line}");
+            assert_eq!(place_in(line), None, "{line}");
         }
     }
 }

@@ -41,7 +41,7 @@ impl Matrix {
     /// In a few words.
     pub(super) fn verdict(&self) -> String {
         let skipped = self.transports.iter().filter(|it| it.skipped.is_some());
-        let skipped: Vec<_> = skipped.map(|it| it.transport.name()).collect();
+        let skipped: Vec<_> = skipped.map(Column::name).collect();
         let beside = match skipped[..] {
             [] => String::new(),
             _ => format!(" ({} skipped)", skipped.join(", ")),
@@ -64,14 +64,19 @@ impl Matrix {
     }
 
     /// Why cases failed: transport, case, reason.
-    pub(super) fn reasons(&self) -> Vec<(&'static str, &str, &str)> {
+    pub(super) fn reasons(&self) -> Vec<(String, &str, &str)> {
         let mut reasons = Vec::new();
         for column in &self.transports {
-            let name = column.transport.name();
-            reasons.extend(column.failed.as_deref().map(|why| (name, "processes", why)));
+            let name = || column.name();
+            reasons.extend(
+                column
+                    .failed
+                    .as_deref()
+                    .map(|why| (name(), "processes", why)),
+            );
             reasons.extend(column.cases.iter().filter_map(|ran| {
                 let why = ran.why.as_deref()?;
-                Some((name, ran.name.as_str(), why))
+                Some((name(), ran.name.as_str(), why))
             }));
         }
         reasons
@@ -79,7 +84,8 @@ impl Matrix {
 
     /// For a terminal.
     pub(super) fn text(&self) -> String {
-        let names = self.transports.iter().map(|it| it.transport.name());
+        let names: Vec<_> = self.transports.iter().map(Column::name).collect();
+        let names = names.iter().map(String::as_str);
         let mut table = Table::new(std::iter::once("case").chain(names));
         for case in &self.cases {
             let cells = self.transports.iter().map(|it| Self::cell(it, case));
@@ -111,7 +117,7 @@ pub(super) mod sample {
     use crate::faults::FaultArguments;
     use crate::grpc::Load;
     use crate::matrix::Suite;
-    use crate::matrix::transport::Transport;
+    use crate::matrix::transport::{Lane, Transport};
 
     #[derive(Parser)]
     struct Line {
@@ -139,8 +145,11 @@ pub(super) mod sample {
             Ran::new(case, outcome, Duration::from_millis(4))
         });
         Column {
-            transport,
-            uri: transport.server_uri(),
+            lane: Lane {
+                transport,
+                protocol: None,
+            },
+            uri: "a URI".to_owned(),
             skipped: None,
             failed: None,
             cases: ran.collect(),

@@ -1,6 +1,7 @@
 //! [`Transport`]: what carries the calls of one column.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -8,29 +9,32 @@ use super::Plan;
 use crate::info;
 use crate::netns::{Namespaces, NetnsError};
 
-/// One column.
+/// What carries the calls of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Transport {
-    /// HTTP/2 over TCP: tonic's own.
+    /// HTTP/2 over TCP: tonic's own (gRPC).
     Tcp,
     /// Homa's engine in user space over UDP.
     Udp,
-    /// The same, with streams that the client asks for instead of having them pushed.
+    /// The same, with streams that the client asks for instead of having them pushed (gRPC).
     UdpPull,
     /// Homa's engine in user space on IP protocol 146 through raw sockets, between two network namespaces.
     Raw,
     /// The kernel module, between two network namespaces.
     Kernel,
+    /// TCP, each message with its length in front (Thrift).
+    TcpFramed,
+    /// TCP, one message after the other (Thrift).
+    TcpBuffered,
+    /// A unix socket, framed (Thrift).
+    UnixFramed,
 }
 
 /// Homa's port where no other one can be in use.
 const PORT: u16 = 4000;
 
 impl Transport {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Tcp, Self::Udp, Self::UdpPull, Self::Raw, Self::Kernel];
-
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -38,13 +42,16 @@ impl Transport {
             Self::UdpPull => "udp-pull",
             Self::Raw => "raw",
             Self::Kernel => "kernel",
+            Self::TcpFramed => "tcp-framed",
+            Self::TcpBuffered => "tcp-buffered",
+            Self::UnixFramed => "unix-framed",
         }
     }
 
     /// Why this host does not have it, if so.
     pub(super) fn why_missing(self, plan: &Plan) -> Option<String> {
         match self {
-            Self::Tcp => None,
+            Self::Tcp | Self::TcpFramed | Self::TcpBuffered | Self::UnixFramed => None,
             Self::Udp | Self::UdpPull => info::why_missing(info::Name::Udp),
             Self::Raw => info::why_missing(info::Name::Raw),
             Self::Kernel => info::why_missing(info::Name::Kernel).or_else(|| {
@@ -62,33 +69,84 @@ impl Transport {
     /// A network for server and client, if they need one of their own.
     pub(super) fn namespaces(self) -> Result<Option<Namespaces>, NetnsError> {
         match self {
-            Self::Tcp | Self::Udp | Self::UdpPull => Ok(None),
             Self::Raw | Self::Kernel => Namespaces::create().map(Some),
+            _ => Ok(None),
         }
     }
 
-    /// Where the server listens.
-    pub(super) fn server_uri(self) -> String {
+    /// Where the server listens. A path is below `folder`.
+    pub(super) fn server_uri(self, folder: &Path) -> String {
         match self {
             // Servers do as each client asks.
-            Self::UdpPull => Self::Udp.server_uri(),
-            Self::Tcp | Self::Udp => self.client_uri("127.0.0.1:0"),
+            Self::UdpPull => Self::Udp.server_uri(folder),
+            Self::Tcp | Self::Udp | Self::TcpFramed | Self::TcpBuffered => {
+                self.client_uri("127.0.0.1:0")
+            }
             Self::Raw | Self::Kernel => {
                 let addr: IpAddr = Namespaces::addr(0);
                 self.client_uri(&format!("{addr}:{PORT}"))
             }
+            Self::UnixFramed => self.client_uri(&folder.join("socket").to_string_lossy()),
         }
     }
 
-    /// What the client calls, at this host and port.
-    pub(super) fn client_uri(self, authority: &str) -> String {
+    /// What the client calls, at this host and port, or path.
+    pub(super) fn client_uri(self, at: &str) -> String {
         match self {
-            Self::Tcp => format!("http://{authority}"),
-            Self::UdpPull => format!("homa://{authority}?engine=udp&stream=pull"),
-            Self::Udp | Self::Raw | Self::Kernel => {
-                format!("homa://{authority}?engine={}", self.name())
-            }
+            Self::Tcp => format!("http://{at}"),
+            Self::UdpPull => format!("homa://{at}?engine=udp&stream=pull"),
+            Self::Udp | Self::Raw | Self::Kernel => format!("homa://{at}?engine={}", self.name()),
+            Self::TcpFramed => format!("tcp+framed://{at}"),
+            Self::TcpBuffered => format!("tcp+buffered://{at}"),
+            Self::UnixFramed => format!("unix+framed://{at}"),
         }
+    }
+}
+
+/// How the calls of a column are encoded, where a suite has a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Protocol {
+    /// Thrift's binary protocol.
+    Binary,
+    /// Thrift's compact protocol.
+    Compact,
+}
+
+impl Protocol {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Binary => "binary",
+            Self::Compact => "compact",
+        }
+    }
+}
+
+/// One column: a transport, and a protocol if there is a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Lane {
+    pub(super) transport: Transport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) protocol: Option<Protocol>,
+}
+
+impl Lane {
+    pub(super) fn name(self) -> String {
+        let transport = self.transport.name();
+        match self.protocol {
+            None => transport.to_owned(),
+            Some(protocol) => format!("{transport}/{}", protocol.name()),
+        }
+    }
+
+    /// What the client calls, at this host and port, or path.
+    pub(super) fn client_uri(self, at: &str) -> String {
+        let uri = self.transport.client_uri(at);
+        let Some(protocol) = self.protocol else {
+            return uri;
+        };
+        let separator = if uri.contains('?') { '&' } else { '?' };
+        format!("{uri}{separator}protocol={}", protocol.name())
     }
 }
 
@@ -97,14 +155,33 @@ mod tests {
     use tonic_homa::transport::{Endpoint, ServeAddr};
 
     use super::*;
+    use crate::matrix::Suite;
 
     #[test]
     fn every_uri_can_be_used() {
-        for transport in Transport::ALL {
-            let server = transport.server_uri();
+        let folder = Path::new("/tmp/folder");
+        for transport in Suite::Grpc.transports() {
+            let server = transport.server_uri(folder);
             assert!(server.parse::<ServeAddr>().is_ok(), "{server}");
             let client = transport.client_uri("127.0.0.1:4000");
             assert!(Endpoint::from_shared(client.clone()).is_ok(), "{client}");
+        }
+        for transport in Suite::Thrift.transports() {
+            let server = transport.server_uri(folder);
+            assert!(server.parse::<thrift_homa::Endpoint>().is_ok(), "{server}");
+            let protocol = Some(Protocol::Compact);
+            let lane = Lane {
+                transport: *transport,
+                protocol,
+            };
+            let at = match transport {
+                Transport::UnixFramed => "/tmp/folder/socket",
+                _ => "127.0.0.1:4000",
+            };
+            let client = lane.client_uri(at);
+            let endpoint: thrift_homa::Endpoint = client.parse().expect(&client);
+            let found = &endpoint.options().protocol;
+            assert!(matches!(found, thrift_homa::Protocol::Compact), "{client}");
         }
     }
 }

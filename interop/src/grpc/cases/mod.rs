@@ -19,14 +19,10 @@ use super::proto::testing::{
     Payload, ResponseParameters, StreamingOutputCallRequest, StreamingOutputCallResponse,
 };
 use crate::case::{Failure, ensure};
+use crate::suite;
 
 /// One case.
-pub(crate) struct Case {
-    pub(crate) name: &'static str,
-    /// What it checks, in a line.
-    pub(crate) summary: &'static str,
-    pub(super) run: fn(Context) -> Pin<Box<dyn Future<Output = Outcome> + Send>>,
-}
+pub(crate) type Case = suite::Case<fn(Context) -> Pin<Box<dyn Future<Output = Outcome> + Send>>>;
 
 type Outcome = Result<(), Failure>;
 

@@ -1,6 +1,5 @@
 //! The server's side: the services, and a layer around them that counts.
 
-mod ledger;
 mod load;
 mod probe;
 mod testing;
@@ -14,7 +13,6 @@ use tonic::Status;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic_homa::transport::{Listener, Server};
 
-use self::ledger::Ledger;
 use self::load::{Loads, OpenRca};
 use self::probe::Prober;
 use self::testing::{Tester, Unimplemented};
@@ -24,19 +22,21 @@ use super::proto::probe::probe_server::ProbeServer;
 use super::proto::testing::test_service_server::TestServiceServer;
 use super::proto::testing::unimplemented_service_server::UnimplementedServiceServer;
 use super::proto::xds::service::orca::v3::open_rca_service_server::OpenRcaServiceServer;
-
-pub(crate) use ledger::Counts;
+use crate::ledger::Ledger;
 
 /// Responses of a stream.
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// What a server of the suite offers, and has counted.
-#[derive(Default)]
+/// What a server of the suite offers, and counts.
 pub(crate) struct Services {
     ledger: Arc<Ledger>,
 }
 
 impl Services {
+    pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
+        Self { ledger }
+    }
+
     /// Serves on all `listeners` until `stop` is ready, and then what is open.
     pub(crate) async fn serve(
         &self,
@@ -64,9 +64,5 @@ impl Services {
             .add_service(health)
             .serve_on_with_shutdown(listeners, stop)
             .await
-    }
-
-    pub(crate) fn counts(&self) -> Counts {
-        self.ledger.counts()
     }
 }

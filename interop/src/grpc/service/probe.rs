@@ -9,7 +9,6 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Responses;
-use super::ledger::Ledger;
 use crate::grpc::MESSAGE_LIMIT;
 use crate::grpc::content;
 use crate::grpc::proto::probe::probe_server::Probe;
@@ -17,6 +16,7 @@ use crate::grpc::proto::probe::{
     CheckResponse, DrainResponse, Piece, PourRequest, ProduceRequest, RunsRequest, RunsResponse,
     TransferRequest, TransferResponse, TransferState,
 };
+use crate::ledger::Ledger;
 
 /// Transfers that are known at a time; the oldest is forgotten first.
 const MAX_TRANSFERS: usize = 1_024;

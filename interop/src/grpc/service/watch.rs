@@ -10,10 +10,10 @@ use tonic::body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::ledger::Ledger;
-use crate::grpc::context::{CALL_ID, CallId};
+use crate::grpc::context::{CALL_ID, call_id};
 use crate::grpc::marks::{Compress, Note, Noting, Unpacking};
 use crate::grpc::trailers::WithTrailers;
+use crate::ledger::Ledger;
 
 /// Metadata that comes back before the first message.
 const ECHO_INITIAL: HeaderName = HeaderName::from_static("x-grpc-test-echo-initial");
@@ -68,7 +68,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let headers = request.headers();
-        let id = headers.get(CALL_ID).and_then(CallId::from_header);
+        let id = headers.get(CALL_ID).and_then(call_id);
         self.ledger.add(request.uri().path(), id);
         let initial = headers.get(ECHO_INITIAL).cloned();
         let trailing = headers.get(ECHO_TRAILING).cloned();

@@ -1,12 +1,47 @@
-//! [`Ledger`]: which calls ran, and how often.
+//! [`Ledger`]: which calls ran, and how often; and [`Session`], which numbers them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::grpc::context::CallId;
 use crate::ids::{Added, Ids};
+
+/// One call of one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CallId {
+    pub(crate) session: u64,
+    pub(crate) number: u64,
+}
+
+/// Numbers the calls of a client; dense from 0, so that a server can keep them all.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: u64,
+    next: AtomicU64,
+}
+
+impl Session {
+    pub(crate) fn start() -> Arc<Self> {
+        Arc::new(Self {
+            id: fastrand::u64(..),
+            next: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn next(&self) -> CallId {
+        CallId {
+            session: self.id,
+            number: self.next.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// How many calls were numbered.
+    pub(crate) fn calls_made(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+}
 
 /// Clients whose calls are told apart; those of more are counted by method only.
 const MAX_SESSIONS: usize = 10_000;
@@ -30,31 +65,32 @@ pub(crate) struct Counts {
     pub(crate) methods: BTreeMap<String, u64>,
 }
 
-/// What one client has called.
+/// How often the calls of one client ran.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SessionCounts {
-    pub(super) calls: u64,
-    pub(super) again: u64,
+pub(crate) struct SessionCounts {
+    pub(crate) calls: u64,
+    pub(crate) again: u64,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Ledger(Mutex<Book>);
+pub(crate) struct Ledger(Mutex<Book>);
 
 #[derive(Debug, Default)]
 struct Book {
     counts: Counts,
-    sessions: HashMap<u64, Session>,
+    sessions: HashMap<u64, Seen>,
 }
 
+/// What one client has called.
 #[derive(Debug, Default)]
-struct Session {
+struct Seen {
     ran: Ids,
     again: u64,
 }
 
 impl Ledger {
     /// A handler is about to run.
-    pub(super) fn add(&self, path: &str, id: Option<CallId>) {
+    pub(crate) fn add(&self, path: &str, id: Option<CallId>) {
         let mut book = self.book();
         let Book { counts, sessions } = &mut *book;
         counts.runs += 1;
@@ -79,11 +115,11 @@ impl Ledger {
         }
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         self.book().counts.clone()
     }
 
-    pub(super) fn session(&self, session: u64) -> SessionCounts {
+    pub(crate) fn session(&self, session: u64) -> SessionCounts {
         let book = self.book();
         let session = book.sessions.get(&session);
         session.map_or_else(SessionCounts::default, |session| SessionCounts {
