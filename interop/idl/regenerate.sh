@@ -27,6 +27,10 @@ if [[ $found != "Thrift version $version" ]]; then
     echo "\`$thrift\` is of $found: the code is made by $version, set THRIFT to that one" >&2
     exit 77
 fi
+if ! command -v rustfmt >/dev/null 2>&1; then
+    echo "no rustfmt: install it (rustup component add rustfmt)" >&2
+    exit 77
+fi
 
 for ((at = 0; at < ${#idls[@]}; at += 2)); do
     idl=${idls[at]}

@@ -274,3 +274,44 @@ fn variables_that_cannot_be_used_are_named() {
             .is_ok()
     );
 }
+
+/// The rows of the table in the guide: key, variable, side.
+fn documented() -> Vec<[String; 3]> {
+    let text = include_str!("../../../docs/thrift.md");
+    let section = text
+        .split("\n## ")
+        .find(|part| part.starts_with("Configuration"));
+    let rows = section
+        .unwrap()
+        .lines()
+        .filter(|line| line.starts_with("| `"));
+    rows.map(|line| {
+        let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        assert_eq!(cells.len(), 6, "{line}");
+        assert!(cells.iter().all(|cell| !cell.is_empty()), "{line}");
+        [cells[0], cells[1], cells[2]].map(|cell| cell.trim_matches('`').to_owned())
+    })
+    .collect()
+}
+
+#[test]
+fn the_guides_table_has_every_key_and_no_other() {
+    let rows = documented();
+    let of = |sides: [&str; 2]| {
+        let rows = rows.iter().filter(|row| sides.contains(&row[2].as_str()));
+        let mut keys: Vec<_> = rows.map(|row| row[0].clone()).collect();
+        keys.sort();
+        keys
+    };
+    let keys = |all: &[&str]| {
+        let own = all.iter().filter(|key| **key != "homa");
+        let mut keys: Vec<_> = own.map(ToString::to_string).collect();
+        keys.sort();
+        keys
+    };
+    assert_eq!(of(["client", "both"]), keys(fields::<ClientConfig>()));
+    assert_eq!(of(["server", "both"]), keys(fields::<ServerConfig>()));
+    for [key, variable, _] in &rows {
+        assert_eq!(*variable, variables().name(key));
+    }
+}
