@@ -13,6 +13,8 @@ version=0.17.0
 # Pairs of an IDL and the folder of its code.
 idls=(
     interop/idl/suite.thrift interop/src/thrift/idl
+    interop/idl/echo.thrift interop/src/thrift/idl
+    examples/idl/calculator.thrift examples/src/calculator
 )
 
 into=${1:-.}

@@ -5,6 +5,7 @@ mod case;
 mod child;
 mod echo;
 mod faults;
+mod gateway;
 mod grpc;
 mod ids;
 mod info;
@@ -55,6 +56,7 @@ enum Command {
     /// Prints what this host offers and which defaults follow from it.
     #[command(after_help = "Example:\n  homa-interop info")]
     Info(info::Arguments),
+    Gateway(Box<gateway::Arguments>),
     Grpc(grpc::Arguments),
     KernelCheck(kernel_check::Arguments),
     Matrix(matrix::Arguments),
@@ -80,6 +82,11 @@ enum Command {
     /// Prints the URIs it serves as one line of JSON.
     #[command(hide = true, after_help = "Example:\n  homa-interop serve-echo")]
     ServeEcho,
+    /// Serves the Thrift echo service of the benchmarks until standard input ends.
+    ///
+    /// Prints where it serves as one line of JSON.
+    #[command(hide = true, after_help = "Example:\n  homa-interop serve-thrift-echo")]
+    ServeThriftEcho,
     /// Answers what `bench floor` sends until standard input ends.
     #[command(
         hide = true,
@@ -106,6 +113,7 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Bench { bench } => bench::run(bench)?,
         Command::Info(arguments) => return info::run(arguments),
+        Command::Gateway(arguments) => return gateway::run(arguments),
         Command::Grpc(arguments) => return grpc::run(arguments),
         Command::KernelCheck(arguments) => return kernel_check::run(arguments),
         Command::Matrix(arguments) => return matrix::run(arguments),
@@ -117,6 +125,7 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::SoakNode => soak::run_node_until_stdin_ends()?,
         Command::Busy => soak::run_busy_until_stdin_ends()?,
         Command::ServeEcho => echo::serve_until_stdin_ends()?,
+        Command::ServeThriftEcho => bench::serve_thrift_until_stdin_ends()?,
         Command::ServeFloor { workers } => bench::serve_floor_until_stdin_ends(*workers)?,
     }
     Ok(ExitCode::SUCCESS)

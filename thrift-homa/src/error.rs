@@ -71,6 +71,24 @@ pub(crate) fn not_open(error: BindError) -> thrift::Error {
     TransportError::new(TransportErrorKind::NotOpen, error.to_string()).into()
 }
 
+/// What an error says. The `Display` of [`thrift::Error`] tells no more than its kind.
+///
+/// ```
+/// use thrift::{TransportError, TransportErrorKind};
+/// use thrift_homa::error_text;
+///
+/// let error = TransportError::new(TransportErrorKind::NotOpen, "no route to 10.0.0.1");
+/// assert_eq!(error_text(&error.into()), "no route to 10.0.0.1");
+/// ```
+pub fn error_text(error: &thrift::Error) -> String {
+    match error {
+        thrift::Error::Transport(error) => error.message.clone(),
+        thrift::Error::Protocol(error) => error.message.clone(),
+        thrift::Error::Application(error) => error.message.clone(),
+        thrift::Error::User(error) => error.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;

@@ -67,7 +67,7 @@ pub use client::{
 };
 pub use config::{ClientConfig, ConfigError, HomaOptions, ServerConfig, URI_VARIABLE};
 pub use endpoint::{BoxedInputProtocol, BoxedOutputProtocol, Endpoint};
-pub use error::to_transport_error;
+pub use error::{error_text, to_transport_error};
 pub use homa_client::options::Engine;
 pub use limits::Limits;
 pub use pieces::{PieceOptions, PieceStats, RefusedPiece};

@@ -30,11 +30,6 @@ fn endpoint(uri: &str) -> Endpoint {
     uri.parse().expect(uri)
 }
 
-/// What clients call, of a server that listens there.
-fn uri_of(listen: &str, server: &ServerHandle) -> String {
-    listen.replace("127.0.0.1:0", &server.local_addr().to_string())
-}
-
 fn client(uri: &str) -> Client {
     let (input, output) = endpoint(uri).client().expect(uri);
     EchoClient::new(input, output)
@@ -53,12 +48,12 @@ impl Both {
         let service = Echo::default();
         let server = endpoint(to).serve(service.clone(), ServerOptions::default());
         let server = server.expect("a server");
-        let to = endpoint(&uri_of(to, &server));
+        let to = endpoint(&server.uri());
         let gateway = gateway::serve(&endpoint(listen), &to, options).expect("a gateway");
         Self {
             service,
             server,
-            uri: uri_of(listen, &gateway),
+            uri: gateway.uri(),
             gateway,
         }
     }
@@ -130,7 +125,7 @@ fn a_server_that_is_not_there_is_named_and_the_connection_goes_on() {
     ] {
         let gateway = gateway::serve(&endpoint(listen), &endpoint(&to), GatewayOptions::default())
             .expect("a gateway");
-        let mut client = client(&uri_of(listen, &gateway));
+        let mut client = client(&gateway.uri());
         for _ in 0..2 {
             let (kind, text) = failure(client.echo("hello?"));
             assert_eq!(kind, ApplicationErrorKind::InternalError);
@@ -151,7 +146,7 @@ fn a_server_that_does_not_answer_ends_at_the_timeout_and_a_late_reply_is_not_tak
     options.timeout = Duration::from_millis(100);
     options.connections = 1;
     let gateway = gateway::serve(&endpoint(HOMA), &endpoint(&to), options).expect("a gateway");
-    let mut client = client(&uri_of(HOMA, &gateway));
+    let mut client = client(&gateway.uri());
     let (kind, text) = failure(client.echo("first"));
     assert_eq!(kind, ApplicationErrorKind::InternalError);
     assert!(text.contains("no reply"), "{text}");
@@ -184,10 +179,10 @@ fn a_restarted_server_is_connected_to_again() {
     let server = endpoint(FRAMED).serve(service.clone(), ServerOptions::default());
     let server = server.expect("a server");
     let addr = server.local_addr();
-    let to = uri_of(FRAMED, &server);
+    let to = server.uri();
     let gateway = gateway::serve(&endpoint(HOMA), &endpoint(&to), GatewayOptions::default());
     let gateway = gateway.expect("a gateway");
-    let mut client = client(&uri_of(HOMA, &gateway));
+    let mut client = client(&gateway.uri());
     assert_eq!(client.echo("before").expect("a reply"), "before");
     server.shutdown(GRACE);
     let began = Instant::now();
@@ -210,10 +205,10 @@ fn a_gateway_that_stops_ends_the_calls_under_way_first() {
     });
     let server = endpoint(HOMA).serve(service, ServerOptions::default());
     let server = server.expect("a server");
-    let to = endpoint(&uri_of(HOMA, &server));
+    let to = endpoint(&server.uri());
     let gateway = gateway::serve(&endpoint(FRAMED), &to, GatewayOptions::default());
     let gateway = gateway.expect("a gateway");
-    let uri = uri_of(FRAMED, &gateway);
+    let uri = gateway.uri();
     let calls: Vec<_> = (0..4)
         .map(|call| {
             let mut client = client(&uri);

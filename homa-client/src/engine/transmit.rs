@@ -258,11 +258,7 @@ impl Engine {
         let most = most_packets(fifo.map_or(most, |fifo| most.min(fifo)), full);
         let most = self.pacer.burst(now, full + DATA_HEADER_LEN, most);
         let mut transmit = Transmit {
-            to: if is_bulk {
-                peer.bulk_addr()
-            } else {
-                peer.addr
-            },
+            to: if is_bulk { peer.bulk_addr() } else { peer.addr },
             local: rpc.local_ip,
             tos: self.settings.tos[usize::from(level)],
             segments: Vec::with_capacity(most.min(packets_left(message, full))),

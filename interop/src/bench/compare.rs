@@ -1,27 +1,32 @@
-//! `bench compare`: tonic over TCP against tonic over Homa.
+//! `bench compare`: an RPC framework over TCP against the same over Homa.
 
 use std::error::Error;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tonic_homa::transport::{self, Channel, Endpoint};
+use tonic_homa::transport;
 
+use super::grpc::Grpc;
 use super::load::{self, LoadError, Measured, Timing};
-use super::plan::{CLAIMS, SCENARIOS, Scenario, Variant};
+use super::plan::{Scenario, Sides, Suite, Verdict};
+use super::thrift::Thrift;
 use crate::child::StartError;
-use crate::echo::{self, WINDOW};
 use crate::latency::empty_histogram;
 use crate::progress::Progress;
 use crate::report::{self, MIN_SAMPLES_FOR_P99, Round, Row, Side, Tail};
 use crate::values;
 
-/// Measures tonic over TCP and tonic over Homa in turns, in one run.
+/// Measures an RPC framework over TCP and over Homa in turns, in one run.
 ///
 /// A second process serves an echo service over both. A ratio is Homa divided by TCP; Gbit/s
 /// counts the payload of one direction, bulk calls included. Figures are medians of the rounds.
 /// Rows of streams count messages: a latency of the server stream is the time from one message to
 /// the next, one of ping-pong the way there and back.
+///
+/// With --suite thrift each caller is a thread, over TCP with a framed connection of its own to the
+/// thrift crate's TServer, whose 80 workers serve one connection each; over Homa 8 workers serve
+/// all callers.
 ///
 /// A p99 needs 1,000 samples in each round; the rows behind bulk calls pool their rounds and run
 /// until they have as many.
@@ -30,6 +35,9 @@ use crate::values;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  homa-interop bench compare --quick --json out.json")]
 pub(crate) struct Arguments {
+    /// What is measured.
+    #[arg(long, value_enum, default_value_t = SuiteName::Grpc)]
+    suite: SuiteName,
     /// End within about a minute: 3 rounds of 0.8 s a row, instead of 5 of 3 s.
     #[arg(long)]
     quick: bool,
@@ -53,6 +61,15 @@ pub(crate) struct Arguments {
     /// Samples that the rows behind bulk calls wait for.
     #[arg(long, hide = true, default_value_t = MIN_SAMPLES_FOR_P99)]
     tail_samples: u64,
+}
+
+/// The suites there are.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum SuiteName {
+    /// tonic.
+    Grpc,
+    /// Apache Thrift.
+    Thrift,
 }
 
 /// A round with `--quick`.
@@ -90,7 +107,14 @@ pub(crate) enum CompareError {
 
 /// Runs the benchmark.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let scenarios = chosen(&arguments.row)?;
+    match arguments.suite {
+        SuiteName::Grpc => run_suite::<Grpc>(arguments),
+        SuiteName::Thrift => run_suite::<Thrift>(arguments),
+    }
+}
+
+fn run_suite<S: Suite>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let scenarios = chosen(S::ROWS, &arguments.row)?;
     if let Some(path) = &arguments.json {
         report::check_writable(path)?;
     }
@@ -108,11 +132,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let rows = runtime.block_on(measure(&plan))?;
+    let rows = runtime.block_on(measure::<S>(&plan));
+    // Threads whose round has failed may still be calling.
+    runtime.shutdown_background();
+    let rows = rows?;
     if let Some(path) = &arguments.json {
         report::write_json(path, &rows)?;
     }
-    let verdicts: Vec<_> = CLAIMS
+    let verdicts: Vec<Verdict> = S::CLAIMS
         .iter()
         .filter_map(|claim| claim.judge(&rows))
         .collect();
@@ -128,28 +155,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 }
 
 /// The rows whose names contain one of `wanted`, all of them if that is empty.
-fn chosen(wanted: &[String]) -> Result<Vec<Scenario>, CompareError> {
-    let missing = wanted.iter().find(|part| {
-        SCENARIOS
-            .iter()
-            .all(|scenario| !scenario.name.contains(part.as_str()))
-    });
+fn chosen(rows: &[Scenario], wanted: &[String]) -> Result<Vec<Scenario>, CompareError> {
+    let missing = wanted
+        .iter()
+        .find(|part| rows.iter().all(|row| !row.name.contains(part.as_str())));
     if let Some(part) = missing {
-        let rows = SCENARIOS
-            .map(|scenario| format!("{:?}", scenario.name))
-            .join(", ");
+        let names: Vec<_> = rows.iter().map(|row| format!("{:?}", row.name)).collect();
         return Err(CompareError::NoSuchRow {
             wanted: part.clone(),
-            rows,
+            rows: names.join(", "),
         });
     }
-    let is_wanted = |scenario: &Scenario| {
-        wanted.is_empty()
-            || wanted
-                .iter()
-                .any(|part| scenario.name.contains(part.as_str()))
+    let is_wanted = |row: &&Scenario| {
+        wanted.is_empty() || wanted.iter().any(|part| row.name.contains(part.as_str()))
     };
-    Ok(SCENARIOS.into_iter().filter(is_wanted).collect())
+    Ok(rows.iter().filter(is_wanted).copied().collect())
 }
 
 /// What is measured and for how long.
@@ -190,29 +210,14 @@ impl Plan {
     }
 }
 
-/// The channels that rows are measured on.
-struct Stacks {
-    tcp: Channel,
-    tcp_wide: Channel,
-    homa: Channel,
-    homa_busy: Channel,
-}
-
-async fn measure(plan: &Plan) -> Result<Vec<Row>, CompareError> {
-    let server = echo::start().await?;
-    let uris = &server.at;
-    let stacks = Stacks {
-        tcp: connect(&uris.tcp, Variant::Defaults).await?,
-        tcp_wide: connect(&uris.tcp_wide, Variant::WideWindows).await?,
-        homa: connect(&uris.homa, Variant::Defaults).await?,
-        homa_busy: connect(&uris.homa_busy, Variant::BusyPoll).await?,
-    };
+async fn measure<S: Suite>(plan: &Plan) -> Result<Vec<Row>, CompareError> {
+    let suite = S::start().await?;
     let progress = Progress::new(plan.slots().into(), plan.lasts());
-    progress.print(&describe(plan))?;
+    progress.print(&describe(S::WHAT, plan))?;
     progress.print(&report::table_head())?;
     let mut rows = Vec::new();
     for scenario in &plan.scenarios {
-        let row = measure_row(plan, scenario, &stacks, &progress).await?;
+        let row = measure_row(plan, scenario, &suite, &progress).await?;
         progress.print(&report::table_line(&row))?;
         rows.push(row);
     }
@@ -220,25 +225,21 @@ async fn measure(plan: &Plan) -> Result<Vec<Row>, CompareError> {
     Ok(rows)
 }
 
-async fn measure_row(
+async fn measure_row<S: Suite>(
     plan: &Plan,
     scenario: &Scenario,
-    stacks: &Stacks,
+    suite: &S,
     progress: &Progress,
 ) -> Result<Row, CompareError> {
-    let (tcp, homa) = match scenario.variant {
-        Variant::Defaults => (&stacks.tcp, &stacks.homa),
-        Variant::WideWindows => (&stacks.tcp_wide, &stacks.homa),
-        Variant::BusyPoll => (&stacks.tcp, &stacks.homa_busy),
-    };
+    let Sides { tcp, homa } = suite.sides(scenario.variant);
     let mut sides = [("TCP", tcp, Rounds::new()), ("Homa", homa, Rounds::new())];
     let timing = plan.timing(scenario);
     for round in 1..=plan.rounds {
-        for (stack, channel, rounds) in &mut sides {
+        for (stack, transport, rounds) in &mut sides {
             progress
                 .bar
                 .set_message(format!("{}, {stack}", scenario.name));
-            let measured = load::run(channel, &scenario.load, &timing)
+            let measured = load::run(*transport, &scenario.load, &timing)
                 .await
                 .map_err(|source| CompareError::Round {
                     row: scenario.name,
@@ -284,30 +285,10 @@ impl Rounds {
     }
 }
 
-async fn connect(uri: &str, variant: Variant) -> Result<Channel, CompareError> {
-    let connect = async {
-        let mut endpoint = Endpoint::from_shared(uri.to_owned())?.tcp_nodelay(true);
-        match variant {
-            Variant::Defaults => {}
-            Variant::WideWindows => {
-                endpoint = endpoint
-                    .initial_stream_window_size(WINDOW)
-                    .initial_connection_window_size(WINDOW);
-            }
-            Variant::BusyPoll => endpoint = endpoint.homa_config(echo::busy()),
-        }
-        endpoint.connect().await
-    };
-    connect.await.map_err(|source| CompareError::Connect {
-        uri: uri.to_owned(),
-        source: source.into(),
-    })
-}
-
-fn describe(plan: &Plan) -> String {
+fn describe(what: &str, plan: &Plan) -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     format!(
-        "tonic over TCP and over Homa, two processes on one machine ({cores} cores), \
+        "{what} over TCP and over Homa, two processes on one machine ({cores} cores), \
          {} rounds of {:?} each",
         plan.rounds, plan.measure,
     )
@@ -351,7 +332,7 @@ mod tests {
     #[test]
     fn rounds_behind_bulk_calls_together_reach_the_samples_wanted() {
         let plan = |rounds| Plan {
-            scenarios: SCENARIOS.to_vec(),
+            scenarios: Grpc::ROWS.to_vec(),
             rounds,
             measure: Duration::from_secs(1),
             tail_samples: 1_000,
@@ -372,9 +353,10 @@ mod tests {
     fn rows_are_chosen_by_a_part_of_their_name_and_a_wrong_part_is_named() {
         let names = |wanted: &[&str]| {
             let wanted: Vec<_> = wanted.iter().map(|part| (*part).to_owned()).collect();
-            chosen(&wanted).map(|rows| rows.iter().map(|row| row.name).collect::<Vec<_>>())
+            chosen(Grpc::ROWS, &wanted)
+                .map(|rows| rows.iter().map(|row| row.name).collect::<Vec<_>>())
         };
-        assert_eq!(names(&[]).expect("all").len(), SCENARIOS.len());
+        assert_eq!(names(&[]).expect("all").len(), Grpc::ROWS.len());
         assert_eq!(names(&["10 KB"]).expect("one"), ["10 KB, 16 in flight"]);
         assert_eq!(names(&["500 KB, 8", "64"]).expect("two").len(), 2);
         let error = names(&["10 KB", "10 MB"]).expect_err("there is none");

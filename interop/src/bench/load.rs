@@ -1,20 +1,34 @@
 //! The load of one row on one stack: closed loops of callers and streams, and what they saw.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
-use tonic_homa::transport::Channel;
+use tonic::Status;
 
-use crate::echo::proto::Payload;
-use crate::echo::proto::echo_client::EchoClient;
 use crate::latency::{self, empty_histogram};
+
+/// A transport with a server behind it.
+pub(crate) trait Stack {
+    type Caller: Caller;
+
+    /// A caller of its own, which sends this payload.
+    fn caller(&self, kind: Kind, payload: Payload) -> Result<Self::Caller, LoadError>;
+}
+
+/// Keeps one call in flight, over and over, or has one stream.
+pub(crate) trait Caller: Send + 'static {
+    /// Whether each needs a thread of its own, since its calls block.
+    const BLOCKS: bool;
+
+    /// Calls once, or has one message come by the stream, which the first one opens.
+    fn exchange(&mut self) -> impl Future<Output = Result<(), LoadError>> + Send;
+}
 
 /// What is in flight while a row is measured.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +90,8 @@ pub(crate) struct Measured {
 pub(crate) enum LoadError {
     #[error("a call failed")]
     Call(#[source] Box<Status>),
+    #[error("a Thrift call failed")]
+    Thrift(#[from] thrift::Error),
     #[error("the server ended a stream that only the client may end")]
     Ended,
     #[error("a call of {sent} bytes was answered with {received} bytes that are not the same")]
@@ -112,8 +128,8 @@ struct Shared {
 }
 
 /// Puts `load` on `channel` for one round.
-pub(crate) async fn run(
-    channel: &Channel,
+pub(crate) async fn run<S: Stack>(
+    stack: &S,
     load: &Load,
     timing: &Timing,
 ) -> Result<Measured, LoadError> {
@@ -126,7 +142,7 @@ pub(crate) async fn run(
         stop_bulk: AtomicBool::new(false),
         bulk_bytes: AtomicU64::new(0),
     });
-    let round = callers(channel, load, &shared);
+    let round = callers(stack, load, &shared);
     match tokio::time::timeout(timing.give_up, round).await {
         Ok(measured) => measured,
         Err(_) => Err(LoadError::TooSlow {
@@ -137,23 +153,26 @@ pub(crate) async fn run(
     }
 }
 
-async fn callers(
-    channel: &Channel,
+async fn callers<S: Stack>(
+    stack: &S,
     load: &Load,
     shared: &Arc<Shared>,
 ) -> Result<Measured, LoadError> {
-    // Dropping a set aborts its tasks, so nothing outlives a round that fails.
+    // Dropping a set aborts its tasks, so nothing outlives a round that fails; threads end with
+    // their calls.
+    let _stop = StopBulk(shared);
     let mut bulk = JoinSet::new();
     if let Some(Bulk { bytes, in_flight }) = load.bulk {
         for index in 0..in_flight {
-            let caller = Caller::new(channel, Kind::Call, bytes, index);
-            bulk.spawn(caller.keep_in_flight(shared.clone()));
+            let payload = Payload::new(bytes, index);
+            let calls = keep_in_flight(stack.caller(Kind::Call, payload)?, bytes, shared.clone());
+            spawn::<S::Caller, _>(&mut bulk, calls);
         }
     }
     let mut measuring = JoinSet::new();
     for index in 0..load.in_flight {
-        let caller = Caller::new(channel, load.kind, load.bytes, index);
-        measuring.spawn(caller.measure(shared.clone()));
+        let caller = stack.caller(load.kind, Payload::new(load.bytes, index))?;
+        spawn::<S::Caller, _>(&mut measuring, measure(caller, shared.clone()));
     }
 
     let mut latencies = empty_histogram();
@@ -187,6 +206,15 @@ async fn callers(
     })
 }
 
+/// Ends the bulk calls when the round ends, also if it fails.
+struct StopBulk<'a>(&'a Shared);
+
+impl Drop for StopBulk<'_> {
+    fn drop(&mut self) {
+        self.0.stop_bulk.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What one measuring caller saw.
 #[derive(Debug)]
 struct Tally {
@@ -199,133 +227,99 @@ struct Tally {
     bulk_bytes: u64,
 }
 
-/// One call in flight, over and over, or one stream.
-struct Caller {
-    client: EchoClient<Channel>,
-    kind: Kind,
-    payload: Bytes,
-    stream: Option<Stream>,
+/// What a caller sends, and has to get back.
+#[derive(Debug)]
+pub(crate) struct Payload {
+    bytes: Bytes,
     received: usize,
 }
 
-/// A call that goes on until it is dropped.
-struct Stream {
-    pings: Option<mpsc::Sender<Payload>>,
-    messages: Streaming<Payload>,
-}
-
-impl Caller {
-    /// The payload differs from those of other callers, so that a response given to the wrong
-    /// caller is noticed.
-    fn new(channel: &Channel, kind: Kind, bytes: usize, index: usize) -> Self {
-        let payload = (0..bytes)
+impl Payload {
+    /// It differs from those of other callers, so that a response given to the wrong caller is
+    /// noticed.
+    fn new(bytes: usize, index: usize) -> Self {
+        let bytes = (0..bytes)
             .map(|at| (at / 251 + at + index * 83) as u8)
             .collect();
-        Self {
-            client: EchoClient::new(channel.clone()),
-            kind,
-            payload,
-            stream: None,
-            received: 0,
-        }
+        Self { bytes, received: 0 }
     }
 
-    fn message(&self) -> Payload {
-        Payload {
-            data: self.payload.clone(),
-        }
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 
-    /// Calls once, or has one message come by the stream, which the first one opens.
-    async fn exchange(&mut self) -> Result<(), LoadError> {
-        let received = match self.kind {
-            Kind::Call => self.client.call(self.message()).await?.into_inner(),
-            Kind::Streamed | Kind::PingPong => {
-                let mut stream = match self.stream.take() {
-                    Some(stream) => stream,
-                    None => self.open().await?,
-                };
-                if let Some(pings) = &stream.pings {
-                    // The call has ended if this fails, and tells why below.
-                    let _ = pings.send(self.message()).await;
-                }
-                let message = stream.messages.message().await?;
-                self.stream = Some(stream);
-                message.ok_or(LoadError::Ended)?
-            }
-        };
-        self.check(&received.data)
-    }
-
-    async fn open(&mut self) -> Result<Stream, Status> {
-        let (pings, messages) = if let Kind::PingPong = self.kind {
-            let (pings, requests) = mpsc::channel(1);
-            let response = self.client.ping_pong(ReceiverStream::new(requests)).await?;
-            (Some(pings), response)
-        } else {
-            (None, self.client.repeat(self.message()).await?)
-        };
-        Ok(Stream {
-            pings,
-            messages: messages.into_inner(),
-        })
-    }
-
-    fn check(&mut self, received: &Bytes) -> Result<(), LoadError> {
+    /// Whether this came back.
+    pub(crate) fn check(&mut self, received: &[u8]) -> Result<(), LoadError> {
         let compare = received.len() <= ALWAYS_COMPARE || self.received.is_multiple_of(16);
         self.received += 1;
-        if received.len() != self.payload.len() || compare && *received != self.payload {
-            let (sent, received) = (self.payload.len(), received.len());
+        if received.len() != self.bytes.len() || compare && *received != self.bytes {
+            let (sent, received) = (self.bytes.len(), received.len());
             return Err(LoadError::WrongBytes { sent, received });
         }
         Ok(())
     }
+}
 
-    async fn measure(mut self, shared: Arc<Shared>) -> Result<Tally, LoadError> {
-        let mut latencies = empty_histogram();
-        let mut calls = 0;
-        let mut bulk_at_begin = None;
-        loop {
-            let started = Instant::now();
-            let enough = shared.samples.load(Ordering::Relaxed) >= shared.min_samples;
-            if started >= shared.end && enough {
-                // With a minimum of samples the measured time is as long as it took.
-                let end = if shared.min_samples == 0 {
-                    shared.end
-                } else {
-                    started
-                };
-                let bulk_bytes = shared.bulk_bytes.load(Ordering::Relaxed);
-                return Ok(Tally {
-                    latencies,
-                    calls,
-                    seconds: (end - shared.begin).as_secs_f64(),
-                    bulk_bytes: bulk_bytes - bulk_at_begin.unwrap_or(bulk_bytes),
-                });
-            }
-            if started >= shared.begin && bulk_at_begin.is_none() {
-                bulk_at_begin = Some(shared.bulk_bytes.load(Ordering::Relaxed));
-            }
-            self.exchange().await?;
-            let finished = Instant::now();
-            if started >= shared.begin {
-                latency::record(&mut latencies, finished - started);
-                shared.samples.fetch_add(1, Ordering::Relaxed);
-            }
-            let inside = finished < shared.end || shared.min_samples > 0;
-            if finished >= shared.begin && inside {
-                calls += 1;
-            }
+/// Runs it as a task, or on a thread if its calls block.
+fn spawn<C: Caller, T: Send + 'static>(
+    set: &mut JoinSet<T>,
+    calls: impl Future<Output = T> + Send + 'static,
+) {
+    if C::BLOCKS {
+        let runtime = Handle::current();
+        set.spawn_blocking(move || runtime.block_on(calls));
+    } else {
+        set.spawn(calls);
+    }
+}
+
+async fn measure(mut caller: impl Caller, shared: Arc<Shared>) -> Result<Tally, LoadError> {
+    let mut latencies = empty_histogram();
+    let mut calls = 0;
+    let mut bulk_at_begin = None;
+    loop {
+        let started = Instant::now();
+        let enough = shared.samples.load(Ordering::Relaxed) >= shared.min_samples;
+        if started >= shared.end && enough {
+            // With a minimum of samples the measured time is as long as it took.
+            let end = if shared.min_samples == 0 {
+                shared.end
+            } else {
+                started
+            };
+            let bulk_bytes = shared.bulk_bytes.load(Ordering::Relaxed);
+            return Ok(Tally {
+                latencies,
+                calls,
+                seconds: (end - shared.begin).as_secs_f64(),
+                bulk_bytes: bulk_bytes - bulk_at_begin.unwrap_or(bulk_bytes),
+            });
+        }
+        if started >= shared.begin && bulk_at_begin.is_none() {
+            bulk_at_begin = Some(shared.bulk_bytes.load(Ordering::Relaxed));
+        }
+        caller.exchange().await?;
+        let finished = Instant::now();
+        if started >= shared.begin {
+            latency::record(&mut latencies, finished - started);
+            shared.samples.fetch_add(1, Ordering::Relaxed);
+        }
+        let inside = finished < shared.end || shared.min_samples > 0;
+        if finished >= shared.begin && inside {
+            calls += 1;
         }
     }
+}
 
-    async fn keep_in_flight(mut self, shared: Arc<Shared>) -> Result<(), LoadError> {
-        while !shared.stop_bulk.load(Ordering::Relaxed) {
-            self.exchange().await?;
-            shared
-                .bulk_bytes
-                .fetch_add(self.payload.len() as u64, Ordering::Relaxed);
-        }
-        Ok(())
+/// Calls with this many bytes until it is told to stop.
+async fn keep_in_flight(
+    mut caller: impl Caller,
+    bytes: usize,
+    shared: Arc<Shared>,
+) -> Result<(), LoadError> {
+    while !shared.stop_bulk.load(Ordering::Relaxed) {
+        caller.exchange().await?;
+        shared.bulk_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
+    Ok(())
 }

@@ -1,9 +1,37 @@
-//! What `bench compare` measures: its rows and its claims.
+//! What the suites of `bench compare` consist of: rows and claims.
 
 use std::fmt;
 
-use super::load::{Bulk, Kind, Load};
+use super::compare::CompareError;
+use super::load::{Bulk, Kind, Load, Stack};
 use crate::report::Row;
+
+/// The rows of one RPC framework, and what they are measured on.
+pub(super) trait Suite: Sized {
+    type Stack: Stack;
+
+    /// The framework.
+    const WHAT: &'static str;
+
+    /// The rows, in the order in which they are measured and printed.
+    const ROWS: &'static [Scenario];
+
+    /// What the README says about them.
+    const CLAIMS: &'static [Claim];
+
+    /// Starts the servers, in a process of their own that ends with this.
+    async fn start() -> Result<Self, CompareError>;
+
+    /// What the rows of a variant compare.
+    fn sides(&self, variant: Variant) -> Sides<'_, Self::Stack>;
+}
+
+/// What is compared.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sides<'a, S> {
+    pub(super) tcp: &'a S,
+    pub(super) homa: &'a S,
+}
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]
@@ -21,40 +49,24 @@ pub(crate) enum Variant {
     WideWindows,
     /// Homa has a `busy_poll` of 50 µs, on both sides.
     BusyPoll,
+    /// All calls to the TCP server share one connection, which a gateway has.
+    Gateway,
 }
 
-const KB: usize = 1_000;
+pub(super) const KB: usize = 1_000;
 
 /// Name of the row whose median is a claim.
-const SHORT_ALONE: &str = "100 B, 1 in flight";
-/// Names of the rows whose rates are claims.
-const SERVER_STREAM: &str = "server stream of 1 KB messages";
-const BUSY_PING_PONG: &str = "ping-pong on one stream, busy_poll 50 us";
+pub(super) const SHORT_ALONE: &str = "100 B, 1 in flight";
 /// Name of the row whose tail is a claim.
-const SHORT_BEHIND_BULK: &str = "100 B behind 4 x 500 KB";
-
-/// The rows, in the order in which they are measured and printed.
-pub(crate) const SCENARIOS: [Scenario; 11] = [
-    plain(SHORT_ALONE, 100, 1),
-    plain("100 B, 1 in flight, busy_poll 50 us", 100, 1).with(Variant::BusyPoll),
-    plain("100 B, 64 in flight", 100, 64),
-    plain("10 KB, 16 in flight", 10 * KB, 16),
-    plain("500 KB, 1 in flight", 500 * KB, 1),
-    plain("500 KB, 8 in flight", 500 * KB, 8),
-    streamed(SERVER_STREAM, Kind::Streamed, KB),
-    streamed("ping-pong on one stream, 100 B", Kind::PingPong, 100),
-    streamed(BUSY_PING_PONG, Kind::PingPong, 100).with(Variant::BusyPoll),
-    behind_bulk(SHORT_BEHIND_BULK),
-    behind_bulk("100 B behind 4 x 500 KB, 4 MiB TCP windows").with(Variant::WideWindows),
-];
+pub(super) const SHORT_BEHIND_BULK: &str = "100 B behind 4 x 500 KB";
 
 impl Scenario {
-    const fn with(self, variant: Variant) -> Self {
+    pub(super) const fn with(self, variant: Variant) -> Self {
         Self { variant, ..self }
     }
 }
 
-const fn plain(name: &'static str, bytes: usize, in_flight: usize) -> Scenario {
+pub(super) const fn plain(name: &'static str, bytes: usize, in_flight: usize) -> Scenario {
     Scenario {
         name,
         load: Load {
@@ -68,7 +80,7 @@ const fn plain(name: &'static str, bytes: usize, in_flight: usize) -> Scenario {
 }
 
 /// One stream, which lasts for the whole round.
-const fn streamed(name: &'static str, kind: Kind, bytes: usize) -> Scenario {
+pub(super) const fn streamed(name: &'static str, kind: Kind, bytes: usize) -> Scenario {
     Scenario {
         name,
         load: Load {
@@ -82,7 +94,7 @@ const fn streamed(name: &'static str, kind: Kind, bytes: usize) -> Scenario {
 }
 
 /// Exactly one 100 B call in flight, while 4 calls of 500 KB always are.
-const fn behind_bulk(name: &'static str) -> Scenario {
+pub(super) const fn behind_bulk(name: &'static str) -> Scenario {
     let bulk = Some(Bulk {
         bytes: 500 * KB,
         in_flight: 4,
@@ -102,15 +114,15 @@ const fn behind_bulk(name: &'static str) -> Scenario {
 /// Something that the README says below its table about the results. Change both together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim {
-    row: &'static str,
-    what: &'static str,
-    ratio: fn(&Row) -> Option<f64>,
-    bound: Bound,
+    pub(super) row: &'static str,
+    pub(super) what: &'static str,
+    pub(super) ratio: fn(&Row) -> Option<f64>,
+    pub(super) bound: Bound,
 }
 
 /// What a ratio is claimed to be.
 #[derive(Clone, Copy, Debug)]
-enum Bound {
+pub(super) enum Bound {
     AtMost(f64),
     AtLeast(f64),
 }
@@ -132,34 +144,6 @@ impl fmt::Display for Bound {
         }
     }
 }
-
-/// All of the claims.
-pub(crate) const CLAIMS: [Claim; 4] = [
-    Claim {
-        row: SHORT_ALONE,
-        what: "p50",
-        ratio: |row| Some(row.ratio_p50),
-        bound: Bound::AtMost(1.0),
-    },
-    Claim {
-        row: SERVER_STREAM,
-        what: "messages/s",
-        ratio: |row| Some(row.ratio_rate),
-        bound: Bound::AtLeast(1.0),
-    },
-    Claim {
-        row: BUSY_PING_PONG,
-        what: "messages/s",
-        ratio: |row| Some(row.ratio_rate),
-        bound: Bound::AtLeast(1.5),
-    },
-    Claim {
-        row: SHORT_BEHIND_BULK,
-        what: "p99",
-        ratio: |row| row.ratio_p99,
-        bound: Bound::AtMost(0.2),
-    },
-];
 
 /// How a claim fared.
 #[derive(Clone, Debug, PartialEq)]
@@ -189,7 +173,16 @@ impl Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::grpc::Grpc;
+    use crate::bench::thrift::Thrift;
     use crate::report::{Round, Side, Tail};
+
+    const CLAIM: Claim = Claim {
+        row: SHORT_BEHIND_BULK,
+        what: "p99",
+        ratio: |row| row.ratio_p99,
+        bound: Bound::AtMost(0.2),
+    };
 
     fn row(name: &str, tcp_us: f64, homa_us: f64) -> Row {
         let side = |us: f64| {
@@ -205,40 +198,40 @@ mod tests {
         Row::new(name, side(tcp_us), side(homa_us))
     }
 
-    #[test]
-    fn every_claim_is_about_a_row_and_rows_have_names_of_their_own() {
-        for (index, scenario) in SCENARIOS.iter().enumerate() {
-            assert!(
-                SCENARIOS[..index]
-                    .iter()
-                    .all(|other| other.name != scenario.name)
-            );
+    fn check_names(rows: &[Scenario], claims: &[Claim]) {
+        for (index, row) in rows.iter().enumerate() {
+            assert!(rows[..index].iter().all(|other| other.name != row.name));
         }
-        for claim in CLAIMS {
-            assert!(
-                SCENARIOS.iter().any(|scenario| scenario.name == claim.row),
-                "{}",
-                claim.row
-            );
+        for claim in claims {
+            assert!(rows.iter().any(|row| row.name == claim.row), "{claim:?}");
         }
     }
 
     #[test]
+    fn every_claim_is_about_a_row_and_rows_have_names_of_their_own() {
+        check_names(Grpc::ROWS, Grpc::CLAIMS);
+        check_names(Thrift::ROWS, Thrift::CLAIMS);
+    }
+
+    #[test]
     fn a_claim_holds_up_to_its_bound_and_not_beyond() {
-        let verdict = |name, tcp, homa| {
-            let rows = [row("other", 1.0, 9.0), row(name, tcp, homa)];
-            let mut verdicts = CLAIMS.iter().filter_map(|claim| claim.judge(&rows));
-            verdicts.next().expect("the row is there")
+        let rate = Claim {
+            ratio: |row| Some(row.ratio_rate),
+            bound: Bound::AtLeast(1.5),
+            ..CLAIM
         };
-        for (name, bound, holding, missing) in [
-            (SHORT_BEHIND_BULK, "at most 0.2", 200.0, 201.0),
+        let verdict = |claim: Claim, tcp, homa| {
+            let rows = [row("other", 1.0, 9.0), row(claim.row, tcp, homa)];
+            claim.judge(&rows).expect("the row is there")
+        };
+        for (claim, bound, holding, missing) in [
+            (CLAIM, "at most 0.2", 200.0, 201.0),
             // Rates are the reciprocals.
-            (BUSY_PING_PONG, "at least 1.5", 666.6, 667.1),
-            (SERVER_STREAM, "at least 1", 1_000.0, 1_001.0),
+            (rate, "at least 1.5", 666.6, 667.1),
         ] {
-            let held = verdict(name, 1_000.0, holding);
+            let held = verdict(claim, 1_000.0, holding);
             assert!(held.holds && held.text.ends_with(bound), "{}", held.text);
-            let missed = verdict(name, 1_000.0, missing);
+            let missed = verdict(claim, 1_000.0, missing);
             assert!(
                 !missed.holds && missed.text.starts_with("DOES NOT HOLD"),
                 "{}",
@@ -249,11 +242,9 @@ mod tests {
 
     #[test]
     fn a_claim_without_its_row_is_not_judged_and_without_its_figure_does_not_hold() {
-        assert_eq!(CLAIMS[0].judge(&[row("other", 1.0, 1.0)]), None);
+        assert_eq!(CLAIM.judge(&[row("other", 1.0, 1.0)]), None);
         let mut row = row(SHORT_BEHIND_BULK, 1_000.0, 1.0);
         row.ratio_p99 = None;
-        let rows = [row];
-        let mut verdicts = CLAIMS.iter().filter_map(|claim| claim.judge(&rows));
-        assert!(!verdicts.next().expect("the row is there").holds);
+        assert!(!CLAIM.judge(&[row]).expect("the row is there").holds);
     }
 }

@@ -114,7 +114,7 @@ impl<'a, B: Buf> Arguments<'a, B> {
         if let Err(error) = &result
             && self.failure.is_none()
         {
-            self.failure = Some(super::text_of(error));
+            self.failure = Some(crate::error::error_text(error));
         }
         result
     }

@@ -19,6 +19,7 @@ use self::input::{Arguments, Decoder};
 use self::output::Results;
 use crate::bounded::BoundedWriter;
 use crate::control;
+use crate::error::error_text;
 use crate::limits::Limits;
 use crate::protocol::{CustomProtocol, Encoding, Protocol};
 use crate::server::CallOutcome;
@@ -66,7 +67,7 @@ pub enum Reply {
 pub fn process_message(processor: &dyn TProcessor, request: &[u8], limits: &Limits) -> Reply {
     let answer = match Caller::parse(request, None, limits) {
         Ok((caller, body)) => caller.run(body, processor),
-        Err(unfit) => unfit.answer,
+        Err(answer) => answer,
     };
     match answer.reply {
         Response::Message(reply) => Reply::Message(reply),
@@ -80,14 +81,6 @@ pub fn process_message(processor: &dyn TProcessor, request: &[u8], limits: &Limi
 pub(crate) struct Answer {
     pub(crate) reply: Response,
     pub(crate) outcome: CallOutcome,
-}
-
-/// A request that cannot be executed.
-#[derive(Debug)]
-pub(crate) struct Unfit {
-    /// The method's name, or nothing if its header could not be read.
-    pub(crate) method: String,
-    pub(crate) answer: Answer,
 }
 
 /// What goes back to the caller, and how depends on the transport.
@@ -142,18 +135,15 @@ pub(crate) enum Body<B> {
 
 impl Caller {
     /// Reads the header of a request, in `protocol` or in the one that its first byte tells. `Err`
-    /// holds the answer to one that cannot be executed.
+    /// holds the answer to what cannot be executed.
     pub(crate) fn parse<B: Buf>(
         request: B,
         protocol: Option<&Protocol>,
         limits: &Limits,
-    ) -> Result<(Self, Body<B>), Unfit> {
-        let not_understood = |why: String| Unfit {
-            method: String::new(),
-            answer: Answer {
-                reply: Response::NotUnderstood(why),
-                outcome: CallOutcome::Malformed,
-            },
+    ) -> Result<(Self, Body<B>), Answer> {
+        let not_understood = |why: String| Answer {
+            reply: Response::NotUnderstood(why),
+            outcome: CallOutcome::Malformed,
         };
         let size = request.remaining();
         let Some(format) = format_of(&request, protocol) else {
@@ -163,7 +153,7 @@ impl Caller {
         let (header, body) = match catch_unwind(AssertUnwindSafe(read)) {
             Ok(Ok(read)) => read,
             Ok(Err(error)) => {
-                let why = format!("bad header: {}", text_of(&error));
+                let why = format!("bad header: {}", error_text(&error));
                 return Err(not_understood(why));
             }
             Err(payload) => {
@@ -181,18 +171,12 @@ impl Caller {
             let text = format!("a message of type {kind} is no request");
             let reply = caller.exception(ApplicationErrorKind::InvalidMessageType, &text);
             let outcome = CallOutcome::Malformed;
-            return Err(caller.unfit(Answer { reply, outcome }));
+            return Err(Answer { reply, outcome });
         }
         if size > limits.message_bytes {
-            let answer = caller.too_long(Some(size));
-            return Err(caller.unfit(answer));
+            return Err(caller.too_long(Some(size)));
         }
         Ok((caller, body))
-    }
-
-    fn unfit(self, answer: Answer) -> Unfit {
-        let method = self.header.name;
-        Unfit { method, answer }
     }
 
     /// The name by which the caller knows the method, with that of the service before it if the
@@ -460,16 +444,6 @@ fn read_header<B: Buf>(
 /// The method's name without that of the service, which callers do not know by it.
 fn method_name(name: &str) -> &str {
     name.rsplit_once(':').map_or(name, |(_, method)| method)
-}
-
-/// What an error says; that of the thrift crate itself shows its kind only.
-pub(crate) fn text_of(error: &thrift::Error) -> String {
-    match error {
-        thrift::Error::Transport(error) => error.message.clone(),
-        thrift::Error::Protocol(error) => error.message.clone(),
-        thrift::Error::Application(error) => error.message.clone(),
-        thrift::Error::User(error) => error.to_string(),
-    }
 }
 
 /// Drops what a panic carries. That may panic in its turn.

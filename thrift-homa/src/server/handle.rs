@@ -109,6 +109,15 @@ impl ServerHandle {
         }
     }
 
+    /// Where it listens, as an [`Endpoint`](crate::Endpoint) has it: what clients on this host can
+    /// call, unless it listens on all addresses.
+    pub fn uri(&self) -> String {
+        match &self.inner.carrier {
+            Carrier::Homa(server) => format!("homa://{}", server.local_addr()),
+            Carrier::Stream(server) => server.uri(),
+        }
+    }
+
     /// What it has done so far.
     pub fn stats(&self) -> ServerStats {
         self.inner.stats()

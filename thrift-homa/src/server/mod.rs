@@ -183,6 +183,7 @@ impl<P> HomaServer<P> {
         let Self { server, core, .. } = self;
         // Dropping it on an error stops the workers that were started.
         let handle = ServerHandle::new(Carrier::Homa(server.clone()), core.clone());
+        watch_deadlines(&core)?;
         for index in 0..core.options.workers {
             let shift = core.thread_starts();
             let (server, core) = (Arc::downgrade(&server), core.clone());
@@ -190,7 +191,6 @@ impl<P> HomaServer<P> {
                 homa::work(&server, &core, &shift);
             })?;
         }
-        watch_deadlines(&core)?;
         Ok(handle)
     }
 }
@@ -218,8 +218,7 @@ fn start(name: String, run: impl FnOnce() + Send + 'static) -> thrift::Result<()
 const LOOKS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(5)..=Duration::from_millis(250);
 
-/// Answers calls whose handlers take longer than the options allow, until the last thread that takes
-/// requests has ended. So the first has to be at work before.
+/// Answers calls whose handlers take longer than the options allow, as long as the server runs.
 fn watch_deadlines(core: &Arc<Core>) -> thrift::Result<()> {
     let Some(timeout) = core.options.call_timeout else {
         return Ok(());

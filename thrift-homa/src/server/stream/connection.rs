@@ -74,22 +74,23 @@ impl Connection {
         }
     }
 
-    /// Sends what there is to send; tells whether that went well.
-    pub(in crate::server) fn reply(&self, response: Response) -> bool {
+    /// Sends what there is to send; returns its bytes, or `None` if that failed.
+    pub(in crate::server) fn reply(&self, response: Response) -> Option<usize> {
         match response {
             Response::Message(message) => {
-                let written = self.write(message);
-                if written.is_err() {
+                let size = message.len();
+                if self.write(message).is_err() {
                     self.close();
+                    return None;
                 }
-                written.is_ok()
+                Some(size)
             }
             // Other clients of this protocol know no control replies.
-            Response::Accepted | Response::NotAccepted(_) | Response::Nothing => true,
+            Response::Accepted | Response::NotAccepted(_) | Response::Nothing => Some(0),
             Response::NotUnderstood(why) => {
                 tracing::debug!(why, "a connection is closed");
                 self.close();
-                true
+                Some(0)
             }
         }
     }

@@ -133,8 +133,8 @@ pub(crate) fn serve_stream(
         open: Mutex::default(),
     });
     let handle = ServerHandle::new(Carrier::Stream(server.clone()), core.clone());
-    let shift = core.thread_starts();
     super::watch_deadlines(&core)?;
+    let shift = core.thread_starts();
     super::start("thrift-accept".to_owned(), move || {
         server.accept_all();
         server.remove_path();
@@ -164,6 +164,20 @@ impl StreamServer {
         match &self.listener {
             StreamListener::Tcp(listener) => listener.local_addr().ok(),
             StreamListener::Unix(..) => None,
+        }
+    }
+
+    pub(super) fn uri(&self) -> String {
+        let framing = match self.framing {
+            Framing::Framed => "framed",
+            Framing::Buffered => "buffered",
+        };
+        match &self.listener {
+            StreamListener::Tcp(listener) => match listener.local_addr() {
+                Ok(addr) => format!("tcp+{framing}://{addr}"),
+                Err(error) => format!("tcp+{framing}://({error})"),
+            },
+            StreamListener::Unix(_, path) => format!("unix+{framing}://{}", path.display()),
         }
     }
 

@@ -160,7 +160,7 @@ fn read_past(
         protocol.read_message_end()?;
         Ok(header)
     };
-    read().map_err(|error: thrift::Error| crate::process::text_of(&error))
+    read().map_err(|error: thrift::Error| crate::error::error_text(&error))
 }
 
 /// Bytes of a connection that were read and are not used yet.
