@@ -1,4 +1,6 @@
-//! What the examples share: how they end.
+//! What the examples share: how they end, and what those of Thrift serve.
+
+pub mod calculator;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -15,7 +17,10 @@ pub fn exit(outcome: Result<(), Box<dyn Error>>) -> ExitCode {
     let Err(error) = outcome else {
         return ExitCode::SUCCESS;
     };
-    let mut text = error.to_string();
+    let mut text = match error.downcast_ref() {
+        Some(error) => thrift_homa::error_text(error),
+        None => error.to_string(),
+    };
     let mut cause = error.source();
     while let Some(error) = cause {
         // Some errors tell their cause themselves.

@@ -24,7 +24,8 @@ fn command(program: &str, args: &[&str]) -> Command {
     command.args(args).kill_on_drop(true);
     // What the developer has set is not what is tested.
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("TONIC_HOMA_") {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("TONIC_HOMA_") || name.starts_with("THRIFT_HOMA_") {
             command.env_remove(name);
         }
     }
@@ -260,4 +261,63 @@ async fn file_transfer() {
         let args: Vec<_> = args.iter().map(String::as_str).collect();
         assert_contains(&fails(file_transfer, &args).await, &[told]);
     }
+}
+
+#[tokio::test]
+async fn thrift_calculator() {
+    let calculator = env!("CARGO_BIN_EXE_thrift_calculator");
+    let out = run(calculator, &[]).await;
+    for scheme in ["homa://", "tcp+framed://", "tcp+buffered://"] {
+        assert_contains(&out, &[scheme]);
+    }
+    assert_eq!(out.matches(": 6 * 7 = 42\n").count(), 3, "{out}");
+    assert_eq!(out.matches("InvalidOperation").count(), 3, "{out}");
+    for uri in ["homa://127.0.0.1:0", "tcp+framed://127.0.0.1:0"] {
+        let mut server = command(calculator, &["serve", uri]);
+        // It ends with its standard input.
+        server.stdin(Stdio::piped());
+        let (_server, uri) = serve(server).await;
+        let out = run(calculator, &["call", &uri, "7", "subtract", "9"]).await;
+        assert_eq!(out, "-2\n");
+    }
+    let told = fails(
+        calculator,
+        &["call", "tcp+framed://127.0.0.1:1", "1", "add", "1"],
+    )
+    .await;
+    assert_contains(&told, &["127.0.0.1:1"]);
+}
+
+#[tokio::test]
+async fn thrift_multiplexed() {
+    let multiplexed = env!("CARGO_BIN_EXE_thrift_multiplexed");
+    for uri in ["homa://127.0.0.1:0", "tcp+framed://127.0.0.1:0"] {
+        let out = run(multiplexed, &["--uri", uri]).await;
+        assert_contains(&out, &["2 + 3 = 5\n", "5 - 3 = 2\n", "with a wrong one: "]);
+    }
+}
+
+#[tokio::test]
+async fn thrift_oneway() {
+    let out = run(env!("CARGO_BIN_EXE_thrift_oneway"), &["--lines", "50"]).await;
+    assert_contains(
+        &out,
+        &[
+            "50 lines sent",
+            "in order: \"the last line\"\n",
+            "to nobody: 1 ",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn thrift_migration() {
+    let out = run(env!("CARGO_BIN_EXE_thrift_migration"), &[]).await;
+    assert_contains(
+        &out,
+        &[
+            "before, framed TCP: 2 + 3 = 5\n",
+            "after, Homa: 2 + 3 = 5\n",
+        ],
+    );
 }
