@@ -9,6 +9,7 @@ use super::peer::{Bulk, PeerKey};
 use super::pool::Need;
 use super::priority::LevelRule;
 use super::rpc::{Input, Rpc, RpcKey, RpcState};
+use super::silence::questions_apart;
 use super::wire::{
     Ack, Carrier, Common, Cutoffs, Data, Grant, Kind, Packet, PendingAck, Resend, Route, Unknown,
 };
@@ -124,7 +125,9 @@ impl Engine {
                 rpc.silence.heard = clock;
                 if rpc.state != RpcState::Replying {
                     // A peer that says so need not be asked again so soon.
-                    rpc.silence.wait = (rpc.silence.wait * 2).min(timers.timeout / 3);
+                    let apart = questions_apart(&timers, self.peers.get(peer).rpcs);
+                    let wait = (rpc.silence.wait * 2).max(apart);
+                    rpc.silence.wait = wait.min(timers.timeout / 3);
                     rpc.silence.next = clock + rpc.silence.wait;
                 }
             }

@@ -8,11 +8,22 @@ use std::time::Duration;
 use super::receive::MAX_RESENDS;
 use super::rpc::{RpcKey, RpcState};
 use super::wire::{Packet, Resend};
-use super::{Engine, Failure, Remember, Time};
+use super::{Engine, Failure, Remember, Time, Timers};
 
 /// Lateness up to this is ordinary timer slack and not taken off the silence clock. Without it
 /// that clock would crawl when many RPCs have timers close together.
 pub(super) const TIMER_SLACK: Duration = Duration::from_millis(2);
+
+/// RPCs of one peer that may ask for bytes again after every `resend`.
+const ASKED_AT_ONCE: u32 = 256;
+
+/// The time between two questions of an RPC, one of so many of its peer. Where there are many, all
+/// questions together would overflow the peer's socket, and those that are lost there would be asked
+/// again. But some questions have to fit into `timeout`.
+pub(super) fn questions_apart(timers: &Timers, rpcs: u32) -> Duration {
+    let share = timers.resend * (rpcs / ASKED_AT_ONCE).max(1);
+    share.min(timers.timeout / 3).max(timers.resend)
+}
 
 impl Engine {
     /// The time announced by [`Engine::poll_timeout`] has come. Drivers empty their sockets
@@ -73,7 +84,8 @@ impl Engine {
                     self.fail(now, key, Failure::TimedOut(silence));
                     return;
                 } else if due {
-                    rpc.silence.next = clock + timers.resend;
+                    let apart = questions_apart(&timers, self.peers.get(rpc.peer).rpcs);
+                    rpc.silence.next = clock + apart;
                     self.stall(key);
                     self.request_missing(key);
                 }
@@ -151,5 +163,22 @@ impl Engine {
         if rpc.silence.armed.is_none_or(|at| at > rpc.silence.next) {
             rpc.silence.armed = Some(self.deadlines.insert(rpc.silence.next, key));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_further_apart_where_there_are_many() {
+        let udp = |rpcs| questions_apart(&Timers::UDP, rpcs).as_millis();
+        assert_eq!([1, 256, 511].map(udp), [10; 3]);
+        assert_eq!(
+            [512, 2_560, 10_000, 1_000_000].map(udp),
+            [20, 100, 333, 333]
+        );
+        let ip = |rpcs| questions_apart(&Timers::IP, rpcs).as_millis();
+        assert_eq!([1, 512, 10_000].map(ip), [5, 10, 33]);
     }
 }
