@@ -67,7 +67,7 @@ pub enum Reply {
 pub fn process_message(processor: &dyn TProcessor, request: &[u8], limits: &Limits) -> Reply {
     let answer = match Caller::parse(request, None, limits) {
         Ok((caller, body)) => caller.run(body, processor),
-        Err(answer) => answer,
+        Err(unfit) => unfit.answer,
     };
     match answer.reply {
         Response::Message(reply) => Reply::Message(reply),
@@ -81,6 +81,14 @@ pub fn process_message(processor: &dyn TProcessor, request: &[u8], limits: &Limi
 pub(crate) struct Answer {
     pub(crate) reply: Response,
     pub(crate) outcome: CallOutcome,
+}
+
+/// A request that cannot be executed.
+#[derive(Debug)]
+pub(crate) struct Unfit {
+    /// The method's name, or nothing if its header could not be read.
+    pub(crate) method: String,
+    pub(crate) answer: Answer,
 }
 
 /// What goes back to the caller, and how depends on the transport.
@@ -135,15 +143,18 @@ pub(crate) enum Body<B> {
 
 impl Caller {
     /// Reads the header of a request, in `protocol` or in the one that its first byte tells. `Err`
-    /// holds the answer to what cannot be executed.
+    /// holds the answer to one that cannot be executed.
     pub(crate) fn parse<B: Buf>(
         request: B,
         protocol: Option<&Protocol>,
         limits: &Limits,
-    ) -> Result<(Self, Body<B>), Answer> {
-        let not_understood = |why: String| Answer {
-            reply: Response::NotUnderstood(why),
-            outcome: CallOutcome::Malformed,
+    ) -> Result<(Self, Body<B>), Unfit> {
+        let not_understood = |why: String| Unfit {
+            method: String::new(),
+            answer: Answer {
+                reply: Response::NotUnderstood(why),
+                outcome: CallOutcome::Malformed,
+            },
         };
         let size = request.remaining();
         let Some(format) = format_of(&request, protocol) else {
@@ -171,12 +182,18 @@ impl Caller {
             let text = format!("a message of type {kind} is no request");
             let reply = caller.exception(ApplicationErrorKind::InvalidMessageType, &text);
             let outcome = CallOutcome::Malformed;
-            return Err(Answer { reply, outcome });
+            return Err(caller.unfit(Answer { reply, outcome }));
         }
         if size > limits.message_bytes {
-            return Err(caller.too_long(Some(size)));
+            let answer = caller.too_long(Some(size));
+            return Err(caller.unfit(answer));
         }
         Ok((caller, body))
+    }
+
+    fn unfit(self, answer: Answer) -> Unfit {
+        let method = self.header.name;
+        Unfit { method, answer }
     }
 
     /// The name by which the caller knows the method, with that of the service before it if the

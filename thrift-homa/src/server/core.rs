@@ -16,7 +16,7 @@ use super::stream::Connection;
 use super::{CallOutcome, CallRecord, OnewayAck, QueuedAtShutdown, ServerOptions};
 use crate::limits::Limits;
 use crate::pieces::transfers::{Envelope, Transfers};
-use crate::process::{Answer, Caller, Response};
+use crate::process::{Answer, Caller, Response, Unfit};
 
 /// What makes the replies.
 pub(crate) enum Service {
@@ -103,6 +103,13 @@ pub(super) enum Replier {
     Stream(Arc<Connection>),
 }
 
+/// An answer on its way.
+enum Outgoing {
+    Homa(Responder, Message),
+    Pieces(Responder, Envelope, Message),
+    Stream(Arc<Connection>, Response),
+}
+
 impl Core {
     pub(super) fn new(service: Service, options: ServerOptions, limits: Limits) -> Self {
         let whole = options.homa.protocol.max_message_bytes;
@@ -139,7 +146,10 @@ impl Core {
         let parsed = Caller::parse(request, self.options.protocol.as_ref(), &limits);
         let (caller, body) = match parsed {
             Ok(parsed) => parsed,
-            Err(answer) => return self.answer_now("", origin, bytes_in, replier, answer),
+            Err(unfit) => {
+                let Unfit { method, answer } = unfit;
+                return self.answer_now(&method, origin, bytes_in, replier, answer);
+            }
         };
         let admitted = match admit(self) {
             Ok(admitted) => admitted,
@@ -154,7 +164,7 @@ impl Core {
             return self.answer_now(caller.name(), origin, bytes_in, replier, answer);
         }
         let replier = if caller.is_oneway() && self.options.oneway == OnewayAck::OnReceipt {
-            self.send(replier, Response::Accepted, None);
+            self.send(replier.outgoing(Response::Accepted), None);
             None
         } else {
             Some(replier)
@@ -196,13 +206,19 @@ impl Core {
         self.counts.ended();
         drop(admitted);
         let replier = desk.lock().take().and_then(|call| call.replier);
-        let bytes_out = match replier {
-            Some(replier) => self.send(replier, or_accepted(answer.reply), Some(&running.caller)),
-            None if acknowledged => 0,
+        let outgoing = match replier {
+            Some(replier) => Some(replier.outgoing(or_accepted(answer.reply))),
+            None if acknowledged => None,
             // Somebody else has answered, and counted it.
             None => return,
         };
-        self.record(&running, answer.outcome, bytes_in, bytes_out);
+        let bytes_out = outgoing.as_ref().map_or(0, Outgoing::len);
+        // Before the caller can know.
+        self.counts.count(answer.outcome, bytes_in, bytes_out);
+        if let Some(outgoing) = outgoing {
+            self.send(outgoing, Some(&running.caller));
+        }
+        self.tell(&running, answer.outcome, bytes_in, bytes_out);
     }
 
     /// Answers a request whose handler does not run.
@@ -214,8 +230,10 @@ impl Core {
         replier: Replier,
         answer: Answer,
     ) {
-        let bytes_out = self.send(replier, answer.reply, None);
+        let outgoing = replier.outgoing(answer.reply);
+        let bytes_out = outgoing.len();
         self.counts.count(answer.outcome, bytes_in, bytes_out);
+        self.send(outgoing, None);
         let latency = origin.received_at.elapsed();
         self.observe(|observer| {
             observer.finished(&CallRecord {
@@ -246,7 +264,9 @@ impl Core {
                 let answer = refuse(&caller);
                 self.answer_now(caller.name(), origin, size, replier, answer);
             }
-            Err(answer) => self.answer_now("", origin, size, replier, answer),
+            Err(unfit) => {
+                self.answer_now(&unfit.method, origin, size, replier, unfit.answer);
+            }
         }
     }
 
@@ -295,64 +315,21 @@ impl Core {
         )
     }
 
-    /// Sends the answer; returns its bytes. If there is no room for it, `caller` is told so.
-    fn send(&self, replier: Replier, response: Response, caller: Option<&Caller>) -> usize {
-        let sent = match replier {
-            Replier::Homa(responder) => self.respond(responder, None, response, caller),
-            Replier::Pieces(responder, envelope) => {
-                self.respond(responder, Some(&envelope), response, caller)
+    /// Sends the answer. If there is no room for it, `caller` is told so.
+    fn send(&self, outgoing: Outgoing, caller: Option<&Caller>) {
+        let sent = match outgoing {
+            Outgoing::Homa(responder, reply) => respond(responder, None, reply, caller),
+            Outgoing::Pieces(responder, envelope, reply) => {
+                respond(responder, Some(&envelope), reply, caller)
             }
-            Replier::Stream(connection) => connection.reply(response),
+            Outgoing::Stream(connection, response) => connection.reply(response),
         };
-        if sent.is_none() {
+        if !sent {
             self.counts.undelivered.fetch_add(1, Ordering::Relaxed);
         }
-        sent.unwrap_or(0)
     }
 
-    /// The same over Homa; `None`: it could not be sent.
-    fn respond(
-        &self,
-        responder: Responder,
-        envelope: Option<&Envelope>,
-        response: Response,
-        caller: Option<&Caller>,
-    ) -> Option<usize> {
-        let refusal = |why: &str| match caller {
-            Some(caller) => caller.refuse(why).reply.into_control(),
-            None => Response::NotUnderstood(why.to_owned()).into_control(),
-        };
-        let reply = response.into_control();
-        let size = reply.len();
-        let message = match envelope {
-            None => reply,
-            Some(envelope) => match envelope.seal(reply) {
-                Ok(message) => message,
-                // An exception fits.
-                Err(why) => envelope.seal(refusal(&why)).ok()?,
-            },
-        };
-        match responder.reply(message) {
-            Ok(()) => Some(size),
-            Err(ReplyError::Busy {
-                responder, limit, ..
-            }) => {
-                if caller.is_some() {
-                    let why = format!(
-                        "the call was executed, but the server has no room for its reply: its \
-                         clients have {limit} bytes of replies to acknowledge"
-                    );
-                    let _ = responder.reply(refusal(&why));
-                }
-                None
-            }
-            // The endpoint is closed; its callers learn that from Homa.
-            Err(_) => None,
-        }
-    }
-
-    fn record(&self, running: &Running, outcome: CallOutcome, bytes_in: usize, bytes_out: usize) {
-        self.counts.count(outcome, bytes_in, bytes_out);
+    fn tell(&self, running: &Running, outcome: CallOutcome, bytes_in: usize, bytes_out: usize) {
         let Origin {
             peer,
             received_at,
@@ -411,12 +388,16 @@ impl Core {
                     Replier::Homa(_) | Replier::Pieces(..) => None,
                     Replier::Stream(connection) => Some(connection.clone()),
                 };
-                let bytes_out = self.send(replier, or_accepted(reply), None);
+                let outgoing = replier.outgoing(or_accepted(reply));
+                let bytes_out = outgoing.len();
+                let outcome = CallOutcome::Abandoned;
+                self.counts.count(outcome, bytes_in, bytes_out);
+                self.send(outgoing, None);
                 if let Some(connection) = is_stream {
                     // Nobody reads what comes on it, as long as the handler runs.
                     connection.close();
                 }
-                self.record(&running, CallOutcome::Abandoned, bytes_in, bytes_out);
+                self.tell(&running, outcome, bytes_in, bytes_out);
             }
             abandoned.push(Abandoned { running, answered });
         }
@@ -463,13 +444,77 @@ impl Core {
     }
 }
 
+impl Outgoing {
+    /// Bytes of the answer.
+    fn len(&self) -> usize {
+        match self {
+            Self::Homa(_, message)
+            | Self::Pieces(_, _, message)
+            | Self::Stream(_, Response::Message(message)) => message.len(),
+            // Clients of connections know no control replies.
+            Self::Stream(..) => 0,
+        }
+    }
+}
+
 impl Replier {
+    fn outgoing(self, response: Response) -> Outgoing {
+        match self {
+            Self::Homa(responder) => Outgoing::Homa(responder, response.into_control()),
+            Self::Pieces(responder, envelope) => {
+                Outgoing::Pieces(responder, envelope, response.into_control())
+            }
+            Self::Stream(connection) => Outgoing::Stream(connection, response),
+        }
+    }
+
     /// The limits of the call.
     fn limits(&self, core: &Core) -> Limits {
         match self {
             Self::Homa(_) | Self::Stream(_) => core.limits,
             Self::Pieces(_, envelope) => envelope.limits(&core.options.limits),
         }
+    }
+}
+
+/// Sends a reply over Homa; tells whether that went well.
+fn respond(
+    responder: Responder,
+    envelope: Option<&Envelope>,
+    reply: Message,
+    caller: Option<&Caller>,
+) -> bool {
+    let refusal = |why: &str| match caller {
+        Some(caller) => caller.refuse(why).reply.into_control(),
+        None => Response::NotUnderstood(why.to_owned()).into_control(),
+    };
+    let message = match envelope {
+        None => Some(reply),
+        // An exception fits.
+        Some(envelope) => match envelope.seal(reply) {
+            Ok(message) => Some(message),
+            Err(why) => envelope.seal(refusal(&why)).ok(),
+        },
+    };
+    let Some(message) = message else {
+        return false;
+    };
+    match responder.reply(message) {
+        Ok(()) => true,
+        Err(ReplyError::Busy {
+            responder, limit, ..
+        }) => {
+            if caller.is_some() {
+                let why = format!(
+                    "the call was executed, but the server has no room for its reply: its clients \
+                     have {limit} bytes of replies to acknowledge"
+                );
+                let _ = responder.reply(refusal(&why));
+            }
+            false
+        }
+        // The endpoint is closed; its callers learn that from Homa.
+        Err(_) => false,
     }
 }
 

@@ -183,7 +183,6 @@ impl<P> HomaServer<P> {
         let Self { server, core, .. } = self;
         // Dropping it on an error stops the workers that were started.
         let handle = ServerHandle::new(Carrier::Homa(server.clone()), core.clone());
-        watch_deadlines(&core)?;
         for index in 0..core.options.workers {
             let shift = core.thread_starts();
             let (server, core) = (Arc::downgrade(&server), core.clone());
@@ -191,6 +190,7 @@ impl<P> HomaServer<P> {
                 homa::work(&server, &core, &shift);
             })?;
         }
+        watch_deadlines(&core)?;
         Ok(handle)
     }
 }
@@ -218,7 +218,8 @@ fn start(name: String, run: impl FnOnce() + Send + 'static) -> thrift::Result<()
 const LOOKS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(5)..=Duration::from_millis(250);
 
-/// Answers calls whose handlers take longer than the options allow, as long as the server runs.
+/// Answers calls whose handlers take longer than the options allow, until the last thread that takes
+/// requests has ended. So the first has to be at work before.
 fn watch_deadlines(core: &Arc<Core>) -> thrift::Result<()> {
     let Some(timeout) = core.options.call_timeout else {
         return Ok(());

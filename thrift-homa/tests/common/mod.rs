@@ -13,8 +13,9 @@
 //! }
 //! ```
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use thrift::protocol::{
     TFieldIdentifier, TInputProtocol, TMessageIdentifier, TMessageType, TOutputProtocol,
@@ -101,6 +102,50 @@ impl Echo {
                 "no such method",
             ))),
         }
+    }
+}
+
+/// Waits until it is so.
+pub(crate) fn until(mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it does not come to pass");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Where handlers wait until a test lets them pass.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate(Arc<(Mutex<(bool, usize)>, Condvar)>);
+
+impl Gate {
+    /// Waits for [`Gate::open`].
+    pub(crate) fn pass(&self) {
+        let (state, changed) = &*self.0;
+        let mut state = state.lock().expect("no panic");
+        state.1 += 1;
+        changed.notify_all();
+        while !state.0 {
+            state = changed.wait(state).expect("no panic");
+        }
+        state.1 -= 1;
+    }
+
+    /// Lets all pass, from now on.
+    pub(crate) fn open(&self) {
+        let (state, changed) = &*self.0;
+        state.lock().expect("no panic").0 = true;
+        changed.notify_all();
+    }
+
+    /// How many wait.
+    pub(crate) fn inside(&self) -> usize {
+        self.0.0.lock().expect("no panic").1
+    }
+
+    /// Waits until so many wait.
+    pub(crate) fn wait_for(&self, count: usize) {
+        until(|| self.inside() >= count);
     }
 }
 

@@ -74,23 +74,22 @@ impl Connection {
         }
     }
 
-    /// Sends what there is to send; returns its bytes, or `None` if that failed.
-    pub(in crate::server) fn reply(&self, response: Response) -> Option<usize> {
+    /// Sends what there is to send; tells whether that went well.
+    pub(in crate::server) fn reply(&self, response: Response) -> bool {
         match response {
             Response::Message(message) => {
-                let size = message.len();
-                if self.write(message).is_err() {
+                let written = self.write(message);
+                if written.is_err() {
                     self.close();
-                    return None;
                 }
-                Some(size)
+                written.is_ok()
             }
             // Other clients of this protocol know no control replies.
-            Response::Accepted | Response::NotAccepted(_) | Response::Nothing => Some(0),
+            Response::Accepted | Response::NotAccepted(_) | Response::Nothing => true,
             Response::NotUnderstood(why) => {
                 tracing::debug!(why, "a connection is closed");
                 self.close();
-                Some(0)
+                true
             }
         }
     }

@@ -133,8 +133,8 @@ pub(crate) fn serve_stream(
         open: Mutex::default(),
     });
     let handle = ServerHandle::new(Carrier::Stream(server.clone()), core.clone());
-    super::watch_deadlines(&core)?;
     let shift = core.thread_starts();
+    super::watch_deadlines(&core)?;
     super::start("thrift-accept".to_owned(), move || {
         server.accept_all();
         server.remove_path();
