@@ -260,11 +260,15 @@ fn permissions(path: &Path) -> Permissions {
 
 /// An error and everything that led to it, on one line.
 pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let text_of = |error: &(dyn Error + 'static)| match error.downcast_ref() {
+        Some(error) => thrift_homa::error_text(error),
+        None => error.to_string(),
+    };
+    let mut text = text_of(error);
     let mut cause = error.source();
     while let Some(error) = cause {
         // Writing to a string cannot fail. Some errors repeat their cause in their own text.
-        let this = error.to_string();
+        let this = text_of(error);
         if !text.contains(&this) {
             let _ = write!(text, ": {this}");
         }

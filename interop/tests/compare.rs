@@ -9,10 +9,25 @@ use common::{ResultFile, homa_interop};
 
 #[test]
 fn a_short_comparison_measures_every_row_on_both_stacks() {
-    let file = ResultFile::new("compare");
+    check(
+        "grpc",
+        11,
+        &["at most 0.2", "at most 1", "at least 1", "at least 1.5"],
+    );
+    check(
+        "thrift",
+        6,
+        &["at most 0.1", "at most 1", "at most 1.3", "at least 1"],
+    );
+}
+
+fn check(suite: &str, count: usize, claims: &[&str]) {
+    let file = ResultFile::new(&format!("compare-{suite}"));
     let output = homa_interop(&[
         "bench",
         "compare",
+        "--suite",
+        suite,
         "--rounds=3",
         "--seconds=0.05",
         "--tail-samples=30",
@@ -27,8 +42,8 @@ fn a_short_comparison_measures_every_row_on_both_stacks() {
     let rows: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
     let rows = rows.as_array().expect("a list");
     let stdout = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(rows.len(), 11);
-    for claimed in ["at most 0.2", "at most 1", "at least 1", "at least 1.5"] {
+    assert_eq!(rows.len(), count);
+    for claimed in claims {
         let claimed = format!("claimed is {claimed}");
         let mut lines = stdout.lines();
         assert!(lines.any(|line| line.ends_with(&claimed)), "{stdout}");

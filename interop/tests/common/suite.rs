@@ -17,23 +17,38 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Server {
     pub child: Child,
     pub uris: Vec<String>,
-    _stdout: BufReader<ChildStdout>,
+    pub stdout: BufReader<ChildStdout>,
 }
 
 impl Server {
     /// Starts one that listens on these for gRPC and on those for Thrift.
     pub fn start(grpc: &[&str], thrift: &[&str], more: &[&str]) -> Self {
+        let uris = [
+            grpc.iter()
+                .flat_map(|uri| ["--uri", uri])
+                .collect::<Vec<_>>(),
+            thrift.iter().flat_map(|uri| ["--thrift", uri]).collect(),
+        ];
+        let arguments = [&["serve"], &uris.concat()[..], more].concat();
+        Self::run(&arguments, grpc.len() + thrift.len())
+    }
+
+    /// Starts a gateway.
+    pub fn gateway(listen: &str, to: &str, more: &[&str]) -> Self {
+        let arguments = ["gateway", "--listen", listen, "--to", to];
+        Self::run(&[&arguments, more].concat(), 1)
+    }
+
+    /// Starts something that says where it listens, on so many URIs.
+    fn run(arguments: &[&str], listens: usize) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_homa-interop"))
-            .arg("serve")
-            .args(grpc.iter().flat_map(|uri| ["--uri", uri]))
-            .args(thrift.iter().flat_map(|uri| ["--thrift", uri]))
-            .args(more)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("the binary runs");
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let uris = grpc.iter().chain(thrift).map(|_| {
+        let uris = (0..listens).map(|_| {
             let mut line = String::new();
             stdout.read_line(&mut line).expect("a line");
             let uri = line.trim_end().strip_prefix("listening on ").expect(&line);
@@ -43,7 +58,7 @@ impl Server {
         Self {
             child,
             uris,
-            _stdout: stdout,
+            stdout,
         }
     }
 
