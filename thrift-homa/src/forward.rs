@@ -9,7 +9,7 @@
 //! * for input also `fn inner_ref(&self) -> &…`.
 
 /// Every method of `TInputProtocol` but `read_message_begin`; with `but_end` also without
-/// `read_message_end`.
+/// `read_message_end`, with `but_containers` without those that begin and end lists, sets and maps.
 macro_rules! forward_input {
     () => {
         $crate::forward::forward_input! {
@@ -18,6 +18,23 @@ macro_rules! forward_input {
         $crate::forward::forward_input!(but_end);
     };
     (but_end) => {
+        $crate::forward::forward_input! {
+            read_list_begin() -> ::thrift::protocol::TListIdentifier;
+            read_list_end() -> ();
+            read_set_begin() -> ::thrift::protocol::TSetIdentifier;
+            read_set_end() -> ();
+            read_map_begin() -> ::thrift::protocol::TMapIdentifier;
+            read_map_end() -> ();
+        }
+        $crate::forward::forward_input!(@others);
+    };
+    (but_containers) => {
+        $crate::forward::forward_input! {
+            read_message_end() -> ();
+        }
+        $crate::forward::forward_input!(@others);
+    };
+    (@others) => {
         $crate::forward::forward_input! {
             read_struct_begin() -> Option<::thrift::protocol::TStructIdentifier>;
             read_struct_end() -> ();
@@ -32,12 +49,6 @@ macro_rules! forward_input {
             read_double() -> f64;
             read_uuid() -> ::uuid::Uuid;
             read_string() -> String;
-            read_list_begin() -> ::thrift::protocol::TListIdentifier;
-            read_list_end() -> ();
-            read_set_begin() -> ::thrift::protocol::TSetIdentifier;
-            read_set_end() -> ();
-            read_map_begin() -> ::thrift::protocol::TMapIdentifier;
-            read_map_end() -> ();
             skip(field_type: ::thrift::protocol::TType) -> ();
             skip_till_depth(field_type: ::thrift::protocol::TType, depth: i8) -> ();
             skip_binary() -> ();

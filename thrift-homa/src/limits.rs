@@ -27,7 +27,7 @@ pub struct Limits {
     /// Most elements of one list, set or map. Default 100,000. Code of the compiler 0.17 reserves
     /// memory for as many as a message claims.
     pub container_elements: usize,
-    /// How deep structures may be nested. Default 64, which is also the most that the thrift crate
+    /// How deep structures may be nested, and in requests containers. Default 64, which is also the most that the thrift crate
     /// skips of fields that nobody knows. What is nested deeper takes stack, some kilobytes a level.
     pub depth: usize,
 }

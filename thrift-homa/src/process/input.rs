@@ -5,8 +5,10 @@ use std::io::{self, Read};
 
 use bytes::Buf;
 use thrift::protocol::{
-    TBinaryInputProtocol, TCompactInputProtocol, TInputProtocol, TMessageIdentifier,
+    TBinaryInputProtocol, TCompactInputProtocol, TInputProtocol, TListIdentifier, TMapIdentifier,
+    TMessageIdentifier, TSetIdentifier,
 };
+use thrift::{ProtocolError, ProtocolErrorKind};
 
 use crate::forward::forward_input;
 use crate::limits::Limits;
@@ -82,15 +84,44 @@ pub(super) struct Arguments<'a, B: Buf> {
     decoder: Decoder<'a, B>,
     header: Option<TMessageIdentifier>,
     failure: Option<String>,
+    /// Lists, sets and maps that are open. The thrift crate bounds structures only, which is enough
+    /// for generated code, but not for one that reads whatever comes.
+    open: usize,
+    depth: usize,
 }
 
 impl<'a, B: Buf> Arguments<'a, B> {
-    pub(super) fn new(decoder: Decoder<'a, B>, header: TMessageIdentifier) -> Self {
+    pub(super) fn new(decoder: Decoder<'a, B>, header: TMessageIdentifier, depth: usize) -> Self {
         Self {
             decoder,
             header: Some(header),
             failure: None,
+            open: 0,
+            depth,
         }
+    }
+
+    fn begin<T>(
+        &mut self,
+        read: impl FnOnce(&mut dyn TInputProtocol) -> thrift::Result<T>,
+    ) -> thrift::Result<T> {
+        if self.open >= self.depth {
+            let text = format!("containers are nested deeper than {}", self.depth);
+            let error = ProtocolError::new(ProtocolErrorKind::DepthLimit, text);
+            return self.check(Err(error.into()));
+        }
+        self.open += 1;
+        let result = read(self.inner());
+        self.check(result)
+    }
+
+    fn end(
+        &mut self,
+        read: impl FnOnce(&mut dyn TInputProtocol) -> thrift::Result<()>,
+    ) -> thrift::Result<()> {
+        self.open = self.open.saturating_sub(1);
+        let result = read(self.inner());
+        self.check(result)
     }
 
     /// Why reading failed first, if it did.
@@ -129,5 +160,29 @@ impl<B: Buf> TInputProtocol for Arguments<'_, B> {
         self.check(result)
     }
 
-    forward_input!();
+    fn read_list_begin(&mut self) -> thrift::Result<TListIdentifier> {
+        self.begin(|input| input.read_list_begin())
+    }
+
+    fn read_list_end(&mut self) -> thrift::Result<()> {
+        self.end(|input| input.read_list_end())
+    }
+
+    fn read_set_begin(&mut self) -> thrift::Result<TSetIdentifier> {
+        self.begin(|input| input.read_set_begin())
+    }
+
+    fn read_set_end(&mut self) -> thrift::Result<()> {
+        self.end(|input| input.read_set_end())
+    }
+
+    fn read_map_begin(&mut self) -> thrift::Result<TMapIdentifier> {
+        self.begin(|input| input.read_map_begin())
+    }
+
+    fn read_map_end(&mut self) -> thrift::Result<()> {
+        self.end(|input| input.read_map_end())
+    }
+
+    forward_input!(but_containers);
 }

@@ -291,7 +291,7 @@ impl Caller {
             }
         };
         let writer = RefCell::new(BoundedWriter::new(self.limits.message_bytes));
-        let mut arguments = Arguments::new(decoder, self.header.clone());
+        let mut arguments = Arguments::new(decoder, self.header.clone(), self.limits.depth);
         let mut results = Results::new(&self.format, self.limits, &writer);
         let process = || {
             processor.process(&mut arguments, &mut results)?;
