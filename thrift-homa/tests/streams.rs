@@ -416,13 +416,14 @@ fn a_shutdown_ends_idle_connections_and_waits_for_calls() {
         gate.wait_for(1);
         let ending = scope.spawn(move || server.shutdown(GRACE));
         assert!(is_closed(&idle));
+        // Some may still be answered, until the end of this connection has come.
         until(|| client.ping().is_err());
         assert!(!ending.is_finished());
         gate.open();
         assert_eq!(call.join().expect("no panic").expect("a reply"), "answered");
         let report = ending.join().expect("no panic");
         assert!(report.is_clean(), "{report}");
-        assert_eq!(report.answered, 1);
+        assert!(report.answered >= 1, "{report}");
     });
     let refused = TcpStream::connect(addr).map_err(|error| error.kind());
     assert_eq!(refused.map(drop), Err(io::ErrorKind::ConnectionRefused));
