@@ -9,6 +9,7 @@ mod peer;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -154,14 +155,7 @@ fn a_server_that_does_not_answer_ends_at_the_timeout_and_a_late_reply_is_not_tak
     let (mut first, _) = silent.accept().expect("the gateway's");
     let reader = thread::spawn(move || {
         let (mut second, _) = silent.accept().expect("another one");
-        let mut frame = vec![0; 1_000];
-        let count = second.read(&mut frame).expect("a request");
-        frame.truncate(count);
-        // The type of a message is its fourth byte, behind the four of the length: a reply.
-        frame[7] = 2;
-        // The argument has the number 1, the result 0.
-        let name = frame.windows(4).position(|bytes| bytes == b"echo");
-        frame[name.expect("its name") + 4 + 4 + 2] = 0;
+        let frame = echoed(frame(&mut second).expect("a request"));
         second.write_all(&frame).expect("it is there");
         second
     });
@@ -170,6 +164,119 @@ fn a_server_that_does_not_answer_ends_at_the_timeout_and_a_late_reply_is_not_tak
     let mut rest = Vec::new();
     first.read_to_end(&mut rest).expect("the end");
     assert!(rest.windows(5).any(|bytes| bytes == b"first"));
+}
+
+/// One frame, with its length.
+fn frame(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut frame = vec![0; 4];
+    stream.read_exact(&mut frame).ok()?;
+    let size = u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]);
+    frame.resize(4 + size as usize, 0);
+    stream.read_exact(&mut frame[4..]).expect("all of it");
+    Some(frame)
+}
+
+/// The reply to `echo`, of which this is the frame.
+fn echoed(mut frame: Vec<u8>) -> Vec<u8> {
+    // The type of a message is its fourth byte, behind the four of the length: a reply.
+    frame[7] = 2;
+    // The argument has the number 1, the result 0.
+    let name = frame.windows(4).position(|bytes| bytes == b"echo");
+    frame[name.expect("its name") + 4 + 4 + 2] = 0;
+    frame
+}
+
+/// An exception without fields, as the answer to a frame of `zip`, which has no arguments.
+fn failed(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[7] = 3;
+    frame
+}
+
+/// As `TServer` of the thrift crate does when the handler of a oneway message fails.
+#[test]
+fn an_answer_to_a_oneway_message_is_not_taken_for_that_to_the_next_call() {
+    // It comes while nothing is under way, in front of the next reply, or in one piece with it.
+    for with_the_reply in [false, true] {
+        for in_one_piece in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let to = format!("tcp+framed://{}", listener.local_addr().expect("bound"));
+            let (answered, was_answered) = mpsc::channel();
+            let server = thread::spawn(move || {
+                let (mut stream, _) = listener.accept().expect("the gateway's");
+                stream.set_nodelay(true).expect("an option");
+                let mut kept = Vec::new();
+                let mut oneways = 0;
+                while let Some(frame) = frame(&mut stream) {
+                    if frame[7] == 1 {
+                        kept.extend(echoed(frame));
+                    } else {
+                        oneways += 1;
+                        kept.extend(failed(frame));
+                        if with_the_reply {
+                            continue;
+                        }
+                    }
+                    let pieces = if in_one_piece { kept.len() } else { 1 };
+                    for piece in kept.chunks(pieces) {
+                        stream.write_all(piece).expect("it is there");
+                    }
+                    kept.clear();
+                    answered.send(()).expect("the test waits");
+                }
+                oneways
+            });
+            let mut options = GatewayOptions::default();
+            options.connections = 1;
+            let gateway = gateway::serve(&endpoint(HOMA), &endpoint(&to), options);
+            let gateway = gateway.expect("a gateway");
+            let mut client = client(&gateway.uri());
+            for round in 0..10 {
+                for number in 0..3 {
+                    client.zip().expect("it is sent");
+                    let passed_on = 3 * round + number + round + 1;
+                    until("it is passed on", || gateway.stats().calls() == passed_on);
+                    if !with_the_reply {
+                        was_answered.recv().expect("an answer");
+                    }
+                }
+                let text = format!("round {round}");
+                assert_eq!(client.echo(&text).expect("a reply"), text);
+                was_answered.recv().expect("the reply");
+                until("it is counted", || {
+                    gateway.stats().calls() == 4 * (round + 1)
+                });
+            }
+            gateway.shutdown(GRACE);
+            // All over one connection.
+            assert_eq!(server.join().expect("no panic"), 30);
+        }
+    }
+}
+
+#[test]
+fn a_reply_to_another_call_is_not_passed_on() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let to = format!("tcp+framed://{}", listener.local_addr().expect("bound"));
+    let server = thread::spawn(move || {
+        for is_wrong in [true, false] {
+            let (mut stream, _) = listener.accept().expect("the gateway's");
+            let mut reply = echoed(frame(&mut stream).expect("a request"));
+            // The last byte of its number, behind the name.
+            reply[4 + 4 + 4 + 4 + 3] += u8::from(is_wrong);
+            stream.write_all(&reply).expect("it is there");
+            // Until the gateway is done with it.
+            assert!(is_wrong || frame(&mut stream).is_none());
+        }
+    });
+    let gateway = gateway::serve(&endpoint(HOMA), &endpoint(&to), GatewayOptions::default());
+    let gateway = gateway.expect("a gateway");
+    let mut client = client(&gateway.uri());
+    let (kind, text) = failure(client.echo("first"));
+    assert_eq!(kind, ApplicationErrorKind::InternalError);
+    assert!(text.contains("another call"), "{text}");
+    assert_eq!(client.echo("second").expect("a reply"), "second");
+    gateway.shutdown(GRACE);
+    server.join().expect("no panic");
 }
 
 /// A connection that the server has closed while it was idle is not used.

@@ -1,6 +1,7 @@
 //! [`Line`]: one connection, one request and one reply at a time.
 
 use std::io::{self, Read as _, Write as _};
+use std::mem::{self, MaybeUninit};
 use std::time::{Duration, Instant};
 
 use homa_client::{Message, MessageWriter};
@@ -33,6 +34,9 @@ pub(crate) struct Line {
     request: Vec<u8>,
     /// It got too long; what else is written of it is refused.
     is_refused: bool,
+    /// Oneway requests over this connection that may still be answered: nobody should, but when they
+    /// fail many servers do, `TServer` of the thrift crate among them.
+    oneways: usize,
     reply: Reply,
     /// Of the call under way.
     deadline: Option<Instant>,
@@ -86,6 +90,7 @@ impl Line {
             socket: None,
             request: Vec::new(),
             is_refused: false,
+            oneways: 0,
             reply: Reply {
                 state: State::Idle,
                 chunk: vec![0; CHUNK].into(),
@@ -98,15 +103,16 @@ impl Line {
     }
 
     /// Sends a whole request and reads the whole reply to it, unless it is oneway, in frames and until
-    /// the deadline.
+    /// the deadline. What comes in between is told from the reply by `is_reply`.
     pub(crate) fn exchange(
         &mut self,
         request: &Message,
         is_oneway: bool,
+        is_reply: impl Fn(&Message) -> bool,
         deadline: Instant,
     ) -> Result<Option<Message>, TransportError> {
-        self.drop_dead();
-        let exchanged = self.try_exchange(request, is_oneway, deadline);
+        self.settle(deadline);
+        let exchanged = self.try_exchange(request, is_oneway, is_reply, deadline);
         exchanged.map_err(|error| match self.give_up(error.into()) {
             thrift::Error::Transport(error) => error,
             error => TransportError::new(TransportErrorKind::Unknown, format!("{error:?}")),
@@ -117,6 +123,7 @@ impl Line {
         &mut self,
         request: &Message,
         is_oneway: bool,
+        is_reply: impl Fn(&Message) -> bool,
         deadline: Instant,
     ) -> io::Result<Option<Message>> {
         self.begin_request();
@@ -127,6 +134,7 @@ impl Line {
         (self.dial.timeout, self.timeout) = (left, Some(left));
         self.send(is_oneway)?;
         if is_oneway {
+            self.oneways = self.oneways.saturating_add(1);
             return Ok(None);
         }
         let mut reply = MessageWriter::new();
@@ -134,29 +142,62 @@ impl Line {
         loop {
             let count = self.read(&mut chunk)?;
             reply.write_all(&chunk[..count])?;
-            if matches!(self.reply.state, State::Begun { left: 0 }) {
+            if !matches!(self.reply.state, State::Begun { left: 0 }) {
+                continue;
+            }
+            let whole = mem::take(&mut reply).finish();
+            if is_reply(&whole) {
                 self.end_reply();
-                return Ok(Some(reply.finish()));
+                return Ok(Some(whole));
+            }
+            if self.oneways == 0 {
+                return Err(self.fails(
+                    TransportErrorKind::Unknown,
+                    format!("{} answered another call than this one", self.dial.server),
+                ));
+            }
+            // A failed oneway that the server has answered: what was asked for may follow.
+            self.oneways -= 1;
+            self.reply.state = State::Awaited;
+        }
+    }
+
+    /// Gives up a connection that the server has closed while nothing was under way, and skips what
+    /// it has answered to oneway requests. To hang up then would lose those that it has not read.
+    fn settle(&mut self, deadline: Instant) {
+        self.deadline = Some(deadline);
+        loop {
+            match self.look() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(1..) if self.oneways > 0 && self.skip_answer().is_ok() => {}
+                // Closed, broken, or it sends what nobody has asked for.
+                _ => return self.hang_up(),
             }
         }
     }
 
-    /// Gives up a connection that the server has closed while nothing was under way.
-    fn drop_dead(&mut self) {
-        let Some(socket) = &mut self.socket else {
-            return;
-        };
-        let mut look = || {
-            socket.set_nonblocking(true)?;
-            let read = socket.read(&mut [0]);
-            socket.set_nonblocking(false)?;
-            read
-        };
-        match look() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // Closed, broken, or it sends what nobody has asked for.
-            _ => self.hang_up(),
+    /// Whether something has come, without waiting for it.
+    fn look(&self) -> io::Result<usize> {
+        let unread = self.reply.end - self.reply.at;
+        if unread > 0 {
+            return Ok(unread);
         }
+        let socket = self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        socket.set_nonblocking(true)?;
+        let come = socket.peek(&mut [MaybeUninit::uninit()]);
+        socket.set_nonblocking(false)?;
+        come
+    }
+
+    fn skip_answer(&mut self) -> io::Result<()> {
+        let mut chunk = [0; CHUNK];
+        self.reply.state = State::Awaited;
+        while self.reply.state != (State::Begun { left: 0 }) {
+            self.read(&mut chunk)?;
+        }
+        self.reply.state = State::Idle;
+        self.oneways -= 1;
+        Ok(())
     }
 
     /// Drops whatever is left of the last message.
@@ -206,7 +247,7 @@ impl Line {
                 Err(error) => return Err(self.fails(error.kind, error.message)),
             }
         }
-        let mut request = std::mem::take(&mut self.request);
+        let mut request = mem::take(&mut self.request);
         let size = u32::try_from(request.len() - HEADER).unwrap_or(u32::MAX);
         request[..HEADER].copy_from_slice(&size.to_be_bytes());
         let from = if self.is_framed { 0 } else { HEADER };
@@ -362,6 +403,7 @@ impl Line {
 
     fn hang_up(&mut self) {
         self.socket = None;
+        self.oneways = 0;
         self.reply.state = State::Idle;
         self.reply.at = 0;
         self.reply.end = 0;

@@ -61,7 +61,8 @@ impl Default for GatewayOptions {
 /// reply although it is no oneway ends at the timeout.
 ///
 /// `to` is `homa://`, `tcp+framed://` or `unix+framed://`. Its names are resolved once over Homa, and
-/// for each connection otherwise.
+/// for each connection otherwise. Replies from there have the name and the number of their requests;
+/// those that some servers send to a oneway message that failed are dropped.
 ///
 /// ```no_run
 /// use thrift_homa::Endpoint;

@@ -67,7 +67,8 @@ impl Forward for ToStream {
                 self.addr, self.timeout
             ));
         };
-        let outcome = line.exchange(&request, caller.is_oneway(), deadline);
+        let is_reply = |reply: &Message| caller.may_be_answered_by(reply);
+        let outcome = line.exchange(&request, caller.is_oneway(), is_reply, deadline);
         self.give_back(line);
         match outcome {
             Ok(Some(reply)) => caller.forwarded(reply),

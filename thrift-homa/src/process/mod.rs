@@ -249,18 +249,30 @@ impl Caller {
             );
             return self.turn_down(&why, CallOutcome::Oversize);
         }
-        let header = catch_unwind(AssertUnwindSafe(|| {
-            read_header(&self.format, reply.clone(), &self.limits)
-        }));
-        let outcome = match header {
-            Ok(Ok((header, _))) if header.message_type == TMessageType::Reply => CallOutcome::Reply,
-            Ok(Ok((header, _))) if header.message_type == TMessageType::Exception => {
-                CallOutcome::Exception
-            }
+        let kind = self.header_of(&reply).map(|header| header.message_type);
+        let outcome = match kind {
+            Some(TMessageType::Reply) => CallOutcome::Reply,
+            Some(TMessageType::Exception) => CallOutcome::Exception,
             _ => return self.unavailable("the server answered by something that is no reply"),
         };
         let reply = Response::Message(reply);
         Answer { reply, outcome }
+    }
+
+    /// Whether a message can be the reply to this request: not if it is one to another.
+    pub(crate) fn may_be_answered_by(&self, reply: &Message) -> bool {
+        // Servers of several services tend to leave out the name of theirs.
+        let asked = &self.header;
+        self.header_of(reply).is_none_or(|header| {
+            header.sequence_number == asked.sequence_number
+                && method_name(&header.name) == method_name(&asked.name)
+        })
+    }
+
+    fn header_of(&self, reply: &Message) -> Option<TMessageIdentifier> {
+        let read = || read_header(&self.format, reply.clone(), &self.limits);
+        let (header, _) = catch_unwind(AssertUnwindSafe(read)).ok()?.ok()?;
+        Some(header)
     }
 
     /// The answer to a request that was passed on and not answered.
