@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the Rust code of our Thrift IDLs again, with the compiler that Debian packages.
+# Makes the Rust code of our Thrift IDLs again, and the Python code of the suite's, with the compiler
+# that Debian packages.
 #
 #   interop/idl/regenerate.sh           in the repository
 #   interop/idl/regenerate.sh FOLDER    below FOLDER, by the same paths, to compare
@@ -45,3 +46,10 @@ for ((at = 0; at < ${#idls[@]}; at += 2)); do
     sed -i '/^#!\[cfg_attr(rustfmt, rustfmt_skip)\]$/d' "$code"
     rustfmt --edition 2024 --config-path rustfmt.toml "$code"
 done
+
+# For the library `thrift` of Python; `thriftpy2` reads the IDL itself. A package as it comes, but
+# for its command-line clients.
+folder=$into/interop/foreign
+mkdir -p "$folder"
+"$thrift" -nowarn --gen py -out "$folder" interop/idl/suite.thrift
+rm "$folder"/suite/*-remote "$folder/__init__.py"

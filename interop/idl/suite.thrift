@@ -62,7 +62,7 @@ struct Containers {
   5: map<string, map<i32, set<i16>>> maps,
   6: list<Point> points,
   7: map<Color, Bases> by_color,
-  8: set<list<i16>> lists,
+  8: set<list<i16> (python.immutable = "")> lists,
   9: Scores scores,
   10: list<binary> blobs,
   11: list<bool> flags,

@@ -181,3 +181,73 @@ fn every_call_runs_once_over_a_bad_network() {
     assert!(output.status.success(), "{stdout}");
     assert!(stdout.contains("loses 5 %"), "{stdout}");
 }
+
+/// All cases with them are run by `ci.sh`.
+#[test]
+fn a_foreign_client_and_server_do_as_ours_or_are_skipped_with_the_reason() {
+    let file = ResultFile::new("matrix-foreign");
+    let output = homa_interop(&[
+        "matrix",
+        "--suite=thrift",
+        "--transport=python-client",
+        "--transport=python-server",
+        "--transport=thriftpy2-client",
+        "--transport=thriftpy2-server",
+        "--case=containers",
+        "--case=longest_request",
+        "--case=panicking_handler",
+        "--case=oneway_fails",
+        "--quick",
+        "--json",
+        file.path(),
+    ]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let matrix = read(&file);
+    let columns = matrix["transports"].as_array().expect("a list");
+    assert_eq!(columns.len(), 8);
+    let mut were_run = false;
+    for column in columns {
+        if let Some(why) = column["skipped"].as_str() {
+            println!("skipped: {}: {why}", column["transport"]);
+            assert!(stdout.contains(why), "{stdout}");
+            continue;
+        }
+        were_run = true;
+        let is_client = column["transport"]
+            .as_str()
+            .expect("a name")
+            .ends_with("client");
+        let cases = column["cases"].as_array().expect("a list");
+        let left_out = column["left_out"].as_array().expect("a list");
+        assert_eq!(cases.len(), if is_client { 4 } else { 3 }, "{column}");
+        assert_eq!(cases.len() + left_out.len(), 4, "{column}");
+        // They come to the server, whatever has passed them on.
+        let oneways = &column["server"]["methods"]["Suite:note"];
+        assert_eq!(oneways, 5, "{column}");
+    }
+    let expected = if were_run { 0 } else { 77 };
+    assert_eq!(output.status.code(), Some(expected), "{stdout}");
+}
+
+#[test]
+fn foreign_peers_without_their_libraries_are_skipped_and_not_counted_as_passed() {
+    // The second one runs, and has no library.
+    for python in ["/no/such/python", "/bin/false"] {
+        let output = homa_interop(&[
+            "matrix",
+            "--suite=thrift",
+            "--transport=python-client",
+            "--transport=thriftpy2-server",
+            "--case=ping",
+            "--python",
+            python,
+        ]);
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(77), "{stdout}");
+        assert!(
+            stdout.contains("skipped: ") && stdout.contains(python),
+            "{stdout}"
+        );
+        assert!(stdout.contains("skipped: nothing could be run"), "{stdout}");
+    }
+}

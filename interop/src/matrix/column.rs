@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::Plan;
-use super::process::{self, ProcessError, Server};
+use super::process::{self, Gateway, ProcessError, Server};
 use super::transport::Lane;
 use crate::case::Ran;
 use crate::ledger::Counts;
@@ -21,8 +21,19 @@ pub(super) struct Column {
     /// What went wrong besides the cases.
     pub(super) failed: Option<String>,
     pub(super) cases: Vec<Ran>,
+    /// Those that cannot be run here, for lack of what the foreign library can do.
+    pub(super) left_out: Vec<LeftOut>,
+    /// The foreign library and its version.
+    pub(super) peer: Option<String>,
     /// What the server has counted.
     pub(super) server: Option<Counts>,
+}
+
+/// A case that was not run.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct LeftOut {
+    pub(super) name: &'static str,
+    pub(super) why: &'static str,
 }
 
 impl Column {
@@ -36,8 +47,28 @@ impl Column {
             skipped: transport.why_missing(plan),
             failed: None,
             cases: Vec::new(),
+            left_out: Vec::new(),
+            peer: None,
             server: None,
         };
+        let mut cases = plan.cases.clone();
+        if let Some(foreign) = transport.foreign() {
+            match foreign.library.find(&plan.python) {
+                Ok(found) => column.peer = Some(found),
+                Err(why) => column.skipped = Some(why),
+            }
+            cases.retain(|name| match foreign.why_not(name, lane.protocol) {
+                None => true,
+                Some(why) => {
+                    column.left_out.push(LeftOut { name, why });
+                    false
+                }
+            });
+        }
+        if cases.is_empty() {
+            let why = "it can run none of the cases";
+            column.skipped.get_or_insert_with(|| why.to_owned());
+        }
         if column.skipped.is_some() {
             return column;
         }
@@ -55,17 +86,22 @@ impl Column {
         };
         let ran = async {
             let folder = tempfile::tempdir()?;
-            let server = Server::start(plan, transport, place.as_ref(), folder.path()).await?;
-            column.uri = lane.client_uri(&server.at);
+            let server = Server::start(plan, lane, place.as_ref(), folder.path()).await?;
+            let gateway = Gateway::start(lane, &server, folder.path()).await?;
+            column.uri = lane.client_uri(gateway.as_ref().map_or(server.at(), Gateway::at));
             let summary = process::run_client(
                 plan,
+                lane,
+                &cases,
                 &column.uri,
-                transport,
                 place.as_ref(),
                 folder.path(),
                 progress,
             );
             column.cases = summary.await?.cases;
+            if let Some(gateway) = gateway {
+                gateway.stop().await?;
+            }
             let counts = server.stop().await?;
             if counts.ran_again > 0 {
                 column.failed = Some(format!(
@@ -98,20 +134,31 @@ impl Column {
         self.cases.iter().find(|ran| ran.name == name)
     }
 
+    /// Why the case of that name was left out, if it was.
+    pub(super) fn left_out(&self, name: &str) -> Option<&LeftOut> {
+        self.left_out.iter().find(|case| case.name == name)
+    }
+
     /// All of it in a line.
     pub(super) fn line(&self) -> String {
         let name = self.name();
         // The longest name beside this one.
         let width = match self.lane.protocol {
             None => "udp-pull".len(),
-            Some(_) => "tcp-buffered/compact".len(),
+            Some(_) => "thriftpy2-client/compact".len(),
         };
         if let Some(why) = &self.skipped {
             return format!("{name:width$}  skipped: {why}");
         }
         let (of, seconds) = (self.cases.len(), self.seconds());
         let passed = self.cases.iter().filter(|ran| ran.passed).count();
-        let cases = format!("{passed} of {of} cases passed in {seconds:.1} s");
+        let mut cases = format!("{passed} of {of} cases passed in {seconds:.1} s");
+        if !self.left_out.is_empty() {
+            cases += &format!(", {} skipped", self.left_out.len());
+        }
+        if let Some(peer) = &self.peer {
+            cases += &format!(" ({peer})");
+        }
         match &self.failed {
             Some(why) => format!("{name:width$}  FAILED: {why}; {cases}"),
             None if passed < of => format!("{name:width$}  FAILED: {cases}"),

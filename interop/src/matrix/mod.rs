@@ -1,6 +1,7 @@
 //! `matrix`: all cases of a suite over all transports, between real processes.
 
 mod column;
+mod foreign;
 mod page;
 mod process;
 mod report;
@@ -30,7 +31,8 @@ use crate::{thrift, values};
 /// For each transport, and each protocol if the suite has several, one process serves and one
 /// calls. Over raw and kernel they are in two network namespaces, which this command makes and
 /// removes with `ip netns` and for which it has to be root; over others they meet on the loopback
-/// device or on a unix socket. What this host does not have is printed as `skipped` with the
+/// device or on a unix socket. In place of one of them there can be a program in Python, with a
+/// gateway before it. What this host does not have is printed as `skipped` with the
 /// reason, and counts as neither passed nor failed. Faults are made over Homa only.
 ///
 /// The exit status is 0 if every case that was run passed, every process ended well and no
@@ -50,6 +52,9 @@ pub(crate) struct Arguments {
     /// How calls are encoded; may be given several times. Thrift only. [default: all]
     #[arg(long, value_enum, value_name = "PROTOCOL")]
     protocol: Vec<Protocol>,
+    /// Runs the programs in Python. [default: what interop/foreign/setup.sh has made, else python3]
+    #[arg(long, value_name = "PROGRAM")]
+    python: Option<PathBuf>,
     /// The case to run, or `all`; may be given several times. [default: all]
     #[arg(long, value_name = "NAME")]
     case: Vec<String>,
@@ -98,9 +103,21 @@ impl Suite {
     /// What it can run over, in the order of the columns.
     fn transports(self) -> &'static [Transport] {
         use Transport::{Kernel, Raw, Tcp, TcpBuffered, TcpFramed, Udp, UdpPull, UnixFramed};
+        use Transport::{PythonClient, PythonServer, Thriftpy2Client, Thriftpy2Server};
         match self {
             Self::Grpc => &[Tcp, Udp, UdpPull, Raw, Kernel],
-            Self::Thrift => &[Udp, Raw, Kernel, TcpFramed, TcpBuffered, UnixFramed],
+            Self::Thrift => &[
+                Udp,
+                Raw,
+                Kernel,
+                TcpFramed,
+                TcpBuffered,
+                UnixFramed,
+                PythonClient,
+                PythonServer,
+                Thriftpy2Client,
+                Thriftpy2Server,
+            ],
         }
     }
 
@@ -201,6 +218,7 @@ struct Plan {
     case_limit: Duration,
     faults: FaultArguments,
     load: grpc::Load,
+    python: PathBuf,
 }
 
 /// Exit status when nothing could run, as test drivers of automake know it.
@@ -223,6 +241,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         case_limit: arguments.timeout,
         faults: arguments.faults,
         load: arguments.load,
+        python: arguments
+            .python
+            .clone()
+            .unwrap_or_else(foreign::default_python),
     };
     let lanes = arguments
         .suite
@@ -284,12 +306,13 @@ mod tests {
         use Transport::{Raw, Tcp, Udp, UnixFramed};
         let all = names(Suite::Grpc, &[], &[]).expect("all");
         assert_eq!(all, ["tcp", "udp", "udp-pull", "raw", "kernel"]);
-        assert_eq!(names(Suite::Thrift, &[], &[]).expect("all").len(), 12);
+        assert_eq!(names(Suite::Thrift, &[], &[]).expect("all").len(), 20);
         let some = names(Suite::Thrift, &[UnixFramed, Udp, Udp], &[Protocol::Compact]);
         assert_eq!(some.expect("two"), ["udp/compact", "unix-framed/compact"]);
         let wrong = names(Suite::Thrift, &[Raw, Tcp], &[]).expect_err("none of its own");
         let text = "the suite thrift has no transport tcp: it has udp, raw, kernel, tcp-framed, \
-                    tcp-buffered, unix-framed";
+                    tcp-buffered, unix-framed, python-client, python-server, thriftpy2-client, \
+                    thriftpy2-server";
         assert_eq!(wrong.to_string(), text);
         let wrong = names(Suite::Grpc, &[], &[Protocol::Binary]).expect_err("it has none");
         assert!(

@@ -92,7 +92,7 @@ fn reasons(matrix: &Matrix) -> Markup {
     }
     html! {
         section {
-            h2 { "Why cases failed" }
+            h2 { "Why cases failed or were skipped" }
             dl {
                 @for (transport, case, why) in reasons {
                     dt { (transport) ", " (case) } dd { (why) }

@@ -58,26 +58,31 @@ impl Matrix {
         match column.case(case) {
             Some(ran) if ran.passed => format!("passed {:.3} s", ran.seconds),
             Some(_) => "FAILED".to_owned(),
-            None if column.skipped.is_some() => "skipped".to_owned(),
+            None if column.skipped.is_some() || column.left_out(case).is_some() => {
+                "skipped".to_owned()
+            }
             None => "not run".to_owned(),
         }
     }
 
-    /// Why cases failed: transport, case, reason.
-    pub(super) fn reasons(&self) -> Vec<(String, &str, &str)> {
+    /// Why cases failed or were skipped: transport, case, reason.
+    pub(super) fn reasons(&self) -> Vec<(String, &str, String)> {
         let mut reasons = Vec::new();
         for column in &self.transports {
-            let name = || column.name();
-            reasons.extend(
-                column
-                    .failed
-                    .as_deref()
-                    .map(|why| (name(), "processes", why)),
-            );
-            reasons.extend(column.cases.iter().filter_map(|ran| {
-                let why = ran.why.as_deref()?;
-                Some((name(), ran.name.as_str(), why))
-            }));
+            let mut add = |case, why| reasons.push((column.name(), case, why));
+            if let Some(why) = &column.failed {
+                add("processes", why.clone());
+            }
+            for ran in &column.cases {
+                if let Some(why) = &ran.why {
+                    add(&ran.name, why.clone());
+                }
+            }
+            if column.skipped.is_none() {
+                for case in &column.left_out {
+                    add(case.name, format!("skipped: {}", case.why));
+                }
+            }
         }
         reasons
     }
@@ -135,6 +140,7 @@ pub(super) mod sample {
             case_limit: Duration::from_secs(1),
             faults,
             load,
+            python: "python3".into(),
         }
     }
 
@@ -153,6 +159,8 @@ pub(super) mod sample {
             skipped: None,
             failed: None,
             cases: ran.collect(),
+            left_out: Vec::new(),
+            peer: None,
             server: None,
         }
     }
@@ -169,6 +177,7 @@ pub(super) mod sample {
 mod tests {
     use super::sample::{column, plan, skipped};
     use super::*;
+    use crate::matrix::column::LeftOut;
     use crate::matrix::transport::Transport;
 
     fn matrix(columns: Vec<Column>) -> Matrix {
@@ -217,6 +226,31 @@ mod tests {
         assert!(text.contains("loses 5 %"), "{text}");
         assert!(
             text.ends_with("FAILED: see the reasons (raw skipped)\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_case_that_a_library_cannot_run_is_told_as_skipped_beside_those_that_passed() {
+        let some = Column {
+            left_out: vec![LeftOut {
+                name: "ping_pong",
+                why: "it has none",
+            }],
+            ..column(Transport::Udp, &[None])
+        };
+        assert!(
+            some.line().contains("1 of 1 cases passed"),
+            "{}",
+            some.line()
+        );
+        assert!(some.line().ends_with("1 skipped"), "{}", some.line());
+        assert_eq!(Matrix::cell(&some, "ping_pong"), "skipped");
+        let matrix = matrix(vec![some]);
+        assert_eq!(matrix.passed(), Some(true));
+        let text = matrix.text();
+        assert!(
+            text.contains("\nudp, ping_pong: skipped: it has none\n"),
             "{text}"
         );
     }

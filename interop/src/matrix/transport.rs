@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::Plan;
+use super::foreign::{Foreign, Library, Side};
 use crate::info;
 use crate::netns::{Namespaces, NetnsError};
 
@@ -29,6 +30,14 @@ pub(super) enum Transport {
     TcpBuffered,
     /// A unix socket, framed (Thrift).
     UnixFramed,
+    /// The client is Apache's Python library; a gateway passes its calls on to Homa (Thrift).
+    PythonClient,
+    /// The server is Apache's Python library; a gateway passes calls from Homa on to it (Thrift).
+    PythonServer,
+    /// As `python-client`, of the library `thriftpy2` (Thrift).
+    Thriftpy2Client,
+    /// As `python-server`, of the library `thriftpy2` (Thrift).
+    Thriftpy2Server,
 }
 
 /// Homa's port where no other one can be in use.
@@ -45,6 +54,42 @@ impl Transport {
             Self::TcpFramed => "tcp-framed",
             Self::TcpBuffered => "tcp-buffered",
             Self::UnixFramed => "unix-framed",
+            Self::PythonClient => "python-client",
+            Self::PythonServer => "python-server",
+            Self::Thriftpy2Client => "thriftpy2-client",
+            Self::Thriftpy2Server => "thriftpy2-server",
+        }
+    }
+
+    /// Who takes the place of a client or a server of ours, if so.
+    pub(super) fn foreign(self) -> Option<Foreign> {
+        let (library, side) = match self {
+            Self::PythonClient => (Library::Thrift, Side::Client),
+            Self::PythonServer => (Library::Thrift, Side::Server),
+            Self::Thriftpy2Client => (Library::Thriftpy2, Side::Client),
+            Self::Thriftpy2Server => (Library::Thriftpy2, Side::Server),
+            _ => return None,
+        };
+        Some(Foreign { library, side })
+    }
+
+    /// What the client is on: another one than the server if there is a gateway between them.
+    pub(super) fn of_client(self) -> Self {
+        match self.foreign().map(|foreign| foreign.side) {
+            None => self,
+            Some(Side::Client) => Self::TcpFramed,
+            Some(Side::Server) => Self::Udp,
+        }
+    }
+
+    /// What the server is on.
+    pub(super) fn of_server(self) -> Self {
+        match self.foreign().map(|foreign| foreign.side) {
+            // Servers do as each client asks.
+            None if self == Self::UdpPull => Self::Udp,
+            None => self,
+            Some(Side::Client) => Self::Udp,
+            Some(Side::Server) => Self::TcpFramed,
         }
     }
 
@@ -53,6 +98,10 @@ impl Transport {
         match self {
             Self::Tcp | Self::TcpFramed | Self::TcpBuffered | Self::UnixFramed => None,
             Self::Udp | Self::UdpPull => info::why_missing(info::Name::Udp),
+            Self::PythonClient
+            | Self::PythonServer
+            | Self::Thriftpy2Client
+            | Self::Thriftpy2Server => Self::Udp.why_missing(plan),
             Self::Raw => info::why_missing(info::Name::Raw),
             Self::Kernel => info::why_missing(info::Name::Kernel).or_else(|| {
                 let why = "the module carries its packets itself, no faults can be made on them";
@@ -76,18 +125,15 @@ impl Transport {
 
     /// Where the server listens. A path is below `folder`.
     pub(super) fn server_uri(self, folder: &Path) -> String {
-        match self {
-            // Servers do as each client asks.
-            Self::UdpPull => Self::Udp.server_uri(folder),
-            Self::Tcp | Self::Udp | Self::TcpFramed | Self::TcpBuffered => {
-                self.client_uri("127.0.0.1:0")
-            }
+        let transport = self.of_server();
+        transport.client_uri(&match transport {
             Self::Raw | Self::Kernel => {
                 let addr: IpAddr = Namespaces::addr(0);
-                self.client_uri(&format!("{addr}:{PORT}"))
+                format!("{addr}:{PORT}")
             }
-            Self::UnixFramed => self.client_uri(&folder.join("socket").to_string_lossy()),
-        }
+            Self::UnixFramed => folder.join("socket").to_string_lossy().into_owned(),
+            _ => "127.0.0.1:0".to_owned(),
+        })
     }
 
     /// What the client calls, at this host and port, or path.
@@ -99,6 +145,10 @@ impl Transport {
             Self::TcpFramed => format!("tcp+framed://{at}"),
             Self::TcpBuffered => format!("tcp+buffered://{at}"),
             Self::UnixFramed => format!("unix+framed://{at}"),
+            Self::PythonClient
+            | Self::PythonServer
+            | Self::Thriftpy2Client
+            | Self::Thriftpy2Server => self.of_client().client_uri(at),
         }
     }
 }
@@ -139,9 +189,22 @@ impl Lane {
         }
     }
 
+    /// Where the server listens. A path is below `folder`.
+    pub(super) fn server_uri(self, folder: &Path) -> String {
+        let uri = self.transport.server_uri(folder);
+        match self.transport.foreign() {
+            // Only ours tell protocols apart by themselves.
+            Some(foreign) if foreign.side == Side::Server => self.with_protocol(uri),
+            _ => uri,
+        }
+    }
+
     /// What the client calls, at this host and port, or path.
     pub(super) fn client_uri(self, at: &str) -> String {
-        let uri = self.transport.client_uri(at);
+        self.with_protocol(self.transport.client_uri(at))
+    }
+
+    fn with_protocol(self, uri: String) -> String {
         let Some(protocol) = self.protocol else {
             return uri;
         };
