@@ -141,7 +141,7 @@ pub(crate) fn rounded(value: f64) -> f64 {
 }
 
 /// Width of the column of names: the longest one.
-const NAME_WIDTH: usize = 42;
+const NAME_WIDTH: usize = 43;
 
 /// The two lines above the rows.
 pub(crate) fn table_head() -> String {
