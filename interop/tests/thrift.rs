@@ -1,6 +1,7 @@
 //! Runs the Thrift suite between real processes.
 
 mod common;
+#[allow(dead_code, reason = "each file of tests uses a part of it")]
 #[path = "common/suite.rs"]
 mod suite;
 
