@@ -20,7 +20,7 @@ use crate::message::Message;
 use crate::server::RequestHandler;
 use crate::stats::{EndpointCounters, Monitor};
 use crate::user::endpoint::{Handle, Outcome, Ticket};
-use crate::user::lead::{Wants, wait};
+use crate::user::lead::{Wants, make_way, wait};
 use crate::user::registry::{self, Driven, Family};
 
 /// Who is called through the module, of all clients of this process.
@@ -468,7 +468,9 @@ impl Running {
     /// Waits on this thread; `None` when the deadline has passed.
     fn wait(self, deadline: Option<Instant>) -> Option<Outcome> {
         let endpoint = self.endpoint()?;
-        wait(&endpoint, Wants::Own, self, deadline)
+        let outcome = wait(&endpoint, Wants::Own, self, deadline)?;
+        make_way(outcome.as_ref().map_or(0, Message::len));
+        Some(outcome)
     }
 
     fn wait_until(&mut self, until: Option<Instant>) -> Option<Outcome> {
@@ -480,7 +482,9 @@ impl Running {
             };
         };
         let endpoint = self.endpoint()?;
-        wait(&endpoint, Wants::Own, self, Some(until))
+        let outcome = wait(&endpoint, Wants::Own, self, Some(until))?;
+        make_way(outcome.as_ref().map_or(0, Message::len));
+        Some(outcome)
     }
 
     fn endpoint(&self) -> Option<Handle> {

@@ -17,7 +17,7 @@ use crate::message::Message;
 use crate::push::Pusher;
 use crate::stats::{EndpointCounters, Monitor};
 use crate::user::endpoint::Handle;
-use crate::user::lead::{Wants, wait};
+use crate::user::lead::{Wants, make_way, wait};
 use crate::user::registry::{self, Driven};
 use crate::user::shard::LocalRpc;
 
@@ -216,7 +216,9 @@ impl Server {
             return request;
         }
         let request = poll_fn(|_| endpoint.accepts.poll_pop());
-        wait(endpoint, Wants::Request, request, None).flatten()
+        let request = wait(endpoint, Wants::Request, request, None).flatten()?;
+        make_way(request.message().len());
+        Some(request)
     }
 
     /// [`Server::shutdown`] on a thread, for servers that are driven by their callers.

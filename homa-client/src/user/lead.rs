@@ -33,6 +33,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
@@ -45,7 +46,7 @@ use tokio::task::unconstrained;
 use super::background;
 use super::endpoint::{AWAKE, Endpoint, lock};
 use super::link::{Look, MAX_SOCKETS};
-use super::shard::Delivery;
+use super::shard::{Delivery, LONG};
 use crate::engine::Time;
 
 /// How long the role is vacant before the background thread watches the sockets. Calls that follow
@@ -158,6 +159,14 @@ pub(crate) fn wait<F: Future>(
             None => seat = Some(Seat::take(endpoint, &waiter)),
             Some(seat) => seat.rest(deadline),
         }
+    }
+}
+
+/// A thread that has got a message of so many bytes lets others run before it works on a long one:
+/// who has just been woken, to receive for all or with a short message, should not wait for that.
+pub(crate) fn make_way(bytes: usize) {
+    if bytes >= LONG {
+        thread::yield_now();
     }
 }
 

@@ -110,7 +110,7 @@ pub(super) enum Delivery {
 }
 
 /// From so many bytes on a message was under way for longer than it may wait for more turns.
-const LONG: usize = 64 << 10;
+pub(super) const LONG: usize = 64 << 10;
 
 impl Delivery {
     /// Whether it is not worth a delay that is small beside the time it took to come.
