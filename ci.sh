@@ -61,6 +61,8 @@ step "engine benchmarks, smoke" cargo test -p homa-client --bench engine --bench
 step "demo" cargo run --release -p homa-examples --bin greeter --locked
 step "benchmark" cargo run --release -p homa-interop --locked -- \
     bench compare --quick --json "$target/bench-compare.json"
+step "benchmark, Thrift" cargo run --release -p homa-interop --locked -- \
+    bench compare --suite thrift --quick --json "$target/bench-compare-thrift.json"
 step "simulator" cargo run --release -p homa-interop --locked -- \
     sim --quick --snapshot interop/snapshots/sim-quick.txt --json "$target/sim.json"
 step "gRPC suite" cargo run --release -p homa-interop --locked -- \
