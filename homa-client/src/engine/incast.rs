@@ -8,10 +8,9 @@ use super::{Engine, Time, priority};
 impl Engine {
     /// Bytes that a message may send unasked.
     pub(super) fn unsched_bytes(&self, loopback: bool) -> usize {
-        match self.settings.loopback {
-            Some(settings) if loopback => settings.unsched_bytes,
-            _ => self.rtt_bytes.bytes(),
-        }
+        let own = self.settings.loopback.filter(|_| loopback);
+        own.and_then(|settings| settings.unsched_bytes)
+            .unwrap_or(self.rtt_bytes.bytes())
     }
 
     /// How much of a message of which `wanted` bytes would be unscheduled may be: all of them, or

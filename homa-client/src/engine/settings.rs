@@ -139,9 +139,9 @@ pub struct Loopback {
     pub packet_payload: usize,
     /// Bytes that a sender may be granted ahead of what has arrived from all, two packets to 1 GiB.
     pub max_incoming: usize,
-    /// Bytes of a message that are sent without waiting for a grant, 1 to 1 GiB. Each round of
-    /// grants wakes both sides, which takes longer than all the copying.
-    pub unsched_bytes: usize,
+    /// Bytes of a message that are sent without waiting for a grant, 1 to 1 GiB; `None`: as many as
+    /// to others. Each round of grants wakes both sides, which takes longer than all the copying.
+    pub unsched_bytes: Option<usize>,
 }
 
 impl Default for Settings {
@@ -287,7 +287,7 @@ impl Settings {
             )?;
             within(
                 "loopback.unsched_bytes",
-                loopback.unsched_bytes,
+                loopback.unsched_bytes.unwrap_or(1),
                 (1, 1 << 30),
                 "1 byte to 1 GiB",
             )?;

@@ -113,7 +113,7 @@ impl Endpoint {
         };
         let link = Link::open(addr, config, waits)?;
         let capture = config.capture.as_deref().map(Capture::open).transpose()?;
-        let settings = settings(config, &link);
+        let settings = settings(config, &link, waits);
         let carrier = settings.carrier;
         let port = link.homa_port(role == Role::Server, random());
         let count = config.shards();
@@ -643,7 +643,7 @@ const LOOPBACK_MTU: usize = 65_000;
 /// a long message takes fewer rounds of grants, each of which wakes both sides.
 const LOOPBACK_SHARE: usize = 4;
 
-/// Most bytes that a message on loopback is sent unasked.
+/// Most bytes of a message on loopback that threads send unasked.
 const LOOPBACK_UNSCHED: usize = 512 << 10;
 
 /// What is sent unasked through a network whose speed is not known.
@@ -653,7 +653,7 @@ const DEFAULT_UNSCHED: usize = 40_000;
 const LOOPBACK_SENDERS: usize = 16;
 
 /// The engines' settings for these sockets, all shards together.
-fn settings(config: &Config, link: &Link) -> Settings {
+fn settings(config: &Config, link: &Link, waits: Waits) -> Settings {
     let carrier = config.protocol.carrier;
     let packet_payload = carrier.payload_for(link.local().ip(), config.mtu());
     let (main, bulk_buffer) = link.recv_buffers();
@@ -681,8 +681,14 @@ fn settings(config: &Config, link: &Link) -> Settings {
         Loopback {
             packet_payload,
             max_incoming: max_incoming.max(2 * packet_payload),
-            unsched_bytes: settings.unsched_bytes.unwrap_or_else(|| {
-                (bulk_buffer / LOOPBACK_SENDERS).clamp(DEFAULT_UNSCHED, LOOPBACK_UNSCHED)
+            unsched_bytes: settings.unsched_bytes.or(match waits {
+                // Several long messages that come at once would keep the runtime's threads from
+                // short ones.
+                Waits::Runtime => None,
+                Waits::Threads => {
+                    let share = bulk_buffer / LOOPBACK_SENDERS;
+                    (share > DEFAULT_UNSCHED).then(|| share.min(LOOPBACK_UNSCHED))
+                }
             }),
         }
     });

@@ -214,7 +214,7 @@ fn what_comes_on_loopback_has_limits_of_its_own() {
         loopback: Some(Loopback {
             packet_payload: 20_000,
             max_incoming: 400_000,
-            unsched_bytes: 40_000,
+            unsched_bytes: None,
         }),
         ..Receiver::with_max_incoming()
     });
