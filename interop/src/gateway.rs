@@ -30,7 +30,8 @@ use crate::{child, report, values};
   homa-interop gateway --listen tcp+framed://127.0.0.1:9090 --to homa://10.0.0.1:4000
   homa-interop gateway --listen homa://0.0.0.0:4000 --to tcp+framed://127.0.0.1:9090")]
 pub(crate) struct Arguments {
-    /// Where to listen: tcp+framed://HOST:PORT, unix+framed:///PATH or homa://HOST:PORT.
+    /// Where to listen: tcp+framed://HOST:PORT, tcp+buffered://HOST:PORT, unix+framed:///PATH or
+    /// homa://HOST:PORT.
     #[arg(long, value_name = "URI")]
     listen: Endpoint,
     /// Whom to call: homa://HOST:PORT, tcp+framed://HOST:PORT or unix+framed:///PATH.
@@ -43,17 +44,19 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     queue: usize,
     /// Connections to a server that is not on Homa, with one call at a time each.
-    #[arg(long, value_name = "N", default_value = "16")]
-    connections: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value_t = 16,
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    connections: u32,
     /// Seconds that the server may take for a call.
     #[arg(long, value_name = "S", default_value = "30", value_parser = values::parse_seconds)]
     timeout: Duration,
     /// Seconds that calls under way have at the end.
     #[arg(long, value_name = "S", default_value = "5", value_parser = values::parse_seconds)]
     grace: Duration,
-    /// Bytes of the longest message in either direction, at most 1,000,000.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().message_bytes)]
-    max_message_bytes: usize,
+    /// Bytes of the longest message in either direction.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000,
+          value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
+    max_message_bytes: u32,
     /// Write what was counted to standard output every so many seconds, as a line of JSON.
     #[arg(long, value_name = "S", value_parser = values::parse_seconds)]
     metrics_every: Option<Duration>,
@@ -76,6 +79,11 @@ struct Metrics {
     bytes_in: u64,
     bytes_out: u64,
     connections: usize,
+    connections_refused: u64,
+    connections_broken: u64,
+    /// Calls that came while the queue was full.
+    overloaded: u64,
+    undelivered: u64,
     outcomes: Vec<Count>,
     methods: Vec<Method>,
 }
@@ -107,9 +115,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let mut options = GatewayOptions::default();
     options.server.workers = arguments.workers.get();
     options.server.queue = arguments.queue;
-    options.server.limits = Limits::for_messages(arguments.max_message_bytes);
+    options.server.limits = Limits::for_messages(usize::try_from(arguments.max_message_bytes)?);
     options.server.observer = Some(seen.clone());
-    options.connections = arguments.connections.get();
+    options.connections = usize::try_from(arguments.connections)?;
     options.timeout = arguments.timeout;
     let began = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -200,6 +208,10 @@ impl Metrics {
             bytes_in: stats.bytes_in,
             bytes_out: stats.bytes_out,
             connections: stats.connections,
+            connections_refused: stats.connections_refused,
+            connections_broken: stats.connections_broken,
+            overloaded: stats.overloaded,
+            undelivered: stats.undelivered,
             outcomes: outcomes.into_iter().filter(|it| it.calls > 0).collect(),
             methods: methods.collect(),
         }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thrift_homa::{Endpoint, ServerHandle, ServerOptions};
 use tokio::signal::unix::{SignalKind, signal};
@@ -65,6 +65,8 @@ enum ServeError {
     ListenThrift { uri: String, why: String },
     #[error("the server stopped")]
     Stopped(#[source] Box<transport::Error>),
+    #[error("{0} Thrift calls were given up after {GRACE:?}")]
+    Abandoned(usize),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -140,11 +142,18 @@ async fn serve(arguments: &Arguments, ledger: &Arc<Ledger>) -> Result<(), ServeE
         let stopped = services.serve(server, listeners, stop).await;
         stopped.map_err(|error| ServeError::Stopped(error.into()))?;
     }
+    thrift.iter().for_each(|(_, server)| server.stop());
+    let end = Instant::now() + GRACE;
+    let mut abandoned = 0;
     for (_, server) in thrift {
         // This thread is done with everything else.
-        server.shutdown(GRACE);
+        let ended = server.shutdown(end.saturating_duration_since(Instant::now()));
+        abandoned += ended.abandoned.len();
     }
-    Ok(())
+    match abandoned {
+        0 => Ok(()),
+        _ => Err(ServeError::Abandoned(abandoned)),
+    }
 }
 
 /// Starts a server for Thrift; tells where it listens.

@@ -277,7 +277,7 @@ impl Endpoint {
     }
 
     /// Over Homa, messages have the length that it can carry.
-    fn bounded(&self, bytes: usize) -> Result<(), ConfigError> {
+    pub(crate) fn bounded(&self, bytes: usize) -> Result<(), ConfigError> {
         match self.target.place {
             Place::Homa { .. } if bytes > MAX_HOMA_BYTES => Err(ConfigError::OutOfRange {
                 key: "max_message_bytes",

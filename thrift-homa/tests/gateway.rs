@@ -368,6 +368,13 @@ fn settings_that_cannot_work_are_named() {
     assert!(refused(FRAMED, to, zero).contains("timeout"));
     let none = changed(|options| options.connections = 0);
     assert!(refused(FRAMED, to, none).contains("connections"));
+    let many = changed(|options| options.connections = 70_000);
+    assert!(refused(FRAMED, to, many).contains("1 to 65536"));
+    for query in ["service=Suite", "protocol=compact", "oneway=await_ack"] {
+        let to = format!("{to}?{query}");
+        let text = refused(FRAMED, &to, GatewayOptions::default());
+        assert!(text.contains("as they are"), "{text}");
+    }
     let buffered = "tcp+buffered://127.0.0.1:4000";
     let text = refused(HOMA, buffered, GatewayOptions::default());
     assert!(text.contains("tcp+framed://"), "{text}");

@@ -70,7 +70,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         report::check_writable(path)?;
     }
     let ping = || {
-        Context::new(&endpoint, arguments.amount)
+        let mut first = endpoint.clone();
+        first.options_mut().timeout.get_or_insert(arguments.timeout);
+        Context::new(&first, arguments.amount)
             .suite()?
             .ping()
             .map_err(|error| Failure::new(describe(&error)))

@@ -240,7 +240,10 @@ impl Line {
         if self.request.len() <= HEADER {
             return Ok(());
         }
-        self.deadline = self.timeout.map(|timeout| Instant::now() + timeout);
+        // A time that the clock does not reach is no limit.
+        self.deadline = self
+            .timeout
+            .and_then(|timeout| Instant::now().checked_add(timeout));
         if self.socket.is_none() {
             match self.dial.dial() {
                 Ok(socket) => self.socket = Some(socket),

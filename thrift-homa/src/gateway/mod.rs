@@ -31,10 +31,11 @@ pub struct GatewayOptions {
     /// wait, and so on. Messages up to [`Limits::message_bytes`](crate::Limits::message_bytes) are
     /// passed on in both directions; over Homa that is at most 1,000,000.
     pub server: ServerOptions,
-    /// How long the server behind the gateway may take for a call, above 0. Default: 30 s. Without an
+    /// How long the server behind the gateway may take for a call, above 0, up to a day; `timeout_ms` in
+    /// the URI of that server goes before it. Default: 30 s. Without an
     /// answer the caller gets an exception of kind `InternalError`.
     pub timeout: Duration,
-    /// Connections to a server behind it on TCP or a unix socket, at least 1; each has one call at
+    /// Connections to a server behind it on TCP or a unix socket, 1 to 65,536; each has one call at
     /// a time. They are opened when they are needed first. Default: 16.
     pub connections: usize,
     /// Settings of the endpoint that calls a server on Homa.
@@ -51,6 +52,11 @@ impl Default for GatewayOptions {
         }
     }
 }
+
+/// The longest time for a call.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+const MAX_CONNECTIONS: usize = 65_536;
 
 /// Passes calls that come to `listen` on to `to`, until the handle is told to stop.
 ///
@@ -91,16 +97,27 @@ pub fn serve(
         connections,
         homa,
     } = options;
-    if timeout.is_zero() {
-        return Err(not_open("timeout is 0: give the server some time"));
-    }
-    if connections == 0 {
-        return Err(not_open(
-            "connections is 0: at least one is needed to pass calls on",
-        ));
-    }
     let target = to.target();
     target.check(Role::Client)?;
+    let timeout = target.timeout.unwrap_or(timeout);
+    if timeout.is_zero() || timeout > MAX_TIMEOUT {
+        return Err(not_open(&format!(
+            "timeout is {timeout:?}: a gateway waits up to {MAX_TIMEOUT:?} for a reply, and more \
+             than 0"
+        )));
+    }
+    if !(1..=MAX_CONNECTIONS).contains(&connections) {
+        return Err(not_open(&format!(
+            "connections is {connections}: a gateway has 1 to {MAX_CONNECTIONS}"
+        )));
+    }
+    if target.service.is_some() || target.protocol.is_some() || target.oneway.is_some() {
+        return Err(not_open(&format!(
+            "a gateway passes messages on to {to} as they are: leave service, protocol and oneway \
+             out of the URI"
+        )));
+    }
+    to.bounded(server.limits.message_bytes)?;
     let forward: Box<dyn Forward> = match &target.place {
         Place::Homa { host, port, engine } => {
             let config = engine.unwrap_or_default().configure(homa);

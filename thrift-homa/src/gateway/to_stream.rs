@@ -14,8 +14,16 @@ use crate::uri::StreamAddr;
 pub(super) struct ToStream {
     addr: StreamAddr,
     timeout: Duration,
-    idle: Mutex<Vec<Line>>,
+    limit: usize,
+    lines: Mutex<Lines>,
     given_back: Condvar,
+}
+
+/// The connections that are not in use.
+struct Lines {
+    idle: Vec<Line>,
+    /// How many more may be opened.
+    unopened: usize,
 }
 
 impl ToStream {
@@ -25,10 +33,14 @@ impl ToStream {
         limit: usize,
         timeout: Duration,
     ) -> Self {
-        let closed = || Line::closed(addr.clone(), limit, timeout);
+        let lines = Lines {
+            idle: Vec::new(),
+            unopened: connections,
+        };
         Self {
-            idle: Mutex::new((0..connections).map(|_| closed()).collect()),
+            lines: Mutex::new(lines),
             addr,
+            limit,
             timeout,
             given_back: Condvar::new(),
         }
@@ -37,24 +49,28 @@ impl ToStream {
     /// Waits for a connection that is not in use. The one that was used last comes first, so that
     /// there are no more open than needed.
     fn take(&self, deadline: Instant) -> Option<Line> {
-        let mut idle = self.idle();
+        let mut lines = self.lines();
         loop {
-            if let Some(line) = idle.pop() {
+            if let Some(line) = lines.idle.pop() {
                 return Some(line);
             }
+            if lines.unopened > 0 {
+                lines.unopened -= 1;
+                return Some(Line::closed(self.addr.clone(), self.limit, self.timeout));
+            }
             let left = deadline.checked_duration_since(Instant::now())?;
-            let waited = self.given_back.wait_timeout(idle, left);
-            idle = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.given_back.wait_timeout(lines, left);
+            lines = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     fn give_back(&self, line: Line) {
-        self.idle().push(line);
+        self.lines().idle.push(line);
         self.given_back.notify_one();
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Line>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

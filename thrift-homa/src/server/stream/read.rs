@@ -16,7 +16,8 @@ use crate::protocol::{Encoding, Protocol};
 /// Bytes that are read from a connection at once.
 const BUFFER: usize = 8 << 10;
 
-/// The longest frame of the thrift crate and its relatives. What claims to be longer is none.
+/// The longest frame of the thrift crate and its relatives. What claims to be longer is none, unless
+/// the limits allow it.
 const MAX_FRAME: usize = 16_384_000;
 
 /// So much of a message that is too long is looked at, to tell its sender.
@@ -95,9 +96,10 @@ impl Reader {
         let mut length = [0; 4];
         source.read_exact(&mut length)?;
         let length = u32::from_be_bytes(length) as usize;
-        if !(1..=MAX_FRAME).contains(&length) {
+        let longest = MAX_FRAME.max(self.limits.message_bytes);
+        if !(1..=longest).contains(&length) {
             return Err(Broken(format!(
-                "a frame of {length} bytes: they have 1 to {MAX_FRAME}, is the client's transport \
+                "a frame of {length} bytes: they have 1 to {longest}, is the client's transport \
                  framed?"
             )));
         }
