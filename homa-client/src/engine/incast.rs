@@ -9,8 +9,8 @@ impl Engine {
     /// Bytes that a message may send unasked.
     pub(super) fn unsched_bytes(&self, loopback: bool) -> usize {
         let own = self.settings.loopback.filter(|_| loopback);
-        own.and_then(|settings| settings.unsched_bytes)
-            .unwrap_or(self.rtt_bytes.bytes())
+        let own = own.and_then(|settings| settings.unsched_bytes);
+        self.rtt_bytes.bytes().max(own.unwrap_or(0))
     }
 
     /// How much of a message of which `wanted` bytes would be unscheduled may be: all of them, or

@@ -350,8 +350,7 @@ impl Engine {
         let loopback = found.loopback;
         let mut unscheduled = self.unsched_bytes(loopback);
         if asked > 0 {
-            let wanted = asked;
-            unscheduled = unscheduled.min(wanted.max(self.settings.packet_payload));
+            unscheduled = unscheduled.min(asked.max(self.settings.packet_payload));
         }
         self.set_outgoing(now, key, message, unscheduled);
         Ok(())

@@ -139,8 +139,8 @@ pub struct Loopback {
     pub packet_payload: usize,
     /// Bytes that a sender may be granted ahead of what has arrived from all, two packets to 1 GiB.
     pub max_incoming: usize,
-    /// Bytes of a message that are sent without waiting for a grant, 1 to 1 GiB; `None`: as many as
-    /// to others. Each round of grants wakes both sides, which takes longer than all the copying.
+    /// Bytes of a message that are sent without waiting for a grant, 1 to 1 GiB, if that is more than
+    /// to others; `None`: as many as to others. Each round of grants wakes both sides, which takes longer than all the copying.
     pub unsched_bytes: Option<usize>,
 }
 

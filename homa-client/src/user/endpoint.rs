@@ -646,9 +646,6 @@ const LOOPBACK_SHARE: usize = 4;
 /// Most bytes of a message on loopback that threads send unasked.
 const LOOPBACK_UNSCHED: usize = 512 << 10;
 
-/// What is sent unasked through a network whose speed is not known.
-const DEFAULT_UNSCHED: usize = 40_000;
-
 /// So many messages fit into a socket's buffer with what is sent of them unasked.
 const LOOPBACK_SENDERS: usize = 16;
 
@@ -681,15 +678,14 @@ fn settings(config: &Config, link: &Link, waits: Waits) -> Settings {
         Loopback {
             packet_payload,
             max_incoming: max_incoming.max(2 * packet_payload),
-            unsched_bytes: settings.unsched_bytes.or(match waits {
-                // Several long messages that come at once would keep the runtime's threads from
-                // short ones.
-                Waits::Runtime => None,
-                Waits::Threads => {
-                    let share = bulk_buffer / LOOPBACK_SENDERS;
-                    (share > DEFAULT_UNSCHED).then(|| share.min(LOOPBACK_UNSCHED))
+            unsched_bytes: match (settings.unsched_bytes, waits) {
+                (None, Waits::Threads) => {
+                    Some((bulk_buffer / LOOPBACK_SENDERS).clamp(1, LOOPBACK_UNSCHED))
                 }
-            }),
+                // Several long messages that come at once would keep a runtime's threads from short
+                // ones.
+                _ => None,
+            },
         }
     });
     settings.bulk_port = link.bulk_port();
