@@ -60,7 +60,7 @@ pub(crate) struct Arguments {
     /// Write what was counted to standard output every so many seconds, as a line of JSON.
     #[arg(long, value_name = "S", value_parser = values::parse_seconds)]
     metrics_every: Option<Duration>,
-    /// Write what was counted to this file at the end.
+    /// Write what was counted until it was told to stop to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// End with standard input, too.
