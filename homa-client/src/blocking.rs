@@ -18,6 +18,31 @@ use crate::stats::EndpointCounters;
 use crate::user::registry::Driven;
 use crate::{BindError, CallError, Config, Message};
 
+/// Lets other threads run if `bytes` is much: 48 KiB or more, the copying of which takes some
+/// 10 µs.
+///
+/// For threads that encode or decode long messages, between one piece and the next. A thread that
+/// has just got a short message, or is to receive for all, then waits for one piece at most and not
+/// for all of them, also where there are more busy threads than processors. Costs a system call,
+/// or nothing if `bytes` is less. The calls of this module do the same between two sends of a long
+/// message, and before they return one.
+///
+/// ```
+/// use std::io::Write;
+///
+/// use homa_client::{MessageWriter, blocking};
+///
+/// let mut writer = MessageWriter::new();
+/// for piece in vec![0; 500_000].chunks(64 << 10) {
+///     writer.write_all(piece)?;
+///     blocking::make_way(piece.len());
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn make_way(bytes: usize) {
+    crate::user::lead::make_way(bytes);
+}
+
 /// Makes RPCs, one at a time per thread; share clones among threads. See [`crate::Client`].
 ///
 /// ```

@@ -1,8 +1,31 @@
-//! [`BoundedWriter`]: a message that never grows past its limit.
+//! [`BoundedWriter`]: a message that never grows past its limit. And copying in pieces.
 
 use std::io::{self, Write};
 
+use bytes::Buf;
+use homa_client::blocking::make_way;
 use homa_client::{Message, MessageWriter};
+
+/// Between two pieces of this length a thread lets others run: a short call then waits for one of
+/// them, and not for a whole message.
+const PIECE: usize = 64 << 10;
+
+/// Writes all of it, in pieces.
+pub(crate) fn copy_in(writer: &mut MessageWriter, bytes: &[u8]) -> io::Result<usize> {
+    for piece in bytes.chunks(PIECE) {
+        writer.write_all(piece)?;
+        make_way(piece.len());
+    }
+    Ok(bytes.len())
+}
+
+/// Fills `into`, in pieces; there must be as many bytes.
+pub(crate) fn copy_out(bytes: &mut impl Buf, into: &mut [u8]) {
+    for piece in into.chunks_mut(PIECE) {
+        bytes.copy_to_slice(piece);
+        make_way(piece.len());
+    }
+}
 
 /// Gathers a message. What would pass the limit fails, and what was written before is forgotten at
 /// once: nothing of a message that is too long is kept, or sent.
@@ -63,7 +86,7 @@ impl Write for BoundedWriter {
             self.overflow();
             return Err(self.too_long());
         }
-        self.writer.write(bytes)
+        copy_in(&mut self.writer, bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

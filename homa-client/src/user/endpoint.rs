@@ -44,7 +44,7 @@ pub(crate) struct Endpoint {
     pub(super) capture: Option<Arc<Capture>>,
     pub(super) clock: Clock,
     /// The Homa port of this endpoint's client or server.
-    port: u16,
+    pub(super) port: u16,
     role: Role,
     /// Wakes the driver of a runtime.
     pub(super) nudged: Notify,

@@ -228,11 +228,16 @@ mod tests {
         let silent = std::net::UdpSocket::bind(any).unwrap();
         assert!(!endpoint.keep(&mut Vec::new()) && !is_nudged(&endpoint));
 
-        // As if the keeper were at it when a call is made.
-        endpoint.shards[0].lock().transmitting = true;
+        // As if a caller had left it to the keeper, being at it.
         let to = silent.local_addr().unwrap();
-        endpoint.call_detached(to, "hello".into()).unwrap();
-        endpoint.shards[0].lock().transmitting = false;
+        let mut state = endpoint.shards[0].lock();
+        let (now, message) = (endpoint.clock.now(), "hello".into());
+        let sent = state
+            .engine
+            .send_request(now, endpoint.port, to, to.port(), message, 0);
+        sent.unwrap();
+        state.missed = true;
+        drop(state);
         assert!(!is_nudged(&endpoint));
 
         assert!(endpoint.keep(&mut Vec::new()) && is_nudged(&endpoint));

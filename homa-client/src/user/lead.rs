@@ -46,7 +46,7 @@ use tokio::task::unconstrained;
 use super::background;
 use super::endpoint::{AWAKE, Endpoint, lock};
 use super::link::{Look, MAX_SOCKETS};
-use super::shard::{Delivery, LONG};
+use super::shard::Delivery;
 use crate::engine::Time;
 
 /// How long the role is vacant before the background thread watches the sockets. Calls that follow
@@ -162,10 +162,13 @@ pub(crate) fn wait<F: Future>(
     }
 }
 
-/// A thread that has got a message of so many bytes lets others run before it works on a long one:
-/// who has just been woken, to receive for all or with a short message, should not wait for that.
+/// From so many bytes on, work on them takes longer than letting others run first.
+const LONG_WORK: usize = 48 << 10;
+
+/// A thread lets others run before it works on so many bytes of a message, if they are many: who
+/// has just been woken, to receive for all or with a short message, should not wait for that.
 pub(crate) fn make_way(bytes: usize) {
-    if bytes >= LONG {
+    if bytes >= LONG_WORK {
         thread::yield_now();
     }
 }

@@ -1,15 +1,22 @@
 //! Sending: batches are filled under a shard's lock, and sent without it, on any thread.
+//!
+//! One thread at a time sends a shard's batches until none is left. Another one that has something
+//! to send meanwhile sends one batch, whose first packets are those of the shortest messages: a
+//! short request or reply does not wait for a thread that is busy with a long one, and may have
+//! lost its processor in the middle of it.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
+use std::thread;
 
 use super::endpoint::{AWAKE, Endpoint};
 use super::link::{Refusal, Refused};
 use super::shard::{Batch, Shard, State};
 use crate::engine::Transmit;
 
-/// Batches that a caller sends before it leaves the rest to the driver.
-const CALLER_BATCHES: usize = 4;
+/// Batches that a caller sends before it leaves the rest to the driver: as much of a message as
+/// threads send unasked on loopback.
+const CALLER_BATCHES: usize = 8;
 
 /// What became of a batch.
 struct Unsent {
@@ -18,12 +25,16 @@ struct Unsent {
 }
 
 impl Endpoint {
-    /// Sends whatever is ready, on this thread; unless another thread is at it, which then takes
-    /// this along.
+    /// Sends whatever is ready, on this thread; if another thread is at it, one batch of that.
     pub(super) fn transmit<'a>(&'a self, shard: &'a Shard, mut state: MutexGuard<'a, State>) {
         state.release_lazy(self.clock.now());
-        if state.transmitting || !state.stalled.is_empty() {
+        if !state.stalled.is_empty() {
             state.missed = true;
+            return;
+        }
+        if state.transmitting {
+            let calls = self.send_beside(shard, state);
+            self.inline_sends.fetch_add(calls, Ordering::Relaxed);
             return;
         }
         state.transmitting = true;
@@ -33,6 +44,9 @@ impl Endpoint {
             drop(state);
             let unsent = self.send(batch.transmits);
             self.inline_sends.fetch_add(unsent.calls, Ordering::Relaxed);
+            if full && self.lead.is_some() {
+                thread::yield_now();
+            }
             state = shard.lock();
             state.stalled.extend(unsent.rest);
             if !state.stalled.is_empty() {
@@ -47,6 +61,20 @@ impl Endpoint {
         self.nudge();
     }
 
+    /// Sends one batch while another thread is at it. Returns how many system calls that took.
+    fn send_beside<'a>(&'a self, shard: &'a Shard, mut state: MutexGuard<'a, State>) -> u64 {
+        let batch = state.fill(self.clock.now());
+        state.missed |= batch.full;
+        self.nudge_if_sooner(&state);
+        drop(state);
+        let unsent = self.send(batch.transmits);
+        if !unsent.rest.is_empty() {
+            shard.lock().stalled.extend(unsent.rest);
+            self.nudge();
+        }
+        unsent.calls
+    }
+
     /// One batch of each shard, sent by the driver. Returns whether there is more to send at once.
     pub(super) fn transmit_batches(&self) -> bool {
         let mut more = false;
@@ -59,7 +87,11 @@ impl Endpoint {
     fn transmit_batch(&self, shard: &Shard) -> bool {
         let mut state = shard.lock();
         if state.transmitting {
-            state.missed = true;
+            if state.stalled.is_empty() {
+                self.send_beside(shard, state);
+            } else {
+                state.missed = true;
+            }
             return false;
         }
         let batch = if state.stalled.is_empty() {
@@ -184,8 +216,54 @@ fn merge(refused: Vec<Refused>) -> Vec<Refused> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{SocketAddr, UdpSocket};
+    use std::sync::Arc;
+
     use super::*;
+    use crate::Config;
     use crate::engine::Unreachable;
+    use crate::user::endpoint::Role;
+    use crate::user::lead::Lead;
+
+    fn client() -> (Endpoint, UdpSocket) {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let lead = Some(Arc::new(Lead::new().unwrap()));
+        let endpoint = Endpoint::open(any, &Config::default(), Role::Client, lead).unwrap();
+        (endpoint, UdpSocket::bind(any).unwrap())
+    }
+
+    #[test]
+    fn a_short_message_leaves_while_another_thread_is_at_a_long_one() {
+        let (endpoint, silent) = client();
+        let to = silent.local_addr().unwrap();
+        let shard = &endpoint.shards[0];
+        shard.lock().transmitting = true;
+        endpoint.call_detached(to, "short".into()).unwrap();
+        assert_eq!(endpoint.counters().packets_sent, 1);
+        assert!(!shard.lock().missed, "nothing is left to the other thread");
+
+        endpoint.call_detached(to, vec![7; 300_000].into()).unwrap();
+        let state = shard.lock();
+        assert!(state.missed && state.transmitting, "only its first batch");
+        drop(state);
+        assert_eq!(endpoint.counters().packets_sent, 2);
+    }
+
+    #[test]
+    fn a_batch_of_long_packets_is_short() {
+        let (endpoint, silent) = client();
+        let to = silent.local_addr().unwrap();
+        let mut state = endpoint.shards[0].lock();
+        let (now, message) = (endpoint.clock.now(), vec![7; 300_000].into());
+        let sent = state
+            .engine
+            .send_request(now, endpoint.port, to, to.port(), message, 0);
+        sent.unwrap();
+        for _ in 0..2 {
+            let batch = state.fill(now);
+            assert!(batch.full && batch.transmits.len() == 1);
+        }
+    }
 
     #[test]
     fn what_is_said_many_times_is_heard_once() {

@@ -15,7 +15,7 @@ use super::faults::Faulty;
 use crate::charge::Charge;
 use crate::config::Config;
 use crate::engine::{
-    Engine, Event, Failure, Loopback, RpcId, SendError, Settings, Time, Transmit, Wake,
+    Engine, Event, Failure, Loopback, RpcId, Segment, SendError, Settings, Time, Transmit, Wake,
 };
 use crate::error::{BindError, CallError, Executed};
 use crate::message::Message;
@@ -23,6 +23,10 @@ use crate::server::{Origin, Request};
 
 /// Packets per batch: what is filled under the lock and sent after it is released.
 const BATCH: usize = 64;
+
+/// A batch that has so many bytes takes no more packets. On loopback they are long, and whoever
+/// sends looks for shorter messages after each.
+const BATCH_BYTES: usize = 48 << 10;
 
 /// How long packets are not paced by the device after one that does not go through it.
 const UNPACED: Duration = Duration::from_secs(1);
@@ -54,9 +58,9 @@ pub(super) struct State {
     /// What tests do to packets on their way to the link.
     pub(super) faults: Option<Box<Faulty>>,
     pub(super) waiting: Slab<Waiter>,
-    /// Whether some thread is between filling a batch and the next.
+    /// Whether some thread sends batch after batch. Others send one of their own meanwhile.
     pub(super) transmitting: bool,
-    /// Whether somebody found it transmitting and left something for the transmitter.
+    /// Whether one of them has left something to that thread.
     pub(super) missed: bool,
     /// What did not fit into the socket's send buffer.
     pub(super) stalled: VecDeque<Transmit>,
@@ -187,7 +191,7 @@ impl Shard {
 }
 
 impl State {
-    /// Up to [`BATCH`] packets.
+    /// Up to [`BATCH`] packets, and no more than reach [`BATCH_BYTES`].
     pub(super) fn fill(&mut self, now: Time) -> Batch {
         if self.unpaced_until.is_some_and(|until| until <= now) {
             self.unpaced_until = None;
@@ -198,10 +202,13 @@ impl State {
             faults.release_due(now, BATCH, &mut transmits);
         }
         let mut packets = transmits.len();
+        let mut bytes = 0;
         while packets < BATCH
+            && bytes < BATCH_BYTES
             && let Some(transmit) = self.engine.poll_transmit(now, BATCH - packets)
         {
             packets += transmit.segments.len();
+            bytes += transmit.segments.iter().map(Segment::len).sum::<usize>();
             if self.device_mbps.is_some() && self.is_own(transmit.to.ip()) {
                 // Packets to this host do not go through the device.
                 if self.unpaced_until.replace(now + UNPACED).is_none() {
@@ -215,7 +222,7 @@ impl State {
         }
         Batch {
             transmits,
-            full: packets >= BATCH,
+            full: packets >= BATCH || bytes >= BATCH_BYTES,
         }
     }
 

@@ -12,6 +12,7 @@ use homa_client::{Message, MessageWriter};
 
 use super::channel::Channel;
 use super::failure::HomaError;
+use crate::bounded::{copy_in, copy_out};
 
 /// The half of a [`HomaTransport`](crate::HomaTransport) that is written to.
 ///
@@ -54,7 +55,7 @@ impl Write for HomaWriteTransport {
             let error = self.channel.failed(HomaError::TooLong { size, limit });
             return Err(error.into());
         }
-        self.request.write(bytes)
+        copy_in(&mut self.request, bytes)
     }
 
     /// Sends what was written as one RPC. Does nothing if nothing was.
@@ -88,10 +89,8 @@ impl Read for HomaReadTransport {
             self.turn = Some(turn);
             self.reply = reply;
         }
-        let chunk = self.reply.chunk();
-        let count = into.len().min(chunk.len());
-        into[..count].copy_from_slice(&chunk[..count]);
-        self.reply.advance(count);
+        let count = into.len().min(self.reply.chunk().len());
+        copy_out(&mut self.reply, &mut into[..count]);
         Ok(count)
     }
 }

@@ -10,6 +10,7 @@ use thrift::protocol::{
 };
 use thrift::{ProtocolError, ProtocolErrorKind};
 
+use crate::bounded::copy_out;
 use crate::forward::forward_input;
 use crate::limits::Limits;
 use crate::protocol::Encoding;
@@ -34,7 +35,7 @@ impl<B: Buf> Read for Source<'_, B> {
             let text = format!("the message ends where {} bytes more belong", into.len());
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
         }
-        bytes.copy_to_slice(into);
+        copy_out(&mut *bytes, into);
         Ok(())
     }
 }
