@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use thrift_homa::gateway::{self, GatewayOptions};
-use thrift_homa::{CallMetrics, CallOutcome, Endpoint, Limits, ServerHandle};
+use thrift_homa::{CallMetrics, CallOutcome, Endpoint, Limits, ServerHandle, ServerStats};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
@@ -60,7 +60,7 @@ pub(crate) struct Arguments {
     /// Write what was counted to standard output every so many seconds, as a line of JSON.
     #[arg(long, value_name = "S", value_parser = values::parse_seconds)]
     metrics_every: Option<Duration>,
-    /// Write what was counted until it was told to stop to this file.
+    /// Write what was counted to this file at the end, with the calls that were under way.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// End with standard input, too.
@@ -123,14 +123,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let read = |gateway: &ServerHandle| Metrics::read(gateway, &seen, began);
+    let read = |stats: &ServerStats| Metrics::read(stats, &seen, began);
     let gateway = runtime.block_on(pass_on(arguments, options, read))?;
     // A thread may still be reading standard input.
     runtime.shutdown_background();
-    let metrics = read(&gateway);
     let ended = gateway.shutdown(arguments.grace);
     if let Some(path) = &arguments.json {
-        report::write_json(path, &metrics)?;
+        report::write_json(path, &read(&ended.stats))?;
     }
     writeln!(io::stdout(), "{ended}")?;
     if ended.is_clean() {
@@ -144,7 +143,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 async fn pass_on(
     arguments: &Arguments,
     options: GatewayOptions,
-    read: impl Fn(&ServerHandle) -> Metrics,
+    read: impl Fn(&ServerStats) -> Metrics,
 ) -> Result<ServerHandle, Box<dyn Error>> {
     // Before it listens, so that nobody who knows that it does can kill it with a signal.
     let mut terminated = signal(SignalKind::terminate())?;
@@ -171,7 +170,7 @@ async fn pass_on(
             _ = interrupted.recv() => return Ok(gateway),
             () = &mut stdin_ends => return Ok(gateway),
             _ = tick => {
-                let line = serde_json::to_string(&read(&gateway))?;
+                let line = serde_json::to_string(&read(&gateway.stats()))?;
                 writeln!(io::stdout(), "{line}")?;
             }
         }
@@ -186,8 +185,7 @@ fn ticks(every: Duration) -> Interval {
 }
 
 impl Metrics {
-    fn read(gateway: &ServerHandle, seen: &CallMetrics, began: Instant) -> Self {
-        let stats = gateway.stats();
+    fn read(stats: &ServerStats, seen: &CallMetrics, began: Instant) -> Self {
         let methods = seen.snapshot().into_iter().map(|(name, counts)| Method {
             name,
             calls: counts.calls(),

@@ -5,8 +5,11 @@ mod common;
 #[path = "common/suite.rs"]
 mod suite;
 
-use std::io::BufRead;
+use std::io::{BufRead, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::{ResultFile, homa_interop};
 use serde_json::Value;
@@ -68,10 +71,53 @@ fn it_tells_what_it_counts_and_ends_well_at_a_signal() {
         let is_ping = |it: &Value| it["name"].as_str().is_some_and(|it| it.ends_with("ping"));
         assert!(calls == 0 || methods.iter().any(is_ping), "{metrics}");
     }
+    terminate(&gateway);
+    gateway.ends_well();
+}
+
+fn terminate(gateway: &Server) {
     let pid = gateway.child.id().to_string();
     let killed = Command::new("kill").args(["-TERM", &pid]).status();
     assert!(killed.expect("there is one").success());
+}
+
+/// A server that holds its reply until the gateway takes nothing new any more.
+#[test]
+fn what_it_counted_at_the_end_has_the_calls_that_end_after_it_was_told_to_stop() {
+    const CALL: [u8; 21] = *b"\0\0\0\x11\x80\x01\0\x01\0\0\0\x04ping\0\0\0\x01\0";
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let to = format!("tcp+framed://{}", listener.local_addr().expect("bound"));
+    let file = ResultFile::new("gateway-drain");
+    let gateway = Server::gateway(FRAMED, &to, &["--json", file.path()]);
+    let addr = gateway.uris[0].strip_prefix("tcp+framed://");
+    let addr = addr.expect("as asked").to_owned();
+    let mut client = TcpStream::connect(&addr).expect("it listens");
+    client.write_all(&CALL).expect("it is sent");
+    let (mut server, _) = listener.accept().expect("the gateway's");
+    let mut request = CALL;
+    server.read_exact(&mut request).expect("the call");
+    assert_eq!(request, CALL);
+
+    terminate(&gateway);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect(&addr).is_ok() {
+        assert!(Instant::now() < deadline, "it still listens");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut reply = CALL;
+    reply[7] = 2;
+    server.write_all(&reply).expect("it is there");
+    let mut passed_on = CALL;
+    client.read_exact(&mut passed_on).expect("the reply");
+    assert_eq!(passed_on, reply);
     gateway.ends_well();
+    let metrics = read(&file);
+    assert_eq!(
+        (&metrics["calls"], &metrics["in_flight"]),
+        (&1.into(), &0.into())
+    );
+    assert_eq!(outcome(&metrics, "reply"), 1, "{metrics}");
+    assert_eq!(metrics["methods"][0]["calls"], 1, "{metrics}");
 }
 
 #[test]

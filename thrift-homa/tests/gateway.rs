@@ -324,7 +324,7 @@ fn a_gateway_that_stops_ends_the_calls_under_way_first() {
         .collect();
     until("all are under way", || gateway.stats().in_flight == 4);
     let report = gateway.shutdown(GRACE);
-    assert_eq!(report.answered, 4, "{report}");
+    assert_eq!((report.answered, report.stats.calls()), (4, 4), "{report}");
     for (number, call) in calls.into_iter().enumerate() {
         let reply = call.join().expect("no panic").expect("a reply");
         assert_eq!(reply, number.to_string());

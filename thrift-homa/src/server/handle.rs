@@ -48,6 +48,8 @@ pub struct ShutdownReport {
     /// Whether the clients have acknowledged all replies. If not, some may be lost. Over TCP and unix
     /// sockets, where replies are not acknowledged, whether all connections were closed in time.
     pub acknowledged: bool,
+    /// What the server has done since it was started, with the calls that ended during the shutdown.
+    pub stats: ServerStats,
 }
 
 impl ShutdownReport {
@@ -247,6 +249,7 @@ impl Inner {
             refused,
             abandoned,
             acknowledged,
+            stats: after,
         }
     }
 }
