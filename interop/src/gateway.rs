@@ -43,6 +43,10 @@ pub(crate) struct Arguments {
     /// Calls that wait for a worker; more are refused.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     queue: usize,
+    /// Connections of clients that are not on Homa; more are closed.
+    #[arg(long, value_name = "N", default_value_t = 1_000,
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    max_connections: u32,
     /// Connections to a server that is not on Homa, with one call at a time each.
     #[arg(long, value_name = "N", default_value_t = 16,
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -115,6 +119,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let mut options = GatewayOptions::default();
     options.server.workers = arguments.workers.get();
     options.server.queue = arguments.queue;
+    options.server.max_connections = usize::try_from(arguments.max_connections)?;
     options.server.limits = Limits::for_messages(usize::try_from(arguments.max_message_bytes)?);
     options.server.observer = Some(seen.clone());
     options.connections = usize::try_from(arguments.connections)?;

@@ -138,14 +138,23 @@ fn what_it_cannot_do_is_refused_by_name() {
         assert!(!output.status.success() && output.stdout.is_empty());
         assert!(stderr.contains(named), "{listen} {to}: {stderr}");
     }
-    let zero = [
-        "gateway",
-        "--listen",
-        FRAMED,
-        "--to",
-        HOMA,
-        "--connections",
-        "0",
-    ];
-    refused(&zero, 2);
+    for option in ["--connections", "--max-connections"] {
+        let zero = ["gateway", "--listen", FRAMED, "--to", HOMA, option, "0"];
+        let stderr = refused(&zero, 2);
+        assert!(stderr.contains(option), "{stderr}");
+    }
+}
+
+#[test]
+fn clients_beyond_the_limit_of_connections_are_closed() {
+    let to = "homa://127.0.0.1:1";
+    let gateway = Server::gateway(FRAMED, to, &["--max-connections", "1"]);
+    let addr = gateway.uris[0].strip_prefix("tcp+framed://");
+    let addr = addr.expect("as asked");
+    let _first = TcpStream::connect(addr).expect("it listens");
+    let mut second = TcpStream::connect(addr).expect("it listens");
+    second
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("a time");
+    assert_eq!(second.read(&mut [0]).expect("its end"), 0);
 }
