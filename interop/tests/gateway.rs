@@ -131,7 +131,11 @@ fn what_it_cannot_do_is_refused_by_name() {
             "tcp+framed://127.0.0.1:1",
             "32767",
         ),
-        (FRAMED, "homa://no-such-host.invalid:1", "name"),
+        (
+            FRAMED,
+            "homa://no-such-host.invalid:1",
+            "no-such-host.invalid",
+        ),
     ] {
         let output = homa_interop(&["gateway", "--listen", listen, "--to", to]);
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -9,6 +9,7 @@ use homa_client::options::{Engine, Role};
 use thrift::protocol::{TInputProtocol, TMultiplexedOutputProtocol, TOutputProtocol};
 use thrift::server::TProcessor;
 
+use crate::addr::HostPort;
 use crate::client::{ClientOptions, HomaTransport};
 use crate::config::{self, ClientConfig, ConfigError, Oneway};
 use crate::connection;
@@ -213,7 +214,7 @@ impl Endpoint {
             Place::Homa { host, port, engine } => {
                 let mut options = self.options.clone();
                 options.homa = engine.unwrap_or_default().configure(options.homa);
-                let transport = HomaTransport::open_with((host.as_str(), *port), options)?;
+                let transport = HomaTransport::open_with(HostPort(host, *port), options)?;
                 let (input, output) = transport.protocols();
                 Ok((Box::new(input), Box::new(output)))
             }
@@ -258,7 +259,7 @@ impl Endpoint {
         match &self.target.place {
             Place::Homa { host, port, engine } => {
                 options.homa = engine.unwrap_or_default().configure(options.homa);
-                HomaServer::<()>::bind(service, options, (host.as_str(), *port))?.spawn()
+                HomaServer::<()>::bind(service, options, HostPort(host, *port))?.spawn()
             }
             Place::Stream(addr) => {
                 if let Some(pieces) = &options.pieces {

@@ -1,8 +1,8 @@
 //! What Homa's errors are to Thrift.
 
-use std::io;
+use std::{fmt, io};
 
-use homa_client::{BindError, CallError};
+use homa_client::CallError;
 use thrift::{
     ApplicationError, ApplicationErrorKind, ProtocolError, ProtocolErrorKind, TransportError,
     TransportErrorKind,
@@ -66,9 +66,9 @@ fn kind(error: &CallError) -> TransportErrorKind {
     }
 }
 
-/// A local endpoint that cannot be opened.
-pub(crate) fn not_open(error: BindError) -> thrift::Error {
-    TransportError::new(TransportErrorKind::NotOpen, error.to_string()).into()
+/// What cannot be opened here, and why.
+pub(crate) fn not_open(why: impl fmt::Display) -> thrift::Error {
+    TransportError::new(TransportErrorKind::NotOpen, why.to_string()).into()
 }
 
 /// What an error says. The `Display` of [`thrift::Error`] tells no more than its kind.

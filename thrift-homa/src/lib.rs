@@ -44,6 +44,7 @@
 //! Homa message whose first byte no Thrift protocol begins with.
 #![forbid(unsafe_code)]
 
+mod addr;
 mod bounded;
 mod client;
 mod config;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use homa_client::options::{self, Engine, HomaUri, Role, UriParts};
 
+use crate::addr::HostPort;
 use crate::config::{Oneway, protocol};
 use crate::protocol::Protocol;
 
@@ -135,8 +136,7 @@ impl StreamAddr {
 impl fmt::Display for StreamAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
+            Self::Tcp { host, port, .. } => HostPort(host, *port).fmt(f),
             Self::Unix(path) => write!(f, "{}", path.display()),
         }
     }

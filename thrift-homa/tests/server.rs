@@ -685,7 +685,8 @@ fn options_out_of_range_and_names_that_do_not_resolve_are_refused_by_name() {
     let text = refused(builder().limits(Limits::for_messages(0)), "127.0.0.1:0");
     assert!(text.starts_with("limits.message_bytes = 0"), "{text}");
     let text = refused(builder(), "no.such.host.invalid:4000");
-    assert!(text.starts_with("the address does not resolve"), "{text}");
+    let named = text.contains("no.such.host.invalid") && text.contains("does not resolve");
+    assert!(named, "{text}");
     let text = refused(builder(), "127.0.0.1:40000");
     assert!(text.contains("40000"), "{text}");
 }

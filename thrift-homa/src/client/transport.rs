@@ -11,7 +11,6 @@ use thrift::transport::{
     ReadHalf, TIoChannel, TReadTransport, TReadTransportFactory, TWriteTransport,
     TWriteTransportFactory, WriteHalf,
 };
-use thrift::{TransportError, TransportErrorKind};
 
 use super::channel::Channel;
 use super::detached::Undelivered;
@@ -20,6 +19,7 @@ use super::halves::{HomaReadTransport, HomaWriteTransport};
 use super::link::{Link, TransportStats};
 use super::options::ClientOptions;
 use super::wrapper::{HomaInputProtocol, HomaOutputProtocol};
+use crate::addr::resolve;
 use crate::error::not_open;
 use crate::pieces::client::Pieces;
 use crate::protocol::Protocol;
@@ -67,7 +67,7 @@ impl HomaTransport {
     ///
     /// # Errors
     /// `Transport`/`NotOpen`: the name does not resolve, or no endpoint can be opened here.
-    pub fn open(server: impl ToSocketAddrs) -> thrift::Result<Self> {
+    pub fn open(server: impl ToSocketAddrs + fmt::Debug) -> thrift::Result<Self> {
         Self::open_with(server, ClientOptions::default())
     }
 
@@ -76,24 +76,16 @@ impl HomaTransport {
     /// # Errors
     /// As [`HomaTransport::open`]; also for settings of `options.homa` that are out of range.
     pub fn open_with(
-        server: impl ToSocketAddrs,
+        server: impl ToSocketAddrs + fmt::Debug,
         mut options: ClientOptions,
     ) -> thrift::Result<Self> {
-        let unresolved = |why: String| {
-            thrift::Error::from(TransportError::new(TransportErrorKind::NotOpen, why))
-        };
-        let mut addrs = server
-            .to_socket_addrs()
-            .map_err(|error| unresolved(format!("the server's name does not resolve: {error}")))?;
-        let peer = addrs
-            .next()
-            .ok_or_else(|| unresolved("the server's name resolves to no address".to_owned()))?;
+        let peer = resolve(server)?;
         let client = Client::bind(&options.homa).map_err(not_open)?;
         let whole = options.homa.protocol.max_message_bytes;
         let pieces = match options.pieces {
             None => None,
             Some(pieces) => {
-                pieces.check().map_err(unresolved)?;
+                pieces.check().map_err(not_open)?;
                 options.limits = pieces.extend(&options.limits);
                 Some(Pieces::new(pieces, whole))
             }

@@ -14,12 +14,12 @@ mod to_stream;
 
 use std::time::Duration;
 
-use homa_client::options::Role;
-use thrift::{TransportError, TransportErrorKind};
-
+use crate::addr::HostPort;
 use crate::endpoint::Endpoint;
+use crate::error::not_open;
 use crate::server::{Forward, ServerHandle, ServerOptions, Service};
 use crate::uri::Place;
+use homa_client::options::Role;
 use to_homa::ToHoma;
 use to_stream::ToStream;
 
@@ -101,18 +101,18 @@ pub fn serve(
     target.check(Role::Client)?;
     let timeout = target.timeout.unwrap_or(timeout);
     if timeout.is_zero() || timeout > MAX_TIMEOUT {
-        return Err(not_open(&format!(
+        return Err(not_open(format_args!(
             "timeout is {timeout:?}: a gateway waits up to {MAX_TIMEOUT:?} for a reply, and more \
              than 0"
         )));
     }
     if !(1..=MAX_CONNECTIONS).contains(&connections) {
-        return Err(not_open(&format!(
+        return Err(not_open(format_args!(
             "connections is {connections}: a gateway has 1 to {MAX_CONNECTIONS}"
         )));
     }
     if target.service.is_some() || target.protocol.is_some() || target.oneway.is_some() {
-        return Err(not_open(&format!(
+        return Err(not_open(format_args!(
             "a gateway passes messages on to {to} as they are: leave service, protocol and oneway \
              out of the URI"
         )));
@@ -121,22 +121,18 @@ pub fn serve(
     let forward: Box<dyn Forward> = match &target.place {
         Place::Homa { host, port, engine } => {
             let config = engine.unwrap_or_default().configure(homa);
-            Box::new(ToHoma::open((host.as_str(), *port), &config, timeout)?)
+            Box::new(ToHoma::open(HostPort(host, *port), &config, timeout)?)
         }
         Place::Stream(addr) if addr.is_framed() => {
             let limit = server.limits.message_bytes;
             Box::new(ToStream::new(addr.clone(), connections, limit, timeout))
         }
         Place::Stream(_) => {
-            return Err(not_open(&format!(
+            return Err(not_open(format_args!(
                 "a gateway cannot pass calls on to {to}, since it does not see where replies end \
                  there: use tcp+framed:// or unix+framed://"
             )));
         }
     };
     listen.serve_service(Service::Forward(forward), server)
-}
-
-fn not_open(text: &str) -> thrift::Error {
-    TransportError::new(TransportErrorKind::NotOpen, text).into()
 }

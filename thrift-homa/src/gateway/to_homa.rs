@@ -1,12 +1,12 @@
 //! [`ToHoma`]: passes calls on to a server on Homa.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use homa_client::blocking::Client;
 use homa_client::{Config, Message};
 
-use super::not_open;
+use crate::addr::{HostPort, resolve};
 use crate::control::{self, Received};
 use crate::process::{Answer, Caller, Response};
 use crate::server::{CallOutcome, Forward};
@@ -20,17 +20,11 @@ pub(super) struct ToHoma {
 
 impl ToHoma {
     pub(super) fn open(
-        to: impl ToSocketAddrs,
+        to: HostPort<'_>,
         config: &Config,
         timeout: Duration,
     ) -> thrift::Result<Self> {
-        let unresolved = |why: String| not_open(&format!("the server's name: {why}"));
-        let mut addrs = to
-            .to_socket_addrs()
-            .map_err(|error| unresolved(error.to_string()))?;
-        let to = addrs
-            .next()
-            .ok_or_else(|| unresolved("it has no address".to_owned()))?;
+        let to = resolve(to)?;
         Ok(Self {
             client: Client::bind(config).map_err(crate::error::not_open)?,
             to,

@@ -99,7 +99,7 @@ impl<P: TProcessor + Send + Sync + 'static> ServerBuilder<P> {
     /// # Errors
     /// An option is out of range, the name does not resolve, or the address cannot be had: always
     /// `NotOpen`, with a text that names it.
-    pub fn bind(self, addr: impl ToSocketAddrs) -> thrift::Result<HomaServer<P>> {
+    pub fn bind(self, addr: impl ToSocketAddrs + fmt::Debug) -> thrift::Result<HomaServer<P>> {
         self.bind_to(addr)
     }
 
@@ -107,11 +107,11 @@ impl<P: TProcessor + Send + Sync + 'static> ServerBuilder<P> {
     ///
     /// # Errors
     /// Those of [`bind`](Self::bind) and [`HomaServer::serve`].
-    pub fn listen(&mut self, addr: impl ToSocketAddrs) -> thrift::Result<()> {
+    pub fn listen(&mut self, addr: impl ToSocketAddrs + fmt::Debug) -> thrift::Result<()> {
         self.bind_to(addr)?.serve().map(drop)
     }
 
-    fn bind_to(&self, addr: impl ToSocketAddrs) -> thrift::Result<HomaServer<P>> {
+    fn bind_to(&self, addr: impl ToSocketAddrs + fmt::Debug) -> thrift::Result<HomaServer<P>> {
         let service = Service::Processor(self.processor.clone());
         HomaServer::bind(service, self.options.clone(), addr)
     }

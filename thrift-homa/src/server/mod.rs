@@ -36,6 +36,7 @@ pub(crate) use self::stream::{StreamListener, serve_stream};
 
 use self::core::Core;
 use self::handle::Carrier;
+use crate::addr::resolve;
 
 /// Serves a processor over Homa.
 ///
@@ -142,18 +143,10 @@ impl<P> HomaServer<P> {
     pub(crate) fn bind(
         service: Service,
         options: ServerOptions,
-        addr: impl ToSocketAddrs,
+        addr: impl ToSocketAddrs + fmt::Debug,
     ) -> thrift::Result<Self> {
-        let not_open = |text: String| {
-            thrift::Error::from(TransportError::new(TransportErrorKind::NotOpen, text))
-        };
         options.check()?;
-        let mut addrs = addr
-            .to_socket_addrs()
-            .map_err(|error| not_open(format!("the address does not resolve: {error}")))?;
-        let addr = addrs
-            .next()
-            .ok_or_else(|| not_open("the name resolves to no address".to_owned()))?;
+        let addr = resolve(addr)?;
         let mut limits = options.limits;
         // Longer replies could not be sent.
         let sent = options.homa.protocol.max_message_bytes;

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use thrift::{TransportError, TransportErrorKind};
-
 use super::Observer;
+use crate::error::not_open;
 use crate::limits::Limits;
 use crate::pieces::PieceOptions;
 use crate::protocol::Protocol;
@@ -114,8 +113,9 @@ impl ServerOptions {
             if (1..=MAX_THREADS).contains(&value) {
                 return Ok(());
             }
-            let text = format!("{key} = {value} is out of range: {range}");
-            Err(TransportError::new(TransportErrorKind::NotOpen, text).into())
+            Err(not_open(format_args!(
+                "{key} = {value} is out of range: {range}"
+            )))
         };
         within(
             "workers",
@@ -128,11 +128,12 @@ impl ServerOptions {
             "1 to 65536, default 1000",
         )?;
         if let Some(Err(text)) = self.pieces.map(|pieces| pieces.check()) {
-            return Err(TransportError::new(TransportErrorKind::NotOpen, text).into());
+            return Err(not_open(text));
         }
         if self.limits.message_bytes == 0 {
-            let text = "limits.message_bytes = 0 is out of range: at least 1, default 1000000";
-            return Err(TransportError::new(TransportErrorKind::NotOpen, text).into());
+            return Err(not_open(
+                "limits.message_bytes = 0 is out of range: at least 1, default 1000000",
+            ));
         }
         Ok(())
     }
