@@ -27,6 +27,9 @@ const MAX_HOMA_BYTES: usize = 1_000_000;
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The range of `connect_timeout`.
+const CONNECT_TIME: &str = "1ms or more; leave it out for 5s";
+
 /// A server by its URI: where it is or listens, and over what. The code of handlers and of callers
 /// is the same over all of them.
 ///
@@ -95,7 +98,7 @@ impl Endpoint {
         let target = Target::parse(&config.effective_uri()?)?;
         target.check(Role::Client)?;
         let mut options = ClientOptions {
-            timeout: config::checked_time("timeout", *timeout)?,
+            timeout: config::checked_time("timeout", *timeout, config::TIME)?,
             ..ClientOptions::default()
         };
         if let Some(bytes) = max_message_bytes {
@@ -111,7 +114,8 @@ impl Endpoint {
         homa.apply(&mut options.homa);
         options.homa.check()?;
         let service = service.as_deref().map(uri::service).transpose()?;
-        let connect_timeout = config::checked_time("connect_timeout", *connect_timeout)?;
+        let connect_timeout =
+            config::checked_time("connect_timeout", *connect_timeout, CONNECT_TIME)?;
         let mut endpoint = Self::new(target, options);
         endpoint.default_engine(*engine);
         endpoint.service = endpoint.service.or(service);

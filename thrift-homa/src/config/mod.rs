@@ -211,7 +211,7 @@ impl ServerConfig {
         if let Some(oneway) = oneway {
             options.oneway = *oneway;
         }
-        options.call_timeout = checked_time("call_timeout", *call_timeout)?;
+        options.call_timeout = checked_time("call_timeout", *call_timeout, TIME)?;
         if let Some(queued) = queued_at_shutdown {
             options.queued_at_shutdown = *queued;
         }
@@ -258,16 +258,20 @@ pub(crate) fn pieces(up_to: Option<usize>) -> Result<Option<PieceOptions>, Confi
     }
 }
 
+/// The range of times that have no limit by default.
+pub(crate) const TIME: &str = "1ms or more; leave it out for no limit";
+
 /// A call that has no time could never succeed.
 pub(crate) fn checked_time(
     key: &'static str,
     time: Option<Duration>,
+    range: &'static str,
 ) -> Result<Option<Duration>, ConfigError> {
     match time {
         Some(time) if time < Duration::from_millis(1) => Err(ConfigError::OutOfRange {
             key,
             value: format!("{time:?}"),
-            range: "1ms or more; leave it out for no limit",
+            range,
         }),
         time => Ok(time),
     }
