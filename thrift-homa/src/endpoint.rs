@@ -13,6 +13,7 @@ use crate::addr::HostPort;
 use crate::client::{ClientOptions, HomaTransport};
 use crate::config::{self, ClientConfig, ConfigError, Oneway};
 use crate::connection;
+use crate::error::not_open;
 use crate::server::{HomaServer, ServerHandle, ServerOptions, Service};
 use crate::uri::{self, Place, Target, UriError};
 
@@ -104,7 +105,7 @@ impl Endpoint {
         if let Some(bytes) = max_message_bytes {
             options.limits = config::limits(*bytes)?;
         }
-        options.pieces = config::pieces(*pieces_up_to)?;
+        options.pieces = config::pieces(*pieces_up_to, &options.limits)?;
         if let Some(protocol) = protocol {
             options.protocol = protocol.clone();
         }
@@ -226,6 +227,7 @@ impl Endpoint {
                 let mut options = self.options.clone();
                 // What goes in pieces over Homa goes as it is.
                 if let Some(pieces) = &options.pieces {
+                    pieces.check(&options.limits).map_err(not_open)?;
                     options.limits = pieces.extend(&options.limits);
                 }
                 let (input, output) =
@@ -267,6 +269,7 @@ impl Endpoint {
             }
             Place::Stream(addr) => {
                 if let Some(pieces) = &options.pieces {
+                    pieces.check(&options.limits).map_err(not_open)?;
                     options.limits = pieces.extend(&options.limits);
                 }
                 connection::serve(addr, service, options)

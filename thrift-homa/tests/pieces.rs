@@ -18,8 +18,8 @@ use thrift::protocol::{TInputProtocol, TOutputProtocol};
 use thrift::server::TProcessor;
 use thrift::{ApplicationErrorKind, TransportErrorKind};
 use thrift_homa::{
-    ClientOptions, HomaError, HomaInputProtocol, HomaOutputProtocol, HomaServer, HomaTransport,
-    PieceOptions, RefusedPiece, ServerHandle,
+    ClientOptions, Endpoint, HomaError, HomaInputProtocol, HomaOutputProtocol, HomaServer,
+    HomaTransport, PieceOptions, RefusedPiece, ServerHandle,
 };
 
 type Client = EchoClient<HomaInputProtocol, HomaOutputProtocol>;
@@ -536,5 +536,29 @@ fn options_out_of_range_are_named() {
             assert!(error.message.contains("pieces.max_bytes"), "{error}");
         }
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn pieces_shorter_than_whole_messages_are_refused_over_every_transport() {
+    for uri in ["homa://127.0.0.1:0?engine=udp", "tcp+framed://127.0.0.1:0"] {
+        let endpoint: Endpoint = uri.parse().expect(uri);
+        let mut options = thrift_homa::ServerOptions::default();
+        options.pieces = Some(PieceOptions::up_to(999_999));
+        let refused = |error: thrift::Error| {
+            let text = thrift_homa::error_text(&error);
+            let named = [
+                "pieces.max_bytes = 999999",
+                "limits.message_bytes = 1000000",
+            ];
+            assert!(named.iter().all(|named| text.contains(named)), "{text}");
+        };
+        let server = endpoint.serve(Echo::default(), options.clone());
+        refused(server.map(drop).expect_err(uri));
+        options.pieces = None;
+        let server = endpoint.serve(Echo::default(), options).expect(uri);
+        let mut endpoint: Endpoint = server.uri().parse().expect(uri);
+        endpoint.options_mut().pieces = Some(PieceOptions::up_to(999_999));
+        refused(endpoint.client().map(drop).expect_err(uri));
     }
 }

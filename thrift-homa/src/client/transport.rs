@@ -85,7 +85,7 @@ impl HomaTransport {
         let pieces = match options.pieces {
             None => None,
             Some(pieces) => {
-                pieces.check().map_err(not_open)?;
+                pieces.check(&options.limits).map_err(not_open)?;
                 options.limits = pieces.extend(&options.limits);
                 Some(Pieces::new(pieces, whole))
             }

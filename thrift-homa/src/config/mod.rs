@@ -32,7 +32,8 @@ use thrift::server::TProcessor;
 
 use crate::client::OnewayMode;
 use crate::endpoint::Endpoint;
-use crate::pieces::PieceOptions;
+use crate::limits::Limits;
+use crate::pieces::{BadPieces, PieceOptions};
 use crate::protocol::Protocol;
 use crate::server::{OnewayAck, QueuedAtShutdown, ServerHandle, ServerOptions};
 use crate::uri::UriError;
@@ -83,8 +84,8 @@ pub struct ClientConfig {
     /// 104,857,600 over the others. Default: 1,000,000.
     pub max_message_bytes: Option<usize>,
     /// Longest message in bytes where those over `max_message_bytes` go in pieces, see
-    /// [`PieceOptions`]; over the others they go as they are. 1 GiB at most. Client and server need
-    /// it. Default: none do.
+    /// [`PieceOptions`]; over the others they go as they are. At least `max_message_bytes`, 1 GiB at
+    /// most. Client and server need it. Default: none do.
     pub pieces_up_to: Option<usize>,
     /// `"binary"` or `"compact"`. Default: `"binary"`.
     pub protocol: Option<Protocol>,
@@ -221,7 +222,7 @@ impl ServerConfig {
         if let Some(bytes) = max_message_bytes {
             options.limits = limits(*bytes)?;
         }
-        options.pieces = pieces(*pieces_up_to)?;
+        options.pieces = pieces(*pieces_up_to, &options.limits)?;
         homa.apply(&mut options.homa);
         options.homa.check()?;
         Ok(options)
@@ -232,9 +233,9 @@ impl ServerConfig {
 const MAX_MESSAGE_BYTES: usize = 100 << 20;
 
 /// The limits for messages of so many bytes.
-pub(crate) fn limits(bytes: usize) -> Result<crate::limits::Limits, ConfigError> {
+pub(crate) fn limits(bytes: usize) -> Result<Limits, ConfigError> {
     if (1_000..=MAX_MESSAGE_BYTES).contains(&bytes) {
-        return Ok(crate::limits::Limits::for_messages(bytes));
+        return Ok(Limits::for_messages(bytes));
     }
     Err(ConfigError::OutOfRange {
         key: "max_message_bytes",
@@ -243,18 +244,31 @@ pub(crate) fn limits(bytes: usize) -> Result<crate::limits::Limits, ConfigError>
     })
 }
 
-/// What goes in pieces.
-pub(crate) fn pieces(up_to: Option<usize>) -> Result<Option<PieceOptions>, ConfigError> {
-    let pieces = up_to.map(PieceOptions::up_to);
-    match up_to {
-        Some(bytes) if pieces.is_some_and(|pieces| pieces.check().is_err()) => {
+/// What goes in pieces, beside these limits.
+pub(crate) fn pieces(
+    up_to: Option<usize>,
+    limits: &Limits,
+) -> Result<Option<PieceOptions>, ConfigError> {
+    let Some(pieces) = up_to.map(PieceOptions::up_to) else {
+        return Ok(None);
+    };
+    match pieces.check(limits) {
+        Ok(()) => Ok(Some(pieces)),
+        Err(BadPieces::BelowLimit {
+            max_bytes,
+            message_bytes,
+        }) => Err(ConfigError::PiecesBelowLimit {
+            pieces_up_to: max_bytes,
+            max_message_bytes: message_bytes,
+        }),
+        // The memory follows from it.
+        Err(BadPieces::OutOfRange { .. } | BadPieces::TooLittleMemory { .. }) => {
             Err(ConfigError::OutOfRange {
                 key: "pieces_up_to",
-                value: bytes.to_string(),
+                value: pieces.max_bytes.to_string(),
                 range: "1 to 1073741824 bytes; leave it out for none",
             })
         }
-        _ => Ok(pieces),
     }
 }
 
@@ -437,6 +451,17 @@ pub enum ConfigError {
         value: String,
         /// What is allowed.
         range: &'static str,
+    },
+    /// Pieces are for messages over `max_message_bytes`; this would lower that limit.
+    #[error(
+        "pieces_up_to = {pieces_up_to} is below max_message_bytes = {max_message_bytes}, which it \
+         would lower: raise it, or set max_message_bytes to less"
+    )]
+    PiecesBelowLimit {
+        /// `pieces_up_to`.
+        pieces_up_to: usize,
+        /// `max_message_bytes`, or its default.
+        max_message_bytes: usize,
     },
     /// A setting of the Homa endpoint is out of its range.
     #[error("in [homa]: {0}")]

@@ -143,6 +143,10 @@ fn values_out_of_range_are_refused_with_key_limit_and_remedy() {
             "pieces_up_to = 0",
             ["pieces_up_to = 0", "1 to 1073741824 bytes"],
         ),
+        (
+            "pieces_up_to = 999999",
+            ["pieces_up_to = 999999", "max_message_bytes = 1000000"],
+        ),
         ("homa.mtu = 9", ["in [homa]", "mtu"]),
     ] {
         let uri = if text.is_empty() || text.starts_with("uri") {
@@ -160,6 +164,10 @@ fn values_out_of_range_are_refused_with_key_limit_and_remedy() {
     for (text, named) in [
         ("call_timeout = '0s'", ["call_timeout = 0ns", "1ms or more"]),
         ("max_message_bytes = 104857601", ["104857601", "104857600"]),
+        (
+            "pieces_up_to = 5000000\nmax_message_bytes = 6000000",
+            ["pieces_up_to = 5000000", "max_message_bytes = 6000000"],
+        ),
         ("homa.shards = 0", ["in [homa]", "shards"]),
     ] {
         let config: ServerConfig = text.parse().unwrap();

@@ -13,6 +13,7 @@ mod options;
 pub(crate) mod transfers;
 pub(crate) mod wire;
 
+pub(crate) use self::options::BadPieces;
 pub use self::options::PieceOptions;
 pub use self::transfers::PieceStats;
 pub use self::wire::RefusedPiece;

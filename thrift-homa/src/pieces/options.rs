@@ -21,7 +21,8 @@ use crate::limits::Limits;
 #[non_exhaustive]
 pub struct PieceOptions {
     /// Longest message in bytes, request or reply: it takes the place of `limits.message_bytes`, and
-    /// of `limits.string_bytes` where that is no less. 1 to 1 GiB. The other limits hold as they are.
+    /// of `limits.string_bytes` where that is no less. 1 to 1 GiB, at least `limits.message_bytes`:
+    /// pieces are for longer messages, and lower no limit. The other limits hold as they are.
     pub max_bytes: usize,
     /// Servers: memory for pieces of requests that are not complete, and of replies that were not
     /// fetched, in bytes. Default 16 times `max_bytes`, at least that. What has no room is refused;
@@ -45,23 +46,29 @@ impl PieceOptions {
         }
     }
 
-    /// Which value is out of its range, if one is.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        let least = self.max_bytes;
-        if !(1..=MOST).contains(&self.max_bytes) {
-            return Err(format!(
-                "pieces.max_bytes = {} is out of range: 1 to {MOST} bytes",
-                self.max_bytes
-            ));
+    /// Which value is out of its range, if one is, beside these limits.
+    pub(crate) fn check(&self, limits: &Limits) -> Result<(), BadPieces> {
+        let max_bytes = self.max_bytes;
+        if !(1..=MOST).contains(&max_bytes) {
+            return Err(BadPieces::OutOfRange { max_bytes });
+        }
+        let message_bytes = limits.message_bytes;
+        if max_bytes < message_bytes {
+            return Err(BadPieces::BelowLimit {
+                max_bytes,
+                message_bytes,
+            });
         }
         for (key, value) in [
             ("pieces.memory_bytes", self.memory_bytes),
             ("pieces.memory_bytes_per_peer", self.memory_bytes_per_peer),
         ] {
-            if value < least {
-                return Err(format!(
-                    "{key} = {value} is out of range: at least pieces.max_bytes = {least}"
-                ));
+            if value < max_bytes {
+                return Err(BadPieces::TooLittleMemory {
+                    key,
+                    value,
+                    max_bytes,
+                });
             }
         }
         Ok(())
@@ -78,22 +85,55 @@ impl PieceOptions {
     }
 }
 
+/// Which option is out of its range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadPieces {
+    #[error("pieces.max_bytes = {max_bytes} is out of range: 1 to {MOST} bytes")]
+    OutOfRange { max_bytes: usize },
+    /// It would take its place all the same.
+    #[error(
+        "pieces.max_bytes = {max_bytes} is below limits.message_bytes = {message_bytes}, which it \
+         would lower: raise it, or lower that one yourself"
+    )]
+    BelowLimit {
+        max_bytes: usize,
+        message_bytes: usize,
+    },
+    #[error("{key} = {value} is out of range: at least pieces.max_bytes = {max_bytes}")]
+    TooLittleMemory {
+        key: &'static str,
+        value: usize,
+        max_bytes: usize,
+    },
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn values_out_of_range_are_named() {
-        PieceOptions::up_to(1).check().expect("in range");
-        PieceOptions::up_to(MOST).check().expect("in range");
+        let check = |options: PieceOptions, message_bytes| {
+            let checked = options.check(&Limits::for_messages(message_bytes));
+            checked.map_err(|error| error.to_string())
+        };
+        for max_bytes in [1, MOST] {
+            check(PieceOptions::up_to(max_bytes), 1).expect("in range");
+            check(PieceOptions::up_to(max_bytes), max_bytes).expect("in range");
+        }
         for max_bytes in [0, MOST + 1] {
-            let error = PieceOptions::up_to(max_bytes).check().expect_err("out");
+            let error = check(PieceOptions::up_to(max_bytes), 1).expect_err("out");
             assert!(error.starts_with("pieces.max_bytes = "), "{error}");
         }
+        let error = check(PieceOptions::up_to(99), 100).expect_err("below the limit");
+        assert!(
+            error.starts_with("pieces.max_bytes = 99 is below limits.message_bytes = 100"),
+            "{error}"
+        );
         let mut options = PieceOptions::up_to(100);
         options.memory_bytes_per_peer = 99;
         assert_eq!(
-            options.check().expect_err("too little"),
+            check(options, 1).expect_err("too little"),
             "pieces.memory_bytes_per_peer = 99 is out of range: at least pieces.max_bytes = 100"
         );
     }

@@ -127,8 +127,8 @@ impl ServerOptions {
             self.max_connections,
             "1 to 65536, default 1000",
         )?;
-        if let Some(Err(text)) = self.pieces.map(|pieces| pieces.check()) {
-            return Err(not_open(text));
+        if let Some(pieces) = &self.pieces {
+            pieces.check(&self.limits).map_err(not_open)?;
         }
         if self.limits.message_bytes == 0 {
             return Err(not_open(
