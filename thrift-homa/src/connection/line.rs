@@ -103,13 +103,13 @@ impl Line {
     }
 
     /// Sends a whole request and reads the whole reply to it, unless it is oneway, in frames and until
-    /// the deadline. What comes in between is told from the reply by `is_reply`.
+    /// the deadline, if there is one. What comes in between is told from the reply by `is_reply`.
     pub(crate) fn exchange(
         &mut self,
         request: &Message,
         is_oneway: bool,
         is_reply: impl Fn(&Message) -> bool,
-        deadline: Instant,
+        deadline: Option<Instant>,
     ) -> Result<Option<Message>, TransportError> {
         self.settle(deadline);
         let exchanged = self.try_exchange(request, is_oneway, is_reply, deadline);
@@ -124,14 +124,16 @@ impl Line {
         request: &Message,
         is_oneway: bool,
         is_reply: impl Fn(&Message) -> bool,
-        deadline: Instant,
+        deadline: Option<Instant>,
     ) -> io::Result<Option<Message>> {
         self.begin_request();
         for part in request.parts() {
             self.write(part)?;
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        (self.dial.timeout, self.timeout) = (left, Some(left));
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            (self.dial.timeout, self.timeout) = (left, Some(left));
+        }
         self.send(is_oneway)?;
         if is_oneway {
             self.oneways = self.oneways.saturating_add(1);
@@ -164,8 +166,8 @@ impl Line {
 
     /// Gives up a connection that the server has closed while nothing was under way, and skips what
     /// it has answered to oneway requests. To hang up then would lose those that it has not read.
-    fn settle(&mut self, deadline: Instant) {
-        self.deadline = Some(deadline);
+    fn settle(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
         loop {
             match self.look() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
