@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use thrift_homa::{Endpoint, ServerHandle, ServerOptions};
+use thrift_homa::{Endpoint, ServerHandle, ServerOptions, error_text};
 use tokio::signal::unix::{SignalKind, signal};
 use tonic_homa::transport::{self, Listener, Server};
 
@@ -61,8 +61,8 @@ enum ServeError {
         uri: String,
         source: Box<transport::Error>,
     },
-    #[error("cannot listen on {uri}: {why}")]
-    ListenThrift { uri: String, why: String },
+    #[error("cannot serve {uri}: {why}")]
+    ServeThrift { uri: String, why: String },
     #[error("the server stopped")]
     Stopped(#[source] Box<transport::Error>),
     #[error("{0} Thrift calls were given up after {GRACE:?}")]
@@ -162,9 +162,9 @@ fn serve_thrift(
     faults: &FaultArguments,
     ledger: &Arc<Ledger>,
 ) -> Result<(String, ServerHandle), ServeError> {
-    let cannot = |error: thrift::Error| ServeError::ListenThrift {
+    let cannot = |error: thrift::Error| ServeError::ServeThrift {
         uri: uri.to_owned(),
-        why: crate::thrift::describe(&error),
+        why: error_text(&error),
     };
     let serve = || {
         let endpoint: Endpoint = uri.parse()?;

@@ -41,6 +41,9 @@ fn bad_uris_and_faults_are_refused_by_name() {
         ] {
             let stderr = refused(&[command[0], command[1], uri], 1);
             assert!(stderr.contains(named), "{command:?} {uri}: {stderr}");
+            if command[0] == "serve" {
+                assert!(!stderr.contains("User"), "{stderr}");
+            }
         }
         let uri = "tcp+framed://127.0.0.1:0";
         let stderr = refused(&[command[0], command[1], uri, "--loss", "5"], 1);
@@ -50,6 +53,29 @@ fn bad_uris_and_faults_are_refused_by_name() {
         );
     }
     refused(&["thrift"], 2);
+}
+
+#[test]
+fn a_path_that_is_taken_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [file, socket] = ["file", "socket"].map(|name| folder.path().join(name));
+    std::fs::write(&file, "text").expect("a file");
+    let _living = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    for (path, why) in [(&file, "it is a file"), (&socket, "another program serves")] {
+        let uri = format!("unix+framed://{}", path.display());
+        let to = ["--to", "homa://127.0.0.1:1"];
+        for command in [
+            &["serve", "--thrift", &uri][..],
+            &["gateway", "--listen", &uri, to[0], to[1]],
+        ] {
+            let stderr = refused(command, 1);
+            let named = [&*path.to_string_lossy(), why, "another path"];
+            assert!(
+                named.iter().all(|named| stderr.contains(named)),
+                "{command:?}: {stderr}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -30,7 +30,6 @@ pub(crate) mod echo;
 
 pub(crate) use cases::CASES;
 pub(crate) use client::{Arguments, run};
-pub(crate) use context::describe;
 pub(crate) use service::processor;
 
 /// The names by which a multiplexed server knows its services; the first is the default one.

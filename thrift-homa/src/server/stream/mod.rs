@@ -5,6 +5,7 @@
 //! written: a client that is slow at either costs a thread and nothing else.
 
 mod connection;
+mod listen;
 mod permits;
 mod read;
 
@@ -12,8 +13,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use thrift::server::TProcessor;
-use thrift::{TransportError, TransportErrorKind};
 
 pub(super) use self::connection::Connection;
+pub(crate) use self::listen::StreamListener;
 
 use self::connection::Stream;
 use self::permits::Permits;
@@ -41,24 +41,6 @@ pub enum Framing {
     Framed,
     /// Nothing: each ends where the protocol says. For clients with buffered transports, or none.
     Buffered,
-}
-
-/// A socket that takes connections.
-#[derive(Debug)]
-pub(crate) enum StreamListener {
-    Tcp(TcpListener),
-    /// With its path, which is removed when the server has stopped.
-    Unix(UnixListener, PathBuf),
-}
-
-impl StreamListener {
-    pub(crate) fn unix(path: &Path) -> thrift::Result<Self> {
-        let listener = UnixListener::bind(path).map_err(|error| {
-            let text = format!("cannot listen on {}: {error}", path.display());
-            TransportError::new(TransportErrorKind::NotOpen, text)
-        })?;
-        Ok(Self::Unix(listener, path.to_owned()))
-    }
 }
 
 /// The pause after the system has refused to accept, say for lack of file descriptors.
