@@ -251,7 +251,7 @@ fn what_cannot_be_decoded_is_answered_and_what_is_no_message_closes_the_connecti
         (&stream).write_all(length).expect("it is sent");
         assert!(is_closed(&stream), "{length:02x?}");
     }
-    until(|| server.stats().connections_broken == 4);
+    until(|| server.stats().connections_broken == 5);
     assert!(server.shutdown(GRACE).is_clean());
 
     let server = tcp(Framing::Buffered, Echo::default(), ServerOptions::default());

@@ -30,8 +30,9 @@ pub struct ServerStats {
     /// Connections that were closed because there were `max_connections`, or no thread could be
     /// started.
     pub connections_refused: u64,
-    /// Connections that were closed because of what came on them: no message, one whose end could not
-    /// be found or took too long to come, or a client that does not read its replies.
+    /// Connections that were closed because of what came on them (no message, one in no known
+    /// protocol, one whose end could not be found or took too long to come), or because a reply could
+    /// not be written, or was not taken in time.
     pub connections_broken: u64,
     /// Messages in pieces, over Homa.
     pub pieces: PieceStats,

@@ -3,21 +3,21 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use homa_client::Message;
 
 use super::Framing;
+use super::countdown::Countdown;
 use crate::process::Response;
-
-/// How long a message may take to arrive once it has begun, and a reply to be taken. A connection
-/// on which nothing is under way may be idle for ever.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Replies up to so many bytes are put together with their length and sent by one system call.
 const SMALL: usize = 64 << 10;
+
+/// One system call is given so much at most: the timeout of a unix socket begins anew within longer
+/// ones.
+const CHUNK: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(super) enum Stream {
@@ -31,32 +31,52 @@ pub(in crate::server) struct Connection {
     stream: Stream,
     peer: Option<SocketAddr>,
     framing: Framing,
-    /// The buffer in which replies are put together. One reply at a time is written.
-    writing: Mutex<Vec<u8>>,
-    closed: AtomicBool,
+    /// How long a message may take to arrive once it has begun, and a reply to be taken. A connection
+    /// on which nothing is under way may be idle for ever.
+    patience: Duration,
+    /// One reply at a time is written.
+    writing: Mutex<Writing>,
+    /// Whoever closes it first says why.
+    end: OnceLock<End>,
+}
+
+/// What writing a reply takes.
+#[derive(Debug)]
+struct Writing {
+    /// In which replies are put together.
+    buffer: Vec<u8>,
+    countdown: Countdown,
+}
+
+/// Why a connection was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// There was nothing more to be done on it, or the server could not go on.
+    Done,
+    /// Because of what came on it, or because a reply could not be written.
+    Broken,
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, framing: Framing) -> io::Result<Self> {
+    pub(super) fn new(stream: Stream, framing: Framing, patience: Duration) -> io::Result<Self> {
         let peer = match &stream {
-            Stream::Tcp(stream) => {
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
-                Some(stream.peer_addr()?)
-            }
-            Stream::Unix(stream) => {
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
-                None
-            }
+            Stream::Tcp(stream) => Some(stream.peer_addr()?),
+            Stream::Unix(_) => None,
         };
-        Ok(Self {
+        let connection = Self {
             stream,
             peer,
             framing,
-            writing: Mutex::default(),
-            closed: AtomicBool::new(false),
-        })
+            patience,
+            writing: Mutex::new(Writing {
+                buffer: Vec::new(),
+                countdown: Countdown::new(patience),
+            }),
+            end: OnceLock::new(),
+        };
+        connection.set_read_timeout(patience)?;
+        connection.set_write_timeout(patience)?;
+        Ok(connection)
     }
 
     pub(super) fn peer(&self) -> Option<SocketAddr> {
@@ -65,6 +85,24 @@ impl Connection {
 
     pub(super) fn is_tcp(&self) -> bool {
         matches!(self.stream, Stream::Tcp(_))
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    pub(super) fn set_read_timeout(&self, time: Duration) -> io::Result<()> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.set_read_timeout(Some(time)),
+            Stream::Unix(stream) => stream.set_read_timeout(Some(time)),
+        }
+    }
+
+    fn set_write_timeout(&self, time: Duration) -> io::Result<()> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.set_write_timeout(Some(time)),
+            Stream::Unix(stream) => stream.set_write_timeout(Some(time)),
+        }
     }
 
     pub(super) fn read(&self, into: &mut [u8]) -> io::Result<usize> {
@@ -79,45 +117,70 @@ impl Connection {
         match response {
             Response::Message(message) => {
                 let written = self.write(message);
-                if written.is_err() {
-                    self.close();
+                if let Err(error) = &written {
+                    self.break_off(&format!("a reply cannot be written: {error}"));
                 }
                 written.is_ok()
             }
             // Other clients of this protocol know no control replies.
             Response::Accepted | Response::NotAccepted(_) | Response::Nothing => true,
             Response::NotUnderstood(why) => {
-                tracing::debug!(why, "a connection is closed");
-                self.close();
+                self.break_off(&why);
                 true
             }
         }
     }
 
     fn write(&self, message: Message) -> io::Result<()> {
-        let mut buffer = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Writing { buffer, countdown } = &mut *writing;
         buffer.clear();
         if self.framing == Framing::Framed {
             let length = u32::try_from(message.len()).map_err(io::Error::other)?;
             buffer.extend_from_slice(&length.to_be_bytes());
         }
-        if message.len() <= SMALL {
+        let is_small = message.len() <= SMALL;
+        if is_small {
             for part in message.parts() {
                 buffer.extend_from_slice(part);
             }
-            return self.write_all(&buffer);
         }
-        self.write_all(&buffer)?;
+        countdown.rest(|time| self.set_write_timeout(time))?;
+        countdown.start();
+        self.write_all(buffer, countdown)?;
+        if is_small {
+            return Ok(());
+        }
         for part in message.parts() {
-            self.write_all(part)?;
+            for chunk in part.chunks(CHUNK) {
+                countdown.go_on(|left| self.set_write_timeout(left))?;
+                self.write_all(chunk, countdown)?;
+            }
         }
         Ok(())
     }
 
-    fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+    fn write_all(&self, mut bytes: &[u8], countdown: &mut Countdown) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.write_some(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) if count == bytes.len() => return Ok(()),
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Err(error) => return Err(error),
+            }
+            countdown.go_on(|left| self.set_write_timeout(left))?;
+        }
+        Ok(())
+    }
+
+    fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.stream {
-            Stream::Tcp(stream) => (&mut &*stream).write_all(bytes),
-            Stream::Unix(stream) => (&mut &*stream).write_all(bytes),
+            Stream::Tcp(stream) => (&mut &*stream).write(bytes),
+            Stream::Unix(stream) => (&mut &*stream).write(bytes),
         }
     }
 
@@ -127,12 +190,27 @@ impl Connection {
     }
 
     pub(in crate::server) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.end(End::Done);
+    }
+
+    /// Closes it because of what came on it, or because a reply could not be written.
+    pub(super) fn break_off(&self, why: &str) {
+        tracing::debug!(why, "a connection is closed");
+        self.end(End::Broken);
+    }
+
+    fn end(&self, end: End) {
+        // It fails where somebody was faster.
+        let _ = self.end.set(end);
         self.shutdown(Shutdown::Both);
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.end.get().is_some()
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.end.get() == Some(&End::Broken)
     }
 
     fn shutdown(&self, how: Shutdown) {

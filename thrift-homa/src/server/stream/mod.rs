@@ -5,6 +5,7 @@
 //! written: a client that is slow at either costs a thread and nothing else.
 
 mod connection;
+mod countdown;
 mod listen;
 mod permits;
 mod read;
@@ -46,13 +47,16 @@ pub enum Framing {
 /// The pause after the system has refused to accept, say for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
+/// How long a message may take to arrive once it has begun, and a reply to be taken.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Serves a processor over TCP, with the options, limits, call context, observer and stop of a
 /// [`HomaServer`](crate::HomaServer); [`ServerOptions::homa`] and [`ServerOptions::oneway`] do not
 /// count.
 ///
 /// A connection may be idle for ever, which costs a thread. A message that has begun has to arrive
-/// within 30 seconds, and a reply to be taken within as many; a connection that breaks this, or on
-/// which something comes that is no message, is closed.
+/// within 30 seconds as a whole, however its bytes come, and a reply to be taken within as many; a
+/// connection that breaks this, or on which something comes that is no message, is closed.
 ///
 /// ```no_run
 /// use std::net::TcpListener;
@@ -103,6 +107,16 @@ pub(crate) fn serve_stream(
     service: Service,
     options: ServerOptions,
 ) -> thrift::Result<ServerHandle> {
+    serve_patiently(listener, framing, service, options, PATIENCE)
+}
+
+fn serve_patiently(
+    listener: StreamListener,
+    framing: Framing,
+    service: Service,
+    options: ServerOptions,
+    patience: Duration,
+) -> thrift::Result<ServerHandle> {
     options.check()?;
     let limits = options.limits;
     let core = Arc::new(Core::new(service, options, limits));
@@ -110,6 +124,7 @@ pub(crate) fn serve_stream(
     let server = Arc::new(StreamServer {
         listener,
         framing,
+        patience,
         core: core.clone(),
         permits,
         open: Mutex::default(),
@@ -129,6 +144,8 @@ pub(crate) fn serve_stream(
 pub(super) struct StreamServer {
     listener: StreamListener,
     framing: Framing,
+    /// [`PATIENCE`], but in tests.
+    patience: Duration,
     core: Arc<Core>,
     permits: Permits,
     open: Mutex<Open>,
@@ -234,7 +251,7 @@ impl StreamServer {
             tracing::debug!(%why, "a connection is refused");
             counts.connections_refused.fetch_add(1, Ordering::Relaxed);
         };
-        let connection = match Connection::new(stream, self.framing) {
+        let connection = match Connection::new(stream, self.framing, self.patience) {
             Ok(connection) => Arc::new(connection),
             Err(error) => return refuse(&error),
         };
@@ -279,7 +296,7 @@ impl StreamServer {
                 Ok(Some(next)) => next,
                 Ok(None) => break,
                 Err(Broken(why)) => {
-                    self.broken(&why);
+                    connection.break_off(&why);
                     break;
                 }
             };
@@ -299,14 +316,14 @@ impl StreamServer {
                     let refuse = |caller: &Caller| caller.too_long(size);
                     core.refuse(origin, (start, counted), replier, refuse);
                     if size.is_none() {
-                        self.broken("a message is over the limit, and its end is not known");
+                        connection.break_off("it is over the limit, and its end is not known");
                         break;
                     }
                 }
                 Next::Undecodable(start, why) => {
                     let refuse = |caller: &Caller| caller.malformed(&why);
                     core.refuse(origin, (start, start.len()), replier, refuse);
-                    self.broken(&why);
+                    connection.break_off(&why);
                     break;
                 }
             }
@@ -314,17 +331,15 @@ impl StreamServer {
                 break;
             }
             if let Err(Broken(why)) = reader.skip_rest() {
-                self.broken(&why);
+                connection.break_off(&why);
                 break;
             }
         }
         connection.close();
-    }
-
-    fn broken(&self, why: &str) {
-        tracing::debug!(why, "a connection is closed");
-        let broken = &self.core.counts.connections_broken;
-        broken.fetch_add(1, Ordering::Relaxed);
+        if connection.is_broken() {
+            let broken = &core.counts.connections_broken;
+            broken.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Waits for a permit to run a call.
@@ -388,3 +403,6 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

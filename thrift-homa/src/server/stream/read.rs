@@ -2,14 +2,14 @@
 
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use thrift::protocol::{
     TBinaryInputProtocol, TCompactInputProtocol, TInputProtocol, TMessageIdentifier, TType,
 };
 
 use super::Framing;
-use super::connection::{Connection, PATIENCE};
+use super::connection::Connection;
+use super::countdown::Countdown;
 use crate::limits::Limits;
 use crate::protocol::{Encoding, Protocol};
 
@@ -171,8 +171,8 @@ struct Buffered {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
-    /// When the message has to be complete that is being read.
-    deadline: Instant,
+    /// Of the message that is being read.
+    countdown: Countdown,
     tape: Tape,
     /// What kept a protocol from reading on.
     broken: Option<Broken>,
@@ -228,11 +228,11 @@ impl Read for Source {
 impl Buffered {
     fn new(connection: Arc<Connection>) -> Self {
         Self {
+            countdown: Countdown::new(connection.patience()),
             connection,
             buffer: vec![0; BUFFER].into_boxed_slice(),
             start: 0,
             end: 0,
-            deadline: Instant::now(),
             tape: Tape::default(),
             broken: None,
         }
@@ -240,6 +240,10 @@ impl Buffered {
 
     /// Waits for the first byte of a message; false at the end of the connection.
     fn begin(&mut self) -> Result<bool, Broken> {
+        let rested = self
+            .countdown
+            .rest(|time| self.connection.set_read_timeout(time));
+        rested.map_err(|error| Broken(error.to_string()))?;
         while self.start == self.end {
             match self.connection.read(&mut self.buffer) {
                 Ok(0) => return Ok(false),
@@ -250,7 +254,7 @@ impl Buffered {
                 Err(error) => return Err(Broken(error.to_string())),
             }
         }
-        self.deadline = Instant::now() + PATIENCE;
+        self.countdown.start();
         Ok(true)
     }
 
@@ -264,8 +268,9 @@ impl Buffered {
     /// Has at least one byte, in the middle of a message.
     fn fill(&mut self) -> Result<(), Broken> {
         while self.start == self.end {
+            self.go_on()?;
             let read = self.connection.read(&mut self.buffer);
-            (self.start, self.end) = (0, self.check(read)?);
+            (self.start, self.end) = (0, check(read)?);
         }
         Ok(())
     }
@@ -301,25 +306,26 @@ impl Buffered {
 
     /// Reads up to `left` bytes past the buffer.
     fn read_straight(&mut self, message: &mut Vec<u8>, left: usize) -> Result<(), Broken> {
+        self.go_on()?;
         let before = message.len();
         message.resize(before + left.min(KEEP), 0);
         let read = self.connection.read(&mut message[before..]);
         message.truncate(before + *read.as_ref().unwrap_or(&0));
-        self.check(read).map(drop)
+        check(read).map(drop)
     }
 
-    /// What a read in the middle of a message has come to.
-    fn check(&self, read: io::Result<usize>) -> Result<usize, Broken> {
-        let count = match read {
-            Ok(0) => return Err(Broken("it ended in a message".to_owned())),
-            Ok(count) => count,
-            Err(error) if is_pause(&error) => 0,
-            Err(error) => return Err(Broken(error.to_string())),
-        };
-        if Instant::now() >= self.deadline {
-            return Err(Broken(format!("a message has taken {PATIENCE:?} to come")));
-        }
-        Ok(count)
+    /// Whether there is time left for another read in the middle of a message.
+    fn go_on(&mut self) -> Result<(), Broken> {
+        let left = self
+            .countdown
+            .go_on(|left| self.connection.set_read_timeout(left));
+        left.map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => Broken(format!(
+                "a message has taken {:?} to come",
+                self.connection.patience()
+            )),
+            _ => Broken(error.to_string()),
+        })
     }
 
     /// Reads past at most `count` bytes; returns how many.
@@ -332,6 +338,16 @@ impl Buffered {
 
     fn take_tape(&mut self) -> Tape {
         std::mem::take(&mut self.tape)
+    }
+}
+
+/// What a read in the middle of a message has come to.
+fn check(read: io::Result<usize>) -> Result<usize, Broken> {
+    match read {
+        Ok(0) => Err(Broken("it ended in a message".to_owned())),
+        Ok(count) => Ok(count),
+        Err(error) if is_pause(&error) => Ok(0),
+        Err(error) => Err(Broken(error.to_string())),
     }
 }
 
