@@ -117,7 +117,7 @@ async fn serve(arguments: &Arguments, ledger: &Arc<Ledger>) -> Result<(), ServeE
     let thrift = thrift.map(|uri| serve_thrift(uri, &arguments.faults, ledger));
     let thrift: Vec<_> = thrift.collect::<Result<_, _>>()?;
     let uris = listeners.iter().map(|it| it.uri().to_string());
-    for uri in uris.chain(thrift.iter().map(|(uri, _)| uri.clone())) {
+    for uri in uris.chain(thrift.iter().map(ServerHandle::uri)) {
         writeln!(io::stdout(), "{LISTENING}{uri}")?;
     }
     let stop = async {
@@ -142,10 +142,10 @@ async fn serve(arguments: &Arguments, ledger: &Arc<Ledger>) -> Result<(), ServeE
         let stopped = services.serve(server, listeners, stop).await;
         stopped.map_err(|error| ServeError::Stopped(error.into()))?;
     }
-    thrift.iter().for_each(|(_, server)| server.stop());
+    thrift.iter().for_each(ServerHandle::stop);
     let end = Instant::now() + GRACE;
     let mut abandoned = 0;
-    for (_, server) in thrift {
+    for server in thrift {
         // This thread is done with everything else.
         let ended = server.shutdown(end.saturating_duration_since(Instant::now()));
         abandoned += ended.abandoned.len();
@@ -156,12 +156,12 @@ async fn serve(arguments: &Arguments, ledger: &Arc<Ledger>) -> Result<(), ServeE
     }
 }
 
-/// Starts a server for Thrift; tells where it listens.
+/// Starts a server for Thrift.
 fn serve_thrift(
     uri: &str,
     faults: &FaultArguments,
     ledger: &Arc<Ledger>,
-) -> Result<(String, ServerHandle), ServeError> {
+) -> Result<ServerHandle, ServeError> {
     let cannot = |error: thrift::Error| ServeError::ServeThrift {
         uri: uri.to_owned(),
         why: error_text(&error),
@@ -172,17 +172,5 @@ fn serve_thrift(
         options.homa = faults.config();
         endpoint.serve(crate::thrift::processor(ledger)?, options)
     };
-    let server = serve().map_err(cannot)?;
-    Ok((with_port(uri, &server), server))
-}
-
-/// The URI with the port that was taken.
-fn with_port(uri: &str, server: &ServerHandle) -> String {
-    match uri.split_once("://") {
-        Some((scheme, rest)) if server.unix_path().is_none() => {
-            let tail = rest.find(['/', '?']).map_or("", |at| &rest[at..]);
-            format!("{scheme}://{}{tail}", server.local_addr())
-        }
-        _ => uri.to_owned(),
-    }
+    serve().map_err(cannot)
 }

@@ -288,6 +288,27 @@ fn long_messages_pass_over_every_transport_with_one_more_line_on_both_sides() {
 }
 
 #[test]
+fn clients_need_nothing_but_the_uri_that_a_server_tells() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for server_uri in server_uris(folder.path()) {
+        for protocol in ["", "protocol=compact"] {
+            let separator = if server_uri.contains('?') { '&' } else { '?' };
+            let uri = format!("{server_uri}{separator}{protocol}");
+            let endpoint: Endpoint = uri.parse().expect(&uri);
+            let served = endpoint.serve(Echo::default(), ServerOptions::default());
+            let server = served.expect(&uri);
+            let told = server.uri();
+            if server_uri.starts_with("homa") {
+                assert!(told.starts_with("homa+udp://127.0.0.1:"), "{told}");
+            }
+            assert_eq!(told.contains("?protocol="), !protocol.is_empty(), "{told}");
+            assert_eq!(client(&told, None).echo("hello").expect(&told), "hello");
+            server.shutdown(GRACE);
+        }
+    }
+}
+
+#[test]
 fn a_port_and_a_path_can_be_used_again_after_a_shutdown() {
     let folder = tempfile::tempdir().expect("a folder");
     for server_uri in server_uris(folder.path()) {

@@ -7,10 +7,12 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use homa_client::blocking::Server;
+use homa_client::options::Engine;
 
 use super::core::Core;
 use super::stream::StreamServer;
 use super::{CallOutcome, QueuedAtShutdown, ServerStats, homa};
+use crate::protocol::Protocol;
 
 /// A running server, of any transport. Dropping it stops the server and waits for nothing: what it
 /// has taken is still answered. It may be dropped anywhere, inside a tokio runtime as well.
@@ -112,11 +114,24 @@ impl ServerHandle {
     }
 
     /// Where it listens, as an [`Endpoint`](crate::Endpoint) has it: what clients on this host can
-    /// call, unless it listens on all addresses.
+    /// call, unless it listens on all addresses. It names the engine and the protocol if there is but
+    /// one.
     pub fn uri(&self) -> String {
-        match &self.inner.carrier {
-            Carrier::Homa(server) => format!("homa://{}", server.local_addr()),
+        let options = &self.inner.core.options;
+        let place = match &self.inner.carrier {
+            Carrier::Homa(server) => {
+                let addr = server.local_addr();
+                match Engine::of(&options.homa) {
+                    Engine::Auto => format!("homa://{addr}"),
+                    engine => format!("homa+{engine}://{addr}"),
+                }
+            }
             Carrier::Stream(server) => server.uri(),
+        };
+        match options.protocol {
+            Some(Protocol::Binary) => format!("{place}?protocol=binary"),
+            Some(Protocol::Compact) => format!("{place}?protocol=compact"),
+            Some(Protocol::Custom(_)) | None => place,
         }
     }
 
