@@ -124,6 +124,11 @@ fn what_it_counted_at_the_end_has_the_calls_that_end_after_it_was_told_to_stop()
 fn what_it_cannot_do_is_refused_by_name() {
     for (listen, to, named) in [
         (FRAMED, "http://127.0.0.1:1", "http"),
+        (
+            "tcp+framed://0.0.0.0:1",
+            "tcp+framed://127.0.0.1:1",
+            "to itself",
+        ),
         (FRAMED, "homa://127.0.0.1:0", "port"),
         (HOMA, "tcp+buffered://127.0.0.1:1", "tcp+framed://"),
         (

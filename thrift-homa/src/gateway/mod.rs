@@ -9,6 +9,7 @@
 //! It is a server in every other respect: workers, queue, limits, observer, statistics and a stop
 //! that drains are those of [`ServerOptions`].
 
+mod itself;
 mod to_homa;
 mod to_stream;
 
@@ -20,6 +21,7 @@ use crate::error::not_open;
 use crate::server::{Forward, ServerHandle, ServerOptions, Service};
 use crate::uri::Place;
 use homa_client::options::Role;
+use itself::is_itself;
 use to_homa::ToHoma;
 use to_stream::ToStream;
 
@@ -85,7 +87,8 @@ const MAX_CONNECTIONS: usize = 65_536;
 ///
 /// # Errors
 /// `NotOpen` with a text that says what is wrong: an option out of range, a URI that cannot be used
-/// on its side, a name that does not resolve, or an address that cannot be had.
+/// on its side, one that leads back to the gateway, a name that does not resolve, or an address that
+/// cannot be had.
 pub fn serve(
     listen: &Endpoint,
     to: &Endpoint,
@@ -115,6 +118,12 @@ pub fn serve(
         return Err(not_open(format_args!(
             "a gateway passes messages on to {to} as they are: leave service, protocol and oneway \
              out of the URI"
+        )));
+    }
+    if is_itself(&listen.target().place, &target.place) {
+        return Err(not_open(format_args!(
+            "a gateway on {listen} would pass calls on to itself at {to}, again and again: name the \
+             address of the server there, or listen elsewhere"
         )));
     }
     to.bounded(server.limits.message_bytes)?;
