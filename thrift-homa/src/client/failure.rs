@@ -51,7 +51,10 @@ pub enum HomaError {
         limit: usize,
     },
     /// No reply before the deadline. The request may have run.
-    #[error("no reply from {peer} within {timeout:?}; the request may have run")]
+    #[error(
+        "no reply from {peer} within {timeout:?}; the request may have run{}",
+        no_server(.peer)
+    )]
     TimedOut {
         /// The server.
         peer: SocketAddr,
@@ -59,7 +62,7 @@ pub enum HomaError {
         timeout: Duration,
     },
     /// The RPC failed.
-    #[error("{0}")]
+    #[error("{error}{hint}", error = .0, hint = hint(.0))]
     Call(#[source] Arc<CallError>),
     /// The server did not understand the request, and executed nothing.
     #[error("the server did not understand the request: {text}")]
@@ -134,6 +137,27 @@ impl HomaError {
             | Self::BadPieces { .. } => io::ErrorKind::InvalidData,
             Self::NotAccepted { .. } | Self::TooManyOneways { .. } => io::ErrorKind::Other,
         }
+    }
+}
+
+/// Ports of Homa servers end here.
+const LAST_SERVER_PORT: u16 = 32_767;
+
+/// What to look at where nobody answers on a port that no server can have.
+fn no_server(peer: &SocketAddr) -> &'static str {
+    if peer.port() > LAST_SERVER_PORT {
+        "; is this its port? Homa servers have ports 1 to 32767"
+    } else {
+        ""
+    }
+}
+
+fn hint(error: &CallError) -> &'static str {
+    match error {
+        CallError::TimedOut { peer, .. } | CallError::PeerUnreachable { peer, .. } => {
+            no_server(peer)
+        }
+        _ => "",
     }
 }
 

@@ -7,6 +7,7 @@ use homa_client::blocking::Client;
 use homa_client::{Config, Message};
 
 use crate::addr::{HostPort, resolve};
+use crate::client::HomaError;
 use crate::control::{self, Received};
 use crate::process::{Answer, Caller, Response};
 use crate::server::{CallOutcome, Forward};
@@ -43,7 +44,7 @@ impl Forward for ToHoma {
                     "no reply from {to} within {timeout:?}; the call may have run"
                 ));
             }
-            Err(error) => return caller.unavailable(&error.to_string()),
+            Err(error) => return caller.unavailable(&HomaError::from(error).to_string()),
         };
         let Some(first) = reply.parts().next() else {
             return caller.unavailable("an empty reply");
