@@ -260,31 +260,60 @@ fn long_messages_pass_over_every_transport_with_one_more_line_on_both_sides() {
     let folder = tempfile::tempdir().expect("a folder");
     let long = "long ".repeat(500_000);
     for server_uri in server_uris(folder.path()) {
-        let serve = |line: &str| {
-            let config: ServerConfig = format!("uri = '{server_uri}'\n{line}")
-                .parse()
-                .expect("valid");
-            config.serve(Echo::default()).expect(&server_uri)
-        };
-        let echo = |server: &ServerHandle, line: &str| {
-            let uri = client_uri(&server_uri, server);
-            let config: ClientConfig = format!("uri = '{uri}'\n{line}").parse().expect("valid");
-            let endpoint = Endpoint::from_config(&config).expect(&uri);
-            let (input, output) = endpoint.client().expect(&uri);
-            EchoClient::new(input, output).echo(&long)
-        };
         let line = "pieces_up_to = 4000000";
-        let server = serve(line);
-        assert!(
-            echo(&server, line).expect(&server_uri) == long,
-            "{server_uri}"
-        );
-        assert!(echo(&server, "").is_err(), "{server_uri}");
+        let server = serve_with(&server_uri, line);
+        let echoed = echo_with(&server_uri, &server, line, &long);
+        assert!(echoed.expect(&server_uri) == long, "{server_uri}");
+        assert!(echo_with(&server_uri, &server, "", &long).is_err());
         server.shutdown(GRACE);
-        let server = serve("");
-        assert!(echo(&server, line).is_err(), "{server_uri}");
+        let server = serve_with(&server_uri, "");
+        assert!(echo_with(&server_uri, &server, line, &long).is_err());
         server.shutdown(GRACE);
     }
+}
+
+/// Longer than what the thrift crate and its relatives take by default, 16,384,000 bytes.
+#[test]
+fn messages_of_20_megabytes_pass_over_streams_with_raised_limits_on_both_sides() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let long = "twenty mb ".repeat(2_000_000);
+    let line = "max_message_bytes = 30000000";
+    for server_uri in &server_uris(folder.path())[1..] {
+        let server = serve_with(server_uri, line);
+        let echoed = echo_with(server_uri, &server, line, &long);
+        assert!(echoed.expect(server_uri) == long, "{server_uri}");
+        let refused = echo_with(server_uri, &server, "", &long);
+        assert_eq!(transport_kind(refused), TransportErrorKind::SizeLimit);
+        assert_eq!(server.stats().calls(), 1, "{server_uri}");
+        server.shutdown(GRACE);
+        let server = serve_with(server_uri, "");
+        let refused = echo_with(server_uri, &server, line, &long);
+        assert!(refused.is_err(), "{server_uri}");
+        let short = echo_with(server_uri, &server, line, "short");
+        assert_eq!(short.expect(server_uri), "short");
+        server.shutdown(GRACE);
+    }
+}
+
+/// A server of which the configuration has this line.
+fn serve_with(server_uri: &str, line: &str) -> ServerHandle {
+    let text = format!("uri = '{server_uri}'\n{line}");
+    let config: ServerConfig = text.parse().expect("valid");
+    config.serve(Echo::default()).expect(server_uri)
+}
+
+/// A call of a client of which the configuration has this line.
+fn echo_with(
+    server_uri: &str,
+    server: &ServerHandle,
+    line: &str,
+    text: &str,
+) -> thrift::Result<String> {
+    let uri = client_uri(server_uri, server);
+    let config: ClientConfig = format!("uri = '{uri}'\n{line}").parse().expect("valid");
+    let endpoint = Endpoint::from_config(&config).expect(&uri);
+    let (input, output) = endpoint.client().expect(&uri);
+    EchoClient::new(input, output).echo(text)
 }
 
 #[test]
