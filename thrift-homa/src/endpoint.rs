@@ -10,12 +10,12 @@ use thrift::protocol::{TInputProtocol, TMultiplexedOutputProtocol, TOutputProtoc
 use thrift::server::TProcessor;
 
 use crate::addr::HostPort;
-use crate::client::{ClientOptions, HomaTransport};
+use crate::client::{ClientOptions, HomaTransport, Undelivered};
 use crate::config::{self, ClientConfig, ConfigError, Oneway};
 use crate::connection;
 use crate::error::not_open;
 use crate::server::{HomaServer, ServerHandle, ServerOptions, Service};
-use crate::uri::{self, Place, Target, UriError};
+use crate::uri::{self, Place, StreamAddr, Target, UriError};
 
 /// What a generated client reads its replies from.
 pub type BoxedInputProtocol = Box<dyn TInputProtocol + Send>;
@@ -179,7 +179,58 @@ impl Endpoint {
         &self.target.uri
     }
 
-    /// Input and output protocol for a generated client. Make one pair for each thread.
+    /// Opens a transport there, of which any number of clients can be made, and which can be
+    /// [closed](EndpointTransport::close) when they are done. Over Homa they share its counters; over
+    /// TCP and unix sockets each has a connection of its own. This sends nothing.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use thrift_homa::Endpoint;
+    ///
+    /// # fn main() -> thrift::Result<()> {
+    /// let transport = Endpoint::from_env()?.open()?;
+    /// let (input, output) = transport.client()?;
+    /// // let mut client = JournalSyncClient::new(input, output);
+    /// // client.note("a oneway message")?;
+    /// # drop((input, output));
+    /// transport.close(Duration::from_secs(1))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Transport/NotOpen` if, over Homa, the server's name does not resolve or no endpoint can be
+    /// opened here, or if an option is out of its range; `User` with a [`UriError`] inside if the URI is
+    /// for servers only.
+    pub fn open(&self) -> thrift::Result<EndpointTransport> {
+        self.target.check(Role::Client)?;
+        self.bounded(self.options.limits.message_bytes)?;
+        let mut options = self.options.clone();
+        let way = match &self.target.place {
+            Place::Homa { host, port, engine } => {
+                options.homa = engine.unwrap_or_default().configure(options.homa);
+                Way::Homa(HomaTransport::open_with(HostPort(host, *port), options)?)
+            }
+            Place::Stream(addr) => {
+                // What goes in pieces over Homa goes as it is.
+                if let Some(pieces) = &options.pieces {
+                    pieces.check(&options.limits).map_err(not_open)?;
+                    options.limits = pieces.extend(&options.limits);
+                }
+                Way::Stream {
+                    server: addr.clone(),
+                    options: Arc::new(options),
+                    connect_timeout: self.connect_timeout,
+                }
+            }
+        };
+        let service = self.service.clone();
+        Ok(EndpointTransport { way, service })
+    }
+
+    /// Input and output protocol for a generated client: those of a transport of its own. Make one
+    /// pair for each thread. To close what they have sent, [`open`](Self::open) the transport.
     ///
     /// Over Homa this sends nothing. Over TCP and unix sockets it opens a connection, which is
     /// opened again by the next call after one that failed; a call ends within its timeout there as
@@ -190,11 +241,7 @@ impl Endpoint {
     /// `Transport/NotOpen` or `Transport/TimedOut` if the server's name does not resolve or it cannot
     /// be connected to; `User` with a [`UriError`] inside if the URI is for servers only.
     pub fn client(&self) -> thrift::Result<(BoxedInputProtocol, BoxedOutputProtocol)> {
-        let (input, output) = self.plain_client()?;
-        Ok(match &self.service {
-            Some(service) => (input, multiplexed(service, output)),
-            None => (input, output),
-        })
+        self.open()?.client()
     }
 
     /// The same as [`client`](Self::client), for this one of the server's services
@@ -207,34 +254,7 @@ impl Endpoint {
         &self,
         name: &str,
     ) -> thrift::Result<(BoxedInputProtocol, BoxedOutputProtocol)> {
-        let name = uri::service(name)?;
-        let (input, output) = self.plain_client()?;
-        Ok((input, multiplexed(&name, output)))
-    }
-
-    fn plain_client(&self) -> thrift::Result<(BoxedInputProtocol, BoxedOutputProtocol)> {
-        self.target.check(Role::Client)?;
-        self.bounded(self.options.limits.message_bytes)?;
-        match &self.target.place {
-            Place::Homa { host, port, engine } => {
-                let mut options = self.options.clone();
-                options.homa = engine.unwrap_or_default().configure(options.homa);
-                let transport = HomaTransport::open_with(HostPort(host, *port), options)?;
-                let (input, output) = transport.protocols();
-                Ok((Box::new(input), Box::new(output)))
-            }
-            Place::Stream(addr) => {
-                let mut options = self.options.clone();
-                // What goes in pieces over Homa goes as it is.
-                if let Some(pieces) = &options.pieces {
-                    pieces.check(&options.limits).map_err(not_open)?;
-                    options.limits = pieces.extend(&options.limits);
-                }
-                let (input, output) =
-                    connection::connect(addr.clone(), &options, self.connect_timeout)?;
-                Ok((Box::new(input), Box::new(output)))
-            }
-        }
+        self.open()?.client_for_service(name)
     }
 
     /// Serves there. What the URI says goes before `options`.
@@ -294,6 +314,102 @@ impl Endpoint {
                         them go in pieces (pieces_up_to)",
             }),
             _ => Ok(()),
+        }
+    }
+}
+
+/// The transport to one server, as [`Endpoint::open`] has opened it. A clone is the same transport.
+#[derive(Clone, Debug)]
+pub struct EndpointTransport {
+    way: Way,
+    service: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+enum Way {
+    Homa(HomaTransport),
+    Stream {
+        server: StreamAddr,
+        options: Arc<ClientOptions>,
+        connect_timeout: Duration,
+    },
+}
+
+impl EndpointTransport {
+    /// Input and output protocol for a generated client, as [`Endpoint::client`] gives them. Make one
+    /// pair for each thread.
+    ///
+    /// # Errors
+    ///
+    /// Over Homa none. Over TCP and unix sockets `Transport/NotOpen` or `Transport/TimedOut` if the
+    /// server's name does not resolve or it cannot be connected to.
+    pub fn client(&self) -> thrift::Result<(BoxedInputProtocol, BoxedOutputProtocol)> {
+        let (input, output) = self.plain_client()?;
+        Ok(match &self.service {
+            Some(service) => (input, multiplexed(service, output)),
+            None => (input, output),
+        })
+    }
+
+    /// The same for this one of the server's services, whatever the URI says about it.
+    ///
+    /// # Errors
+    ///
+    /// As [`client`](Self::client); and `User` with a [`UriError`] inside for a name that no service
+    /// can have.
+    pub fn client_for_service(
+        &self,
+        name: &str,
+    ) -> thrift::Result<(BoxedInputProtocol, BoxedOutputProtocol)> {
+        let name = uri::service(name)?;
+        let (input, output) = self.plain_client()?;
+        Ok((input, multiplexed(&name, output)))
+    }
+
+    /// The transport over Homa, for its counters, its last error and a timeout that can be changed;
+    /// `None` over TCP and unix sockets.
+    pub fn homa(&self) -> Option<&HomaTransport> {
+        match &self.way {
+            Way::Homa(transport) => Some(transport),
+            Way::Stream { .. } => None,
+        }
+    }
+
+    /// Waits up to `within` until the server has accepted all oneway messages that the clients of this
+    /// transport have sent, as [`HomaTransport::close`] does. Call this before the process ends, which
+    /// ends the delivery of what is under way.
+    ///
+    /// Over TCP and unix sockets this succeeds at once: a oneway call has handed its message to the
+    /// system before it returned, which delivers it also after the end of the process. Nobody learns
+    /// there whether the server has taken it.
+    ///
+    /// # Errors
+    ///
+    /// [`Undelivered`]: how many were not accepted in time, and how many have failed since the
+    /// transport was opened. The former go on being delivered while the process lives and the
+    /// endpoint is open.
+    pub fn close(self, within: Duration) -> Result<(), Undelivered> {
+        match self.way {
+            Way::Homa(transport) => transport.close(within),
+            Way::Stream { .. } => Ok(()),
+        }
+    }
+
+    fn plain_client(&self) -> thrift::Result<(BoxedInputProtocol, BoxedOutputProtocol)> {
+        match &self.way {
+            Way::Homa(transport) => {
+                let (input, output) = transport.clone().protocols();
+                Ok((Box::new(input), Box::new(output)))
+            }
+            Way::Stream {
+                server,
+                options,
+                connect_timeout,
+            } => {
+                let (input, output) =
+                    connection::connect(server.clone(), options, *connect_timeout)?;
+                Ok((Box::new(input), Box::new(output)))
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use thrift::{
     TransportErrorKind,
 };
 
-use crate::client::{HomaError, call_kind};
+use crate::client::{HomaError, Undelivered, call_kind};
 use crate::pieces::RefusedPiece;
 
 /// The Thrift error that says the same as `error`, and whether it is worth trying again:
@@ -55,6 +55,13 @@ impl From<HomaError> for thrift::Error {
                 ProtocolError::new(ProtocolErrorKind::InvalidData, text).into()
             }
         }
+    }
+}
+
+impl From<Undelivered> for thrift::Error {
+    /// As an error of the user's, from which it can be had back.
+    fn from(error: Undelivered) -> Self {
+        Self::User(Box::new(error))
     }
 }
 

@@ -67,7 +67,7 @@ pub use client::{
     OnewayMode, TransportStats, Undelivered,
 };
 pub use config::{ClientConfig, ConfigError, HomaOptions, ServerConfig, URI_VARIABLE};
-pub use endpoint::{BoxedInputProtocol, BoxedOutputProtocol, Endpoint};
+pub use endpoint::{BoxedInputProtocol, BoxedOutputProtocol, Endpoint, EndpointTransport};
 pub use error::{error_text, to_transport_error};
 pub use homa_client::options::Engine;
 pub use limits::Limits;

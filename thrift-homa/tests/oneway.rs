@@ -19,7 +19,8 @@ use peer::{PATIENCE, Peer, bytes, config, live_rpcs, message, process, until};
 use thrift::protocol::{TBinaryInputProtocol, TBinaryOutputProtocol};
 use thrift::{ApplicationErrorKind, TransportErrorKind};
 use thrift_homa::{
-    ClientOptions, HomaInputProtocol, HomaOutputProtocol, HomaTransport, OnewayMode,
+    ClientOptions, Endpoint, HomaInputProtocol, HomaOutputProtocol, HomaTransport, OnewayMode,
+    ServerOptions, Undelivered,
 };
 
 type Client = EchoClient<HomaInputProtocol, HomaOutputProtocol>;
@@ -156,6 +157,58 @@ fn closing_tells_of_what_was_not_accepted() {
     );
     let stats = transport.stats();
     assert_eq!((stats.oneways_accepted, stats.oneways_failed), (2, 1));
+}
+
+#[test]
+fn the_transport_of_an_endpoint_tells_of_what_its_clients_have_not_delivered() {
+    let (peer, held) = holding(&config(7));
+    let mut endpoint: Endpoint = format!("homa://{}?engine=udp", peer.addr())
+        .parse()
+        .expect("a URI");
+    endpoint.options_mut().homa = config(7);
+    let transport = endpoint.open().expect("an endpoint");
+    for _ in 0..3 {
+        let (input, output) = transport.client().expect("a client");
+        EchoClient::new(input, output).zip().expect("it is sent");
+    }
+    let within = Duration::from_millis(30);
+    let began = Instant::now();
+    let undelivered = transport.clone().close(within).expect_err("nobody accepts");
+    assert!(began.elapsed() >= within);
+    assert_eq!((undelivered.waiting, undelivered.failed), (3, 0));
+    let error = thrift::Error::from(undelivered);
+    match error {
+        thrift::Error::User(error) => assert!(error.is::<Undelivered>(), "{error}"),
+        other => panic!("{other:?}"),
+    }
+    until("all have come", || {
+        held.lock().expect("no panic").len() == 3
+    });
+    answer_all(&held);
+    transport.clone().close(PATIENCE).expect("all are accepted");
+    let stats = transport.homa().expect("it is over Homa").stats();
+    assert_eq!((stats.oneways, stats.oneways_accepted), (3, 3));
+}
+
+#[test]
+fn a_transport_over_connections_has_nothing_to_wait_for() {
+    let service = Echo::default();
+    let endpoint: Endpoint = "tcp+framed://127.0.0.1:0".parse().expect("a URI");
+    let server = endpoint.serve(service.clone(), ServerOptions::default());
+    let server = server.expect("a server");
+    let endpoint: Endpoint = server.uri().parse().expect("a URI");
+    let transport = endpoint.open().expect("a transport");
+    for number in 1..=2 {
+        let (input, output) = transport.client().expect("a connection");
+        let mut client = EchoClient::new(input, output);
+        client.zip().expect("it is sent");
+        drop(client);
+        transport.clone().close(Duration::ZERO).expect("a success");
+        until("it has run", || {
+            service.zips.load(Ordering::SeqCst) == number
+        });
+    }
+    assert!(transport.homa().is_none());
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub(crate) use listen::serve;
 /// Opens a connection, and what a generated client needs to use it.
 pub(crate) fn connect(
     server: StreamAddr,
-    options: &ClientOptions,
+    options: &Arc<ClientOptions>,
     connect_timeout: Duration,
 ) -> thrift::Result<(LineInputProtocol, LineOutputProtocol)> {
     let dial = Dial {
@@ -36,7 +36,7 @@ pub(crate) fn connect(
     let line = Line::open(dial, options.limits.message_bytes, options.timeout)?;
     let ends = Ends {
         line: Arc::new(Mutex::new(line)),
-        options: Arc::new(options.clone()),
+        options: options.clone(),
     };
     let input = LineInputProtocol {
         inner: ends.input(),
