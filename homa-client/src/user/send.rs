@@ -58,6 +58,8 @@ impl Endpoint {
             }
         }
         state.transmitting = false;
+        // Whoever is nudged sends that, too.
+        state.missed = false;
         self.nudge();
     }
 

@@ -378,12 +378,14 @@ fn packets_are_marked_with_their_level() {
         });
         echo.stop();
         let mut seen = [0; 2];
+        let mut asked_for = 0;
         for spy in spies {
             for (tos, packet) in overheard(&spy, v6) {
                 let (common, packet) = Packet::parse(Carrier::Ip, &packet).unwrap();
                 match packet {
-                    // RESEND asks for a level of its own.
-                    Packet::Data(data) if data.retransmit => {}
+                    // RESEND asks for a level of its own; on a busy machine before the packet has
+                    // left for the first time.
+                    Packet::Data(data) if data.retransmit => asked_for += 1,
                     Packet::Data(data) => {
                         assert_eq!(data.sequence, data.segment_offset);
                         assert!(data.offset() < 100_000);
@@ -400,7 +402,9 @@ fn packets_are_marked_with_their_level() {
                 }
             }
         }
-        assert!(seen[0] >= 2 * 71 && seen[1] >= 3, "{seen:?}");
+        let data = seen[0] + asked_for;
+        assert!(seen[0] >= 71 && data >= 2 * 71, "{seen:?}, {asked_for}");
+        assert!(seen[1] >= 3, "{seen:?}");
     }
 }
 

@@ -57,3 +57,14 @@ pub use channel::{Channel, Endpoint};
 pub use counters::{CallCounters, CallMonitor};
 #[doc(inline)]
 pub use server::{HomaConnectInfo, Listener, Router, ServeAddr, Server, Wire};
+
+/// From so many bytes on, decoding a message takes longer than letting other tasks run first.
+const LONG_WORK: usize = 48 << 10;
+
+/// A task lets others run before it decodes so many bytes, if they are many: those with short
+/// messages, and whoever receives, should not wait for that.
+async fn make_way(bytes: usize) {
+    if bytes >= LONG_WORK {
+        tokio::task::yield_now().await;
+    }
+}

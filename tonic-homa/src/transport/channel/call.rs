@@ -30,6 +30,7 @@ use crate::resolve::{no_address, resolve};
 use crate::status::{self, ResetError};
 use crate::transport::CallCounters;
 use crate::transport::body::{Outgoing, Received};
+use crate::transport::make_way;
 use crate::transport::stream::pull::Puller;
 use crate::transport::stream::{
     Inlet, Outlet, Over, Parts, Pump, Pumped, START_CREDIT, Stream, Way, take_header,
@@ -211,6 +212,7 @@ impl HomaChannel {
                 false => Poll::Pending,
             };
             let outcome = answered(answer, failure).await?;
+            make_way(outcome.as_ref().map_or(0, Message::len)).await;
             return self.opened(route, open, None, outcome, deadline).await;
         }
         let total = body.has_ended().then_some(body.ready.len() as u64);

@@ -27,6 +27,7 @@ use crate::metadata::{self, RequestHead};
 use crate::status;
 use crate::transport::body::{Outgoing, Received};
 use crate::transport::identity::{CallKey, Places};
+use crate::transport::make_way;
 use crate::transport::stream::pull::Answerer;
 use crate::transport::stream::{
     Over, Piece, Pump, Pumped, START_CREDIT, Stream, Way, reply, reply_lazily, sections,
@@ -87,6 +88,7 @@ impl Call {
             (Some(self.into_request(&mut answer)), None)
         };
         async move {
+            make_way(rest.as_ref().map_or(0, |call| call.message.len())).await;
             let prepared = match (prepared, rest) {
                 (Some(prepared), _) => prepared,
                 (None, Some(call)) => call.into_request(&mut answer),
