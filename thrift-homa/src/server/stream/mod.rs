@@ -9,6 +9,7 @@ mod countdown;
 mod listen;
 mod permits;
 mod read;
+mod unix;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -85,7 +86,7 @@ pub fn serve_tcp(
 }
 
 /// Serves a processor on a unix socket, as [`serve_tcp`] does over TCP. The path must not exist; it
-/// is removed when the server has stopped.
+/// is removed when the server is stopped, unless another program has put its own socket there.
 ///
 /// # Errors
 /// The path cannot be had or an option is out of range (`NotOpen`), or no thread can be started.
@@ -134,7 +135,6 @@ fn serve_patiently(
     super::watch_deadlines(&core)?;
     super::start("thrift-accept".to_owned(), move || {
         server.accept_all();
-        server.remove_path();
         drop(shift);
     })?;
     Ok(handle)
@@ -176,14 +176,16 @@ impl StreamServer {
                 Ok(addr) => format!("tcp+{framing}://{addr}"),
                 Err(error) => format!("tcp+{framing}://({error})"),
             },
-            StreamListener::Unix(_, path) => format!("unix+{framing}://{}", path.display()),
+            StreamListener::Unix(path, _) => {
+                format!("unix+{framing}://{}", path.path().display())
+            }
         }
     }
 
     pub(super) fn unix_path(&self) -> Option<&Path> {
         match &self.listener {
             StreamListener::Tcp(_) => None,
-            StreamListener::Unix(_, path) => Some(path),
+            StreamListener::Unix(path, _) => Some(path.path()),
         }
     }
 
@@ -195,11 +197,15 @@ impl StreamServer {
     /// Takes no more connections, and no more messages on those that are open. The core knows
     /// already that it stops.
     pub(super) fn stop(&self) {
-        // Wakes the thread that accepts, and refuses whoever connects from now on.
         let listener = match &self.listener {
             StreamListener::Tcp(listener) => SockRef::from(listener),
-            StreamListener::Unix(listener, _) => SockRef::from(listener),
+            StreamListener::Unix(path, listener) => {
+                // As long as it listens nobody takes the path for abandoned, and replaces it.
+                path.remove();
+                SockRef::from(listener)
+            }
         };
+        // Wakes the thread that accepts, and refuses whoever connects from now on.
         let _ = listener.shutdown(std::net::Shutdown::Both);
         if self.core.refusal().is_some() {
             self.permits.close();
@@ -241,7 +247,7 @@ impl StreamServer {
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
             }
-            StreamListener::Unix(listener, _) => Ok(Stream::Unix(listener.accept()?.0)),
+            StreamListener::Unix(_, listener) => Ok(Stream::Unix(listener.accept()?.0)),
         }
     }
 
@@ -353,14 +359,6 @@ impl StreamServer {
             permits::Refused::Late => core.too_late(origin.received_at.elapsed()),
             permits::Refused::Closed => "shutting down".to_owned(),
         })
-    }
-
-    fn remove_path(&self) {
-        if let StreamListener::Unix(_, path) = &self.listener
-            && let Err(error) = std::fs::remove_file(path)
-        {
-            tracing::debug!(%error, path = %path.display(), "the socket's path stays");
-        }
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {

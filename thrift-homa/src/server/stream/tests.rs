@@ -132,3 +132,49 @@ fn a_reply_that_is_sipped_has_no_more_time_than_any_other() {
         assert_eq!((stats.connections_broken, stats.undelivered), (1, 1));
     }
 }
+
+/// As when a service is restarted: the next one starts while the last one ends.
+#[test]
+fn a_server_that_stops_does_not_remove_the_socket_of_its_successor() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let start = || {
+        let listener = StreamListener::unix_again(&path)?;
+        thrift::Result::Ok(serve(listener, Framing::Framed, 10))
+    };
+    let mut server = start().unwrap();
+    for _ in 0..30 {
+        let next = thread::scope(|scope| {
+            let next = scope.spawn(|| {
+                let mut next = None;
+                until(|| {
+                    next = start().ok();
+                    next.is_some()
+                });
+                next
+            });
+            server.shutdown(PATIENCE);
+            next.join().unwrap()
+        });
+        let mut stream = UnixStream::connect(&path).expect("the next one's");
+        stream.write_all(&framed(PING)).unwrap();
+        stream.read_exact(&mut [0; 4]).unwrap();
+        server = next.unwrap();
+    }
+    server.shutdown(PATIENCE);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_server_whose_socket_was_replaced_by_hand_leaves_the_new_one_when_it_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let start = || serve(StreamListener::unix(&path).unwrap(), Framing::Framed, 10);
+    let first = start();
+    std::fs::remove_file(&path).unwrap();
+    let second = start();
+    first.shutdown(PATIENCE);
+    UnixStream::connect(&path).expect("that of the second");
+    second.shutdown(PATIENCE);
+    assert!(!path.exists());
+}
