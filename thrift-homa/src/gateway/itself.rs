@@ -1,6 +1,7 @@
 //! Whether a gateway would pass calls on to itself.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::path::{Path, PathBuf};
 
 use homa_client::options::Engine;
 
@@ -24,7 +25,7 @@ pub(super) fn is_itself(listen: &Place, to: &Place) -> bool {
             may_meet && is_same(HostPort(host, *port), HostPort(to_host, *to_port))
         }
         (Place::Stream(StreamAddr::Unix(listen)), Place::Stream(StreamAddr::Unix(to))) => {
-            listen == to
+            real(listen) == real(to)
         }
         (
             Place::Stream(StreamAddr::Tcp { host, port, .. }),
@@ -36,6 +37,14 @@ pub(super) fn is_itself(listen: &Place, to: &Place) -> bool {
         ) => is_same(HostPort(host, *port), HostPort(to_host, *to_port)),
         _ => false,
     }
+}
+
+/// The path without links. A socket need not exist yet, only its folder.
+fn real(path: &Path) -> PathBuf {
+    let in_folder = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    let real = path.canonicalize().ok().or_else(in_folder);
+    // What cannot be found is refused where it is needed.
+    real.unwrap_or_else(|| path.to_owned())
 }
 
 fn is_same(listen: HostPort<'_>, to: HostPort<'_>) -> bool {
@@ -114,5 +123,25 @@ mod tests {
             let [place, to_place] = [listen, to].map(|uri| Target::parse(uri).unwrap().place);
             assert_eq!(is_itself(&place, &to_place), is, "{listen} {to}");
         }
+    }
+
+    #[test]
+    fn a_unix_socket_is_its_own_by_whatever_path_before_and_after_it_exists() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path);
+        std::fs::create_dir(at("run")).unwrap();
+        std::os::unix::fs::symlink(at("run"), at("link")).unwrap();
+        std::os::unix::fs::symlink(at("run/a"), at("run/b")).unwrap();
+        let is_its_own = |to: &str| {
+            let place = |path| Place::Stream(StreamAddr::Unix(path));
+            is_itself(&place(at("run/a")), &place(at(to)))
+        };
+        let paths = ["run/a", "link/a", "run/../run/a", "./link/./a"];
+        assert!(paths.iter().all(|path| is_its_own(path)));
+        assert!(!is_its_own("a") && !is_its_own("run/c"));
+        let _abandoned = std::os::unix::net::UnixListener::bind(at("run/a")).unwrap();
+        assert!(paths.iter().all(|path| is_its_own(path)));
+        // What is a link itself leads somewhere.
+        assert!(is_its_own("run/b") && is_its_own("link/b"));
     }
 }
