@@ -136,7 +136,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(path) = &arguments.json {
         report::write_json(path, &read(&ended.stats))?;
     }
-    writeln!(io::stdout(), "{ended}")?;
+    // Nobody may read it any more, which is no failure of the calls.
+    let _ = writeln!(io::stdout(), "{ended}");
     if ended.is_clean() {
         return Ok(ExitCode::SUCCESS);
     }
@@ -176,7 +177,11 @@ async fn pass_on(
             () = &mut stdin_ends => return Ok(gateway),
             _ = tick => {
                 let line = serde_json::to_string(&read(&gateway.stats()))?;
-                writeln!(io::stdout(), "{line}")?;
+                if let Err(error) = writeln!(io::stdout(), "{line}") {
+                    // Clients of the gateway do not depend on who reads this.
+                    ticks = None;
+                    let _ = writeln!(io::stderr(), "no metrics from now on: {error}");
+                }
             }
         }
     }

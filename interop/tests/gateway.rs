@@ -5,9 +5,10 @@ mod common;
 #[path = "common/suite.rs"]
 mod suite;
 
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::Command;
+use std::os::fd::OwnedFd;
+use std::process::{ChildStdout, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,24 @@ fn it_tells_what_it_counts_and_ends_well_at_a_signal() {
     }
     terminate(&gateway);
     gateway.ends_well();
+}
+
+#[test]
+fn a_reader_of_what_it_counts_that_goes_away_ends_nothing() {
+    let file = ResultFile::new("gateway-unread");
+    let server = Server::start(&[], &[HOMA], &[]);
+    let options = ["--metrics-every", "0.01", "--json", file.path()];
+    let mut gateway = Server::gateway(FRAMED, &server.uris[0], &options);
+    let nothing = std::fs::File::open("/dev/null").expect("there is one");
+    gateway.stdout = BufReader::new(ChildStdout::from(OwnedFd::from(nothing)));
+    // Each is a process of its own: many lines that nobody reads.
+    for _ in 0..3 {
+        let output = homa_interop(&["thrift", "--uri", &gateway.uris[0], "--case", "ping"]);
+        assert!(output.status.success());
+    }
+    terminate(&gateway);
+    gateway.ends_well();
+    assert!(outcome(&read(&file), "reply") >= 3);
 }
 
 fn terminate(gateway: &Server) {
