@@ -73,6 +73,13 @@ fn it_tells_what_it_counts_and_ends_well_at_a_signal() {
         assert!(calls == 0 || methods.iter().any(is_ping), "{metrics}");
     }
     terminate(&gateway);
+    let mut rest = String::new();
+    gateway.stdout.read_to_string(&mut rest).expect("text");
+    let last = rest.lines().last().expect("a line");
+    let (counted, at_the_end) = last.split_once(" calls; ").expect(last);
+    assert!(counted.parse::<u64>().expect(last) >= calls, "{last}");
+    let none = "at the end 0 answered, 0 refused, 0 abandoned";
+    assert_eq!(at_the_end, none);
     gateway.ends_well();
 }
 

@@ -356,6 +356,8 @@ fn a_handler_that_never_returns_is_reported_its_caller_told_and_the_port_freed()
         assert_eq!((&*call.method, call.answered), ("wait", false));
         assert!(call.peer.is_some() && call.running_for >= Duration::from_millis(50));
         assert!(!report.is_clean());
+        let told = "3 calls; at the end 0 answered, 2 refused, 1 abandoned: wait after ";
+        assert!(report.to_string().starts_with(told), "{report}");
         // Everybody has a reply, while the handler still runs.
         for call in calls {
             let (kind, text) = exception(call.join().expect("no panic"));

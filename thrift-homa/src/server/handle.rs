@@ -271,12 +271,18 @@ impl Inner {
 
 impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} answered, {} refused", self.answered, self.refused)?;
-        if !self.abandoned.is_empty() {
-            write!(f, ", {} abandoned:", self.abandoned.len())?;
-            for call in &self.abandoned {
-                write!(f, " {} after {:?}", call.method, call.running_for)?;
-            }
+        write!(
+            f,
+            "{} calls; at the end {} answered, {} refused, {} abandoned",
+            self.stats.calls(),
+            self.answered,
+            self.refused,
+            self.abandoned.len()
+        )?;
+        let mut before = ":";
+        for call in &self.abandoned {
+            write!(f, "{before} {} after {:?}", call.method, call.running_for)?;
+            before = ",";
         }
         if !self.acknowledged {
             f.write_str(", not all acknowledged")?;
