@@ -62,7 +62,7 @@ pub enum HomaError {
         timeout: Duration,
     },
     /// The RPC failed.
-    #[error("{error}{hint}", error = .0, hint = hint(.0))]
+    #[error("{}", told(.0))]
     Call(#[source] Arc<CallError>),
     /// The server did not understand the request, and executed nothing.
     #[error("the server did not understand the request: {text}")]
@@ -141,7 +141,7 @@ impl HomaError {
 }
 
 /// Ports of Homa servers end here.
-const LAST_SERVER_PORT: u16 = 32_767;
+pub(crate) const LAST_SERVER_PORT: u16 = 32_767;
 
 /// What to look at where nobody answers on a port that no server can have.
 fn no_server(peer: &SocketAddr) -> &'static str {
@@ -152,13 +152,21 @@ fn no_server(peer: &SocketAddr) -> &'static str {
     }
 }
 
-fn hint(error: &CallError) -> &'static str {
-    match error {
+/// What a failed call says.
+fn told(error: &CallError) -> String {
+    let text = error.to_string();
+    let hint = match error {
         CallError::TimedOut { peer, .. } | CallError::PeerUnreachable { peer, .. } => {
             no_server(peer)
         }
         _ => "",
+    };
+    if hint.is_empty() {
+        return text;
     }
+    // One question is enough.
+    let what = text.strip_suffix(": is the server running?");
+    format!("{}{hint}", what.unwrap_or(&text))
 }
 
 /// The kind of IO error that says the same: of those that Thrift knows, where it has one.
