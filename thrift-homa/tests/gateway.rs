@@ -151,6 +151,7 @@ fn a_server_that_does_not_answer_ends_at_the_timeout_and_a_late_reply_is_not_tak
     let (kind, text) = failure(client.echo("first"));
     assert_eq!(kind, ApplicationErrorKind::InternalError);
     assert!(text.contains("no reply"), "{text}");
+    assert!(text.contains("within 100ms"), "{text}");
     // The first connection is closed; the second answers what came on it.
     let (mut first, _) = silent.accept().expect("the gateway's");
     let reader = thread::spawn(move || {

@@ -19,10 +19,14 @@ pub(super) struct Dial {
 }
 
 impl Dial {
-    /// Opens a connection.
-    pub(super) fn dial(&self) -> Result<Socket, TransportError> {
-        // A time that the clock does not reach is no limit.
-        let deadline = Instant::now().checked_add(self.timeout);
+    /// Until when one that is opened from now on has to be there. A time that the clock does not
+    /// reach is no limit.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.timeout)
+    }
+
+    /// Opens a connection until the deadline: the end of the timeout, of which errors speak.
+    pub(super) fn dial(&self, deadline: Option<Instant>) -> Result<Socket, TransportError> {
         let opened = match &self.server {
             StreamAddr::Tcp { host, port, .. } => tcp(HostPort(host, *port), deadline),
             StreamAddr::Unix(path) => SockAddr::unix(path).and_then(|path| unix(&path, deadline)),
@@ -103,7 +107,8 @@ mod tests {
         for server in [tcp, StreamAddr::Unix(path)] {
             let dial = |timeout| {
                 let server = server.clone();
-                Dial { server, timeout }.dial()
+                let dial = Dial { server, timeout };
+                dial.dial(dial.deadline())
             };
             dial(Duration::MAX).unwrap();
             let error = dial(Duration::ZERO).unwrap_err();

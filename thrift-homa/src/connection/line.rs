@@ -70,7 +70,7 @@ impl Line {
         limit: usize,
         timeout: Option<Duration>,
     ) -> Result<Self, TransportError> {
-        let socket = dial.dial()?;
+        let socket = dial.dial(dial.deadline())?;
         let mut line = Self::of(dial, limit, timeout);
         line.socket = Some(socket);
         Ok(line)
@@ -103,15 +103,17 @@ impl Line {
     }
 
     /// Sends a whole request and reads the whole reply to it, unless it is oneway, in frames and until
-    /// the deadline, if there is one. What comes in between is told from the reply by `is_reply`.
+    /// the deadline: the end of the line's timeout, which errors name, of whoever has asked for this
+    /// line. What comes in between is told from the reply by `is_reply`.
     pub(crate) fn exchange(
         &mut self,
         request: &Message,
         is_oneway: bool,
         is_reply: impl Fn(&Message) -> bool,
-        deadline: Option<Instant>,
+        deadline: Instant,
     ) -> Result<Option<Message>, TransportError> {
-        self.settle(deadline);
+        self.deadline = Some(deadline);
+        self.settle();
         let exchanged = self.try_exchange(request, is_oneway, is_reply, deadline);
         exchanged.map_err(|error| match self.give_up(error.into()) {
             thrift::Error::Transport(error) => error,
@@ -124,17 +126,13 @@ impl Line {
         request: &Message,
         is_oneway: bool,
         is_reply: impl Fn(&Message) -> bool,
-        deadline: Option<Instant>,
+        deadline: Instant,
     ) -> io::Result<Option<Message>> {
         self.begin_request();
         for part in request.parts() {
             self.write(part)?;
         }
-        if let Some(deadline) = deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            (self.dial.timeout, self.timeout) = (left, Some(left));
-        }
-        self.send(is_oneway)?;
+        self.send_over(is_oneway, Some(deadline))?;
         if is_oneway {
             self.oneways = self.oneways.saturating_add(1);
             return Ok(None);
@@ -166,8 +164,7 @@ impl Line {
 
     /// Gives up a connection that the server has closed while nothing was under way, and skips what
     /// it has answered to oneway requests. To hang up then would lose those that it has not read.
-    fn settle(&mut self, deadline: Option<Instant>) {
-        self.deadline = deadline;
+    fn settle(&mut self) {
         loop {
             match self.look() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -246,8 +243,13 @@ impl Line {
         self.deadline = self
             .timeout
             .and_then(|timeout| Instant::now().checked_add(timeout));
+        self.send_over(is_oneway, self.dial.deadline())
+    }
+
+    /// Sends the request. If there is no connection, one has to be there by `opened_by`.
+    fn send_over(&mut self, is_oneway: bool, opened_by: Option<Instant>) -> io::Result<()> {
         if self.socket.is_none() {
-            match self.dial.dial() {
+            match self.dial.dial(opened_by) {
                 Ok(socket) => self.socket = Some(socket),
                 Err(error) => return Err(self.fails(error.kind, error.message)),
             }

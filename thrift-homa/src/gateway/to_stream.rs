@@ -48,7 +48,7 @@ impl ToStream {
 
     /// Waits for a connection that is not in use. The one that was used last comes first, so that
     /// there are no more open than needed.
-    fn take(&self, deadline: Option<Instant>) -> Option<Line> {
+    fn take(&self, deadline: Instant) -> Option<Line> {
         let mut lines = self.lines();
         loop {
             if let Some(line) = lines.idle.pop() {
@@ -58,10 +58,7 @@ impl ToStream {
                 lines.unopened -= 1;
                 return Some(Line::closed(self.addr.clone(), self.limit, self.timeout));
             }
-            let left = match deadline {
-                Some(deadline) => deadline.checked_duration_since(Instant::now())?,
-                None => self.timeout,
-            };
+            let left = deadline.checked_duration_since(Instant::now())?;
             let waited = self.given_back.wait_timeout(lines, left);
             lines = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -79,8 +76,8 @@ impl ToStream {
 
 impl Forward for ToStream {
     fn forward(&self, caller: &Caller, request: Message) -> Answer {
-        // A time that the clock does not reach is no limit.
-        let deadline = Instant::now().checked_add(self.timeout);
+        // The clock goes on for longer than a gateway may wait.
+        let deadline = Instant::now() + self.timeout;
         let Some(mut line) = self.take(deadline) else {
             return caller.refuse(&format!(
                 "all connections to {} were busy for {:?}: give the gateway more of them",
