@@ -116,14 +116,11 @@ fn oneway_messages_are_passed_on_once_and_have_no_reply() {
 
 #[test]
 fn a_server_that_is_not_there_is_named_and_the_connection_goes_on() {
-    let closed = {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.local_addr().expect("bound")
-    };
-    for (listen, to) in [
-        (FRAMED, format!("homa://{closed}")),
-        (HOMA, format!("tcp+framed://{closed}")),
-    ] {
+    for (listen, to) in [(FRAMED, HOMA), (HOMA, FRAMED)] {
+        let server = endpoint(to).serve(Echo::default(), ServerOptions::default());
+        let server = server.expect("a server");
+        let (closed, to) = (server.local_addr(), server.uri());
+        server.shutdown(GRACE);
         let gateway = gateway::serve(&endpoint(listen), &endpoint(&to), GatewayOptions::default())
             .expect("a gateway");
         let mut client = client(&gateway.uri());
@@ -379,6 +376,12 @@ fn settings_that_cannot_work_are_named() {
     let buffered = "tcp+buffered://127.0.0.1:4000";
     let text = refused(HOMA, buffered, GatewayOptions::default());
     assert!(text.contains("tcp+framed://"), "{text}");
+    // The first that no server can have.
+    let text = refused(FRAMED, "homa://127.0.0.1:32768", GatewayOptions::default());
+    assert!(
+        text.contains(":32768") && text.contains("1 to 32767"),
+        "{text}"
+    );
 }
 
 /// What is no Thrift ends its connection, and nothing else.

@@ -17,7 +17,7 @@ mod wrapper;
 
 pub use self::detached::Undelivered;
 pub use self::failure::HomaError;
-pub(crate) use self::failure::call_kind;
+pub(crate) use self::failure::{LAST_SERVER_PORT, call_kind};
 pub use self::halves::{HomaReadTransport, HomaWriteTransport};
 pub use self::link::TransportStats;
 pub use self::options::{ClientOptions, OnewayMode};

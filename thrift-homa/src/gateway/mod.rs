@@ -16,6 +16,7 @@ mod to_stream;
 use std::time::Duration;
 
 use crate::addr::HostPort;
+use crate::client::LAST_SERVER_PORT;
 use crate::endpoint::Endpoint;
 use crate::error::not_open;
 use crate::server::{Forward, ServerHandle, ServerOptions, Service};
@@ -128,6 +129,12 @@ pub fn serve(
     }
     to.bounded(server.limits.message_bytes)?;
     let forward: Box<dyn Forward> = match &target.place {
+        Place::Homa { port, .. } if *port > LAST_SERVER_PORT => {
+            return Err(not_open(format_args!(
+                "a gateway cannot pass calls on to {to}: Homa servers have ports 1 to \
+                 {LAST_SERVER_PORT}, name that of the server"
+            )));
+        }
         Place::Homa { host, port, engine } => {
             let config = engine.unwrap_or_default().configure(homa);
             Box::new(ToHoma::open(HostPort(host, *port), &config, timeout)?)
