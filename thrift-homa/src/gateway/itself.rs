@@ -1,6 +1,6 @@
 //! Whether a gateway would pass calls on to itself.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use homa_client::options::Engine;
@@ -65,6 +65,10 @@ fn is_reached_by(listen: IpAddr, to: SocketAddr) -> bool {
     if to == listen {
         return true;
     }
+    // A socket on all addresses of IPv6 has those of IPv4 as well, but no other has both.
+    if listen.is_ipv4() != to.is_ipv4() && listen != IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        return false;
+    }
     // Connections to the unspecified address are to this host.
     (listen.is_unspecified() && is_local(to)) || (to.is_unspecified() && listen.is_loopback())
 }
@@ -105,6 +109,18 @@ mod tests {
                 "tcp+framed://127.0.0.1:0",
                 "tcp+framed://127.0.0.1:9",
                 false,
+            ),
+            ("tcp+framed://0.0.0.0:9", "tcp+framed://0.0.0.0:9", true),
+            ("tcp+framed://[::]:9", "tcp+framed://0.0.0.0:9", true),
+            // IPv4 and IPv6 do not meet there.
+            ("homa://0.0.0.0:9", "homa://[::1]:9", false),
+            ("tcp+framed://0.0.0.0:9", "tcp+framed://[::1]:9", false),
+            ("tcp+framed://127.0.0.1:9", "tcp+framed://[::]:9", false),
+            ("tcp+framed://[::1]:9", "tcp+framed://0.0.0.0:9", false),
+            (
+                "tcp+framed://0.0.0.0:9",
+                "tcp+framed://[::ffff:127.0.0.1]:9",
+                true,
             ),
             // Of no host: for documentation.
             ("tcp+framed://0.0.0.0:9", "tcp+framed://192.0.2.1:9", false),
