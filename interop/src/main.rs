@@ -14,6 +14,7 @@ mod latency;
 mod ledger;
 mod matrix;
 mod netns;
+mod page;
 mod progress;
 mod report;
 mod serve;

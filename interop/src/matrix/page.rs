@@ -1,45 +1,29 @@
 //! The matrix as one HTML page that needs nothing else: no script, no network.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use super::column::Column;
 use super::report::Matrix;
-
-/// What is the same on light and on dark paper.
-const STYLE: &str = include_str!("../page.css");
+use crate::page;
 
 /// The whole page.
 pub(super) fn page(matrix: &Matrix) -> String {
     let title = format!("Cases of {}, by transport", matrix.suite);
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (title) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                main {
-                    h1 { (title) }
-                    p { (verdict(matrix)) }
-                    @if !matrix.faults.is_empty() { p { (matrix.faults) "." } }
-                    (table(matrix))
-                    (reasons(matrix))
-                    section {
-                        h2 { "Transports" }
-                        dl {
-                            @for column in &matrix.transports {
-                                dt { (column.name()) } dd { (about(column)) }
-                            }
-                        }
-                    }
+    let body = html! {
+        p { (verdict(matrix)) }
+        @if !matrix.faults.is_empty() { p { (matrix.faults) "." } }
+        (table(matrix))
+        (reasons(matrix))
+        section {
+            h2 { "Transports" }
+            dl {
+                @for column in &matrix.transports {
+                    dt { (column.name()) } dd { (about(column)) }
                 }
             }
         }
     };
-    page.into_string()
+    page::whole(&title, &body)
 }
 
 fn verdict(matrix: &Matrix) -> Markup {
@@ -133,11 +117,7 @@ mod tests {
                 skipped(Transport::Raw),
             ],
         );
-        // XML but for its document type and the tags that end at once.
-        let page = page(&matrix)
-            .replace("<!DOCTYPE html>", "")
-            .replace("\"utf-8\">", "\"utf-8\"/>")
-            .replace("initial-scale=1\">", "initial-scale=1\"/>");
+        let page = page::as_xml(&page(&matrix));
         let document = Document::parse(&page).expect("well-formed");
         let texts = |name: &'static str| {
             let nodes = document.descendants();

@@ -1,11 +1,8 @@
 //! What runs have found, for people and programs: text, JSON and a page with plots.
 
 mod figures;
-mod format;
 mod json;
-mod look;
 mod page;
-mod plot;
 mod rows;
 #[cfg(test)]
 mod sample;

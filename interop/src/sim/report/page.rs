@@ -1,109 +1,52 @@
 //! The report as one HTML page that needs nothing else: no script, no network.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
-use super::figures::{self, Panel, Section};
-use super::format::percent;
-use super::look;
-use super::plot::DrawError;
+use super::figures;
 use super::words::{self, Mark};
 use super::{Report, text};
+use crate::page::format::percent;
+use crate::page::{self, DrawError, table};
 use crate::sim::outcome::{IncastOutcome, MaxLoadOutcome, Outcome, ScaleOutcome, Verdict};
-use crate::table::Table;
-
-/// Size of a plot where nothing scales it, in pixels.
-const WIDTH: u32 = 560;
-const HEIGHT: u32 = 340;
 
 /// Runs of which the overview may stand before the figures.
 const FEW_RUNS: usize = 20;
 
-/// What is the same on light and on dark paper.
-const STYLE: &str = include_str!("../../page.css");
-
 /// The whole page.
 pub(super) fn page(report: &Report<'_>) -> Result<String, DrawError> {
     let sections = figures::sections(report);
-    let sections: Vec<Markup> = sections.iter().map(section).collect::<Result<_, _>>()?;
-    let dark = look::dark_rules();
+    let sections: Vec<Markup> = sections
+        .iter()
+        .map(page::section)
+        .collect::<Result<_, _>>()?;
     let is_short = report.runs.len() <= FEW_RUNS;
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (report.title) }
-                style {
-                    (PreEscaped(STYLE))
-                    "@media (prefers-color-scheme: dark) {\n" (PreEscaped(dark)) "}\n"
-                }
+    let body = html! {
+        p { (words::SOURCE) }
+        @if report.runs.len() > 1 {
+            details open=[is_short.then_some("")] {
+                summary { (report.runs.len()) " runs" }
+                (table(&text::overview(report.runs)))
             }
-            body {
-                main {
-                    h1 { (report.title) }
-                    p { (words::SOURCE) }
-                    @if report.runs.len() > 1 {
-                        details open=[is_short.then_some("")] {
-                            summary { (report.runs.len()) " runs" }
-                            (table(&text::overview(report.runs)))
-                        }
-                    }
-                    // A single run is told before its figures, many after theirs.
-                    @if let [outcome] = report.runs { section { (run(outcome, true)) } }
-                    @if !report.max_loads.is_empty() {
-                        section {
-                            h2 { "Searches for the highest load" }
-                            @for outcome in report.max_loads { (max_load(outcome)) }
-                        }
-                    }
-                    @for outcome in report.incasts { section { (incast(outcome)) } }
-                    @for outcome in report.scales { section { (scale(outcome)) } }
-                    @for section in sections { (section) }
-                    @if report.runs.len() > 1 {
-                        section {
-                            h2 { "Runs" }
-                            @for outcome in report.runs { (run(outcome, false)) }
-                        }
-                    }
-                }
+        }
+        // A single run is told before its figures, many after theirs.
+        @if let [outcome] = report.runs { section { (run(outcome, true)) } }
+        @if !report.max_loads.is_empty() {
+            section {
+                h2 { "Searches for the highest load" }
+                @for outcome in report.max_loads { (max_load(outcome)) }
+            }
+        }
+        @for outcome in report.incasts { section { (incast(outcome)) } }
+        @for outcome in report.scales { section { (scale(outcome)) } }
+        @for section in sections { (section) }
+        @if report.runs.len() > 1 {
+            section {
+                h2 { "Runs" }
+                @for outcome in report.runs { (run(outcome, false)) }
             }
         }
     };
-    Ok(page.into_string())
-}
-
-fn section(section: &Section) -> Result<Markup, DrawError> {
-    let panels: Vec<Markup> = section.panels.iter().map(panel).collect::<Result<_, _>>()?;
-    Ok(html! {
-        section {
-            h2 { (section.title) }
-            p { (section.text) }
-            div.panels { @for panel in panels { (panel) } }
-        }
-    })
-}
-
-fn panel(panel: &Panel) -> Result<Markup, DrawError> {
-    let Some(plot) = &panel.plot else {
-        return Ok(html! {
-            figure.wide { figcaption { (panel.caption) } (table(&panel.table)) }
-        });
-    };
-    let svg = plot.svg(WIDTH, HEIGHT)?;
-    let (x, y) = (&plot.x.title, &plot.y.title);
-    Ok(html! {
-        figure {
-            figcaption { (panel.caption) }
-            div role="img" aria-label={ (panel.caption) ": " (y) " by " (x) "; values below" } {
-                (PreEscaped(svg))
-            }
-            details {
-                summary { "Values as a table" }
-                (table(&panel.table))
-            }
-        }
-    })
+    Ok(page::whole(report.title, &body))
 }
 
 /// All that there is to say of one run.
@@ -185,31 +128,13 @@ fn mark(mark: Mark) -> Markup {
     }
 }
 
-fn table(table: &Table) -> Markup {
-    html! {
-        div.scroll {
-            table {
-                thead { tr { @for cell in &table.head { th scope="col" { (cell) } } } }
-                tbody {
-                    @for cells in &table.rows {
-                        tr {
-                            @for (at, cell) in cells.iter().enumerate() {
-                                @if at == 0 { th scope="row" { (cell) } } @else { td { (cell) } }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use roxmltree::Document;
 
     use super::super::sample;
     use super::*;
+    use crate::page::as_xml;
     use crate::sim::outcome::Comparison;
 
     fn page(title: &str, runs: &[Outcome]) -> String {
@@ -221,16 +146,6 @@ mod tests {
         super::page(&report).expect("drawn in memory")
     }
 
-    /// The page, which would be XML but for its document type and the tags that end at once.
-    fn parsed(page: &str) -> String {
-        let lines = page.replacen("<!DOCTYPE html>", "", 1);
-        let (before, meta) = lines
-            .split_once("<meta charset=\"utf-8\">")
-            .expect("its letters");
-        let (viewport, after) = meta.split_once('>').expect("its width");
-        format!("{before}<meta/>{viewport}/>{after}")
-    }
-
     #[test]
     fn a_page_is_well_formed_whatever_names_hold() {
         let name = "</title><script>alert(\"1\" & '2')</script>";
@@ -240,7 +155,7 @@ mod tests {
             reason: "there is no <file> & nothing else".to_owned(),
         };
         let runs = [strange, sample::at_load(0.5, 0), sample::at_load(0.9, 5)];
-        let text = parsed(&page(name, &runs));
+        let text = as_xml(&page(name, &runs));
         let page = Document::parse(&text).expect("well-formed");
         let title = page.descendants().find(|node| node.has_tag_name("title"));
         assert_eq!(title.and_then(|title| title.text()), Some(name));

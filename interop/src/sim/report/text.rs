@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use super::Report;
-use super::figures::Section;
-use super::format::{count, figure, percent, size, time};
 use super::rows::{self, Row};
 use super::words::{self, Mark};
+use crate::page::Section;
+use crate::page::format::{count, figure, percent, size, time};
 use crate::sim::outcome::{IncastOutcome, MaxLoadOutcome, Outcome, Queue, ScaleOutcome, Verdict};
 use crate::table::Table;
 

@@ -1,6 +1,6 @@
 //! What is said of a run in sentences, in text and page alike.
 
-use super::format::{count, figure, percent, size, time};
+use crate::page::format::{count, figure, percent, size, time};
 use crate::sim::outcome::{Backlog, Comparison, Decile, IncastOutcome, MaxLoadOutcome, Verdict};
 use crate::sim::setup::{Mode, Routing, Setup, Topology, TransportName, Wire, WorkloadName};
 

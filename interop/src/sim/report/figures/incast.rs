@@ -1,9 +1,9 @@
 //! What is left of a client's link when many servers answer at once (SIGCOMM'18, figure 9).
 
-use super::super::format::{count, figure as digits, time};
-use super::super::look::Look;
-use super::super::plot::{Axis, Plot, Series, Shape};
 use super::{FEW_SERIES, Panel, Section, groups};
+use crate::page::format::{count, figure as digits, time};
+use crate::page::look::Look;
+use crate::page::plot::{Axis, Plot, Series, Shape};
 use crate::sim::outcome::{IncastOutcome, IncastPoint};
 use crate::sim::setup::{EngineSetup, Setup};
 use crate::table::Table;

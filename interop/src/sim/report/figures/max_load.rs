@@ -1,9 +1,9 @@
 //! The most that is carried (SIGCOMM'18, figure 12).
 
-use super::super::format::percent;
-use super::super::look::Look;
-use super::super::plot::{Axis, Bar, Plot, Series, Shape};
 use super::{About, Panel, Section, groups, is_published, names, sizes, sweeps};
+use crate::page::format::percent;
+use crate::page::look::Look;
+use crate::page::plot::{Axis, Bar, Plot, Series, Shape};
 use crate::sim::outcome::{MaxLoadOutcome, Outcome, Verdict};
 use crate::table::Table;
 

@@ -11,30 +11,12 @@ mod settings;
 mod slowdown;
 mod waste;
 
-use super::plot::{Axis, Plot};
-use super::{Report, words};
-use crate::table::Table;
 use serde::Deserialize;
 
+use super::{Report, words};
+use crate::page::{Panel, Section};
 use crate::sim::outcome::{MaxLoadOutcome, Outcome, Verdict};
 use crate::sim::setup::{EngineSetup, Mode, Setup, Topology, Wire};
-
-/// A figure with its plots, or a table on its own.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Section {
-    pub(super) title: &'static str,
-    /// What is to be seen, and where it is from.
-    pub(super) text: String,
-    pub(super) panels: Vec<Panel>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Panel {
-    pub(super) caption: String,
-    pub(super) plot: Option<Plot>,
-    /// The figures of the plot.
-    pub(super) table: Table,
-}
 
 /// A figure that a plan can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -243,56 +225,6 @@ fn is_published<T: About + ?Sized>(run: &T) -> bool {
         && setup.topology == Topology::default()
 }
 
-impl Axis {
-    /// A logarithmic one for ratios from `from` up, with room for `values`.
-    fn ratios(title: &str, from: f64, values: impl Iterator<Item = f64>) -> Self {
-        let most = values.fold(10.0 * from, f64::max);
-        let decades = (0..15).map(|decade| 10f64.powi(decade));
-        let steps = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|step| from * step * decade));
-        let mut ticks: Vec<f64> = steps.clone().take_while(|tick| *tick < most).collect();
-        ticks.extend(steps.skip(ticks.len()).take(1));
-        let end = ticks.last().copied().unwrap_or(most);
-        Self {
-            title: title.to_owned(),
-            range: from..end,
-            is_log: true,
-            ticks: ticks
-                .into_iter()
-                .map(|tick| (tick, tick.to_string()))
-                .collect(),
-        }
-    }
-
-    /// A linear one of percentages from 0 up, with room for `values`.
-    fn percentages(title: &str, values: impl Iterator<Item = f64>) -> Self {
-        let most = values.fold(1.0, f64::max);
-        let steps = [0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0];
-        let step = steps
-            .into_iter()
-            .find(|step| step * 6.0 >= most)
-            .unwrap_or(50.0);
-        let count = (most / step).ceil() as u32;
-        let ticks = (0..=count).map(|at| f64::from(at) * step);
-        Self {
-            title: title.to_owned(),
-            range: 0.0..f64::from(count) * step,
-            is_log: false,
-            ticks: ticks.map(|tick| (tick, tick.to_string())).collect(),
-        }
-    }
-
-    /// Room of 1 for each of `names`, in which bars stand.
-    fn places(title: &str, names: impl Iterator<Item = String>) -> Self {
-        let ticks: Vec<_> = (0..).map(|at| f64::from(at) + 0.5).zip(names).collect();
-        Self {
-            title: title.to_owned(),
-            range: 0.0..ticks.len() as f64,
-            is_log: false,
-            ticks,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::sample;
@@ -322,16 +254,6 @@ mod tests {
         assert_eq!(told(&runs[..3]), [0.9, 0.8, 0.85]);
         let search = [sample::at_load(0.9, 0), sample::at_load(0.92, 1_000_000)];
         assert_eq!(told(&search), [0.0; 0]);
-    }
-
-    #[test]
-    fn axes_have_room_for_all_values_and_round_ticks() {
-        let axis = Axis::ratios("", 1.0, [3.0, 26.6].into_iter());
-        let labels: Vec<_> = axis.ticks.iter().map(|(_, label)| label.as_str()).collect();
-        assert_eq!(labels, ["1", "2", "5", "10", "20", "50"]);
-        assert_eq!(axis.range, 1.0..50.0);
-        let axis = Axis::percentages("", [3.0, 26.6].into_iter());
-        assert_eq!((axis.range, axis.ticks.len()), (0.0..30.0, 7));
     }
 
     #[test]

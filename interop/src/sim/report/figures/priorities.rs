@@ -1,9 +1,9 @@
 //! Bytes by priority level (SIGCOMM'18, figure 14).
 
-use super::super::format::percent;
-use super::super::look::Look;
-use super::super::plot::{Axis, Bar, Plot, Series, Shape};
 use super::{FEW_LOADS, Panel, Section, drawable, groups, names, sizes, sweeps};
+use crate::page::format::percent;
+use crate::page::look::Look;
+use crate::page::plot::{Axis, Bar, Plot, Series, Shape};
 use crate::sim::outcome::Outcome;
 use crate::sim::setup::TransportName;
 use crate::table::Table;

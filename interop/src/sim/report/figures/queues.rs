@@ -1,7 +1,7 @@
 //! Bytes that wait at switch ports (SIGCOMM'18, table 1).
 
-use super::super::format::{percent, size};
 use super::{Panel, Section, is_published, sizes, told_singly};
+use crate::page::format::{percent, size};
 use crate::sim::outcome::{Outcome, Queue};
 use crate::sim::setup::TransportName;
 use crate::table::Table;

@@ -1,9 +1,9 @@
 //! How the simulator itself grows with the network.
 
-use super::super::format::{count, size};
-use super::super::look::Look;
-use super::super::plot::{Axis, Plot, Series, Shape};
 use super::{FEW_SERIES, Panel, Section};
+use crate::page::format::{count, size};
+use crate::page::look::Look;
+use crate::page::plot::{Axis, Plot, Series, Shape};
 use crate::sim::outcome::{ScaleOutcome, ScalePoint};
 use crate::table::Table;
 

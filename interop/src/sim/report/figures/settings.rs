@@ -1,11 +1,11 @@
 //! What each policy of the engine does to the tail: runs that differ in the engine's settings
 //! alone, by the one that has the defaults.
 
-use super::super::format::{percent, size};
-use super::super::look::Look;
-use super::super::plot::{Axis, Plot, Series, Shape};
 use super::super::rows;
 use super::{FEW_SERIES, Panel, Section, groups, names, sizes, told_singly};
+use crate::page::format::{percent, size};
+use crate::page::look::Look;
+use crate::page::plot::{Axis, Plot, Series, Shape};
 use crate::sim::outcome::Outcome;
 use crate::sim::setup::{EngineSetup, Setup, TransportName};
 use crate::table::Table;

@@ -2,18 +2,15 @@
 //! tenth of them has the same room, and labelled with sizes.
 
 use super::super::KnownCurve;
-use super::super::format::{figure, percent, size};
-use super::super::look::Look;
-use super::super::plot::{Axis, Plot, Series, Shape};
 use super::super::rows;
 use super::{Panel, Section, drawable, groups, is_published, names, sizes, told_singly};
+use crate::page::format::{figure, percent, size};
+use crate::page::look::Look;
+use crate::page::plot::{Axis, Plot, Series, Shape};
 use crate::sim::curve::{Curve, PublishedBucket};
 use crate::sim::outcome::{Bucket, Outcome, Verdict};
 use crate::sim::workload::P50P99;
 use crate::table::Table;
-
-/// Share of the axis that a letter of a label needs.
-const LETTER: f64 = 0.013;
 
 /// Runs in a table of which each has room for more than one column.
 const FEW_RUNS: usize = 4;
@@ -144,7 +141,7 @@ fn panel(caption: String, runs: &[&Outcome], curves: &[KnownCurve<'_>], kind: Ki
         Kind::Mean => "Mean slowdown",
     };
     let plot = Plot {
-        x: axis(&ends),
+        x: Axis::by_messages(&ends),
         y: Axis::ratios(title, 1.0, most),
         series,
     };
@@ -207,27 +204,6 @@ fn ends(runs: &[&Outcome], published: Option<&[(u64, f64, P50P99)]>) -> Vec<(u64
     rows::shares(&run.slowdown)
         .filter(|(bytes, _)| ends.contains(bytes))
         .collect()
-}
-
-fn axis(ends: &[(u64, f64)]) -> Axis {
-    let mut ticks: Vec<(f64, String)> = Vec::new();
-    // From the longest on: where labels would touch, the longer sizes are the ones to tell.
-    for (bytes, share) in ends.iter().rev() {
-        let label = size(*bytes as f64).replace([' ', 'B'], "");
-        let is_clear = ticks.last().is_none_or(|(next, next_label)| {
-            let letters = f64::midpoint(label.len() as f64, next_label.len() as f64);
-            next - share >= LETTER * letters
-        });
-        if is_clear {
-            ticks.push((*share, label));
-        }
-    }
-    Axis {
-        title: "Message size in bytes, linear in messages".to_owned(),
-        range: 0.0..1.0,
-        is_log: false,
-        ticks,
-    }
 }
 
 /// One of a bucket's figures.
@@ -341,22 +317,6 @@ bucket up to  Homa P50  Homa P99 by host  DCTCP (overload) P50  DCTCP (overload)
             points(&buckets, |bucket| bucket.p99),
             [(0.0, p99(0)), (0.25, p99(0)), (1.0, p99(3))]
         );
-    }
-
-    #[test]
-    fn labels_do_not_touch_and_the_longest_size_has_one() {
-        let ends = [
-            (100, 0.1),
-            (123_400, 0.96),
-            (5_600_000, 0.98),
-            (10_000_000, 1.0),
-        ];
-        let labels: Vec<_> = axis(&ends)
-            .ticks
-            .into_iter()
-            .map(|(_, label)| label)
-            .collect();
-        assert_eq!(labels, ["10M", "100"]);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Receivers' links that idle while grants are withheld (SIGCOMM'18, figure 13).
 
-use super::super::format::percent;
-use super::super::look::Look;
-use super::super::plot::{Axis, Plot, Series, Shape};
 use super::{Panel, Section, groups, names, sizes, sweeps};
+use crate::page::format::percent;
+use crate::page::look::Look;
+use crate::page::plot::{Axis, Plot, Series, Shape};
 use crate::sim::outcome::Outcome;
 use crate::sim::setup::TransportName;
 use crate::table::Table;

@@ -7,12 +7,12 @@ use plotters::style::{Color as _, RGBColor, ShapeStyle};
 
 /// Units of the drawing in a pixel of the size at which it is meant to be seen. The library rounds
 /// to whole units, which are to be finer than the screen's.
-pub(super) const SCALE: i32 = 4;
+pub(crate) const SCALE: i32 = 4;
 
 /// Text and axes, the grid, and what is below all.
-pub(super) const INK: Colour = Colour::new(0x1A_1A_1A, 0xE8_E8_E8);
-pub(super) const GRID: Colour = Colour::new(0xDD_DD_DD, 0x3A_40_48);
-pub(super) const PAPER: Colour = Colour::new(0xFF_FF_FF, 0x15_18_1C);
+pub(crate) const INK: Colour = Colour::new(0x1A_1A_1A, 0xE8_E8_E8);
+pub(crate) const GRID: Colour = Colour::new(0xDD_DD_DD, 0x3A_40_48);
+pub(crate) const PAPER: Colour = Colour::new(0xFF_FF_FF, 0x15_18_1C);
 
 /// Colours that remain apart for the colour-blind (Okabe and Ito), and the same for dark paper.
 const SERIES: [Colour; 6] = [
@@ -37,14 +37,14 @@ const PUBLISHED: Mark = Mark::new(4, 0.0, 1.3);
 
 /// A colour on light paper, which is the one drawn, and its counterpart on dark paper.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Colour {
-    pub(super) light: RGBColor,
+pub(crate) struct Colour {
+    pub(crate) light: RGBColor,
     dark: RGBColor,
 }
 
 /// Colour and mark of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(crate) enum Look {
     /// One of ours, by its number among them.
     Ours(usize),
     /// Published values, in the colour of text.
@@ -82,11 +82,11 @@ impl Colour {
     }
 
     /// A line of that many pixels.
-    pub(super) fn line(self, pixels: u32) -> ShapeStyle {
+    pub(crate) fn line(self, pixels: u32) -> ShapeStyle {
         self.light.stroke_width(pixels * SCALE.unsigned_abs())
     }
 
-    pub(super) fn area(self) -> ShapeStyle {
+    pub(crate) fn area(self) -> ShapeStyle {
         self.light.filled()
     }
 }
@@ -97,7 +97,7 @@ const fn rgb(digits: u32) -> RGBColor {
 }
 
 /// Rules of a style sheet that replace each colour of a drawing by its counterpart.
-pub(super) fn dark_rules() -> String {
+pub(crate) fn dark_rules() -> String {
     let mut rules = String::new();
     for Colour { light, dark } in SERIES.iter().chain(&[INK, GRID, PAPER]) {
         for property in ["fill", "stroke"] {
@@ -126,23 +126,23 @@ impl Look {
         }
     }
 
-    pub(super) fn line(self) -> ShapeStyle {
+    pub(crate) fn line(self) -> ShapeStyle {
         match self {
             Self::Ours(_) => self.colour().line(2),
             Self::Published | Self::Limit => self.thin_line(),
         }
     }
 
-    pub(super) fn thin_line(self) -> ShapeStyle {
+    pub(crate) fn thin_line(self) -> ShapeStyle {
         self.colour().line(1)
     }
 
-    pub(super) fn area(self) -> ShapeStyle {
+    pub(crate) fn area(self) -> ShapeStyle {
         self.colour().area()
     }
 
     /// Of its mark about (0, 0).
-    pub(super) fn corners(self) -> Vec<(i32, i32)> {
+    pub(crate) fn corners(self) -> Vec<(i32, i32)> {
         let mark = match self {
             Self::Ours(number) => MARKS[number % MARKS.len()],
             Self::Published | Self::Limit => PUBLISHED,

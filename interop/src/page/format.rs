@@ -1,7 +1,7 @@
 //! How figures are printed: enough digits to compare two runs by, no more.
 
 /// A size: 1 KB is 1,000 bytes, as in the papers.
-pub(super) fn size(bytes: f64) -> String {
+pub(crate) fn size(bytes: f64) -> String {
     // Where rounding to the digits below gives the next unit's first value.
     let (value, unit) = match bytes {
         bytes if bytes >= 999.5e6 => (bytes / 1e9, "GB"),
@@ -17,7 +17,7 @@ pub(super) fn size(bytes: f64) -> String {
 }
 
 /// A whole number, its digits in threes.
-pub(super) fn count(number: u64) -> String {
+pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() * 4 / 3);
     for (at, digit) in digits.chars().enumerate() {
@@ -30,7 +30,7 @@ pub(super) fn count(number: u64) -> String {
 }
 
 /// A slowdown, a ratio or a rate, with about three significant digits.
-pub(super) fn figure(value: f64) -> String {
+pub(crate) fn figure(value: f64) -> String {
     match value {
         value if !value.is_finite() => "-".to_owned(),
         value if value >= 99.95 => format!("{value:.0}"),
@@ -40,7 +40,7 @@ pub(super) fn figure(value: f64) -> String {
 }
 
 /// A share of one, in percent.
-pub(super) fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     if share.is_finite() {
         let digits = format!("{:.1}", share * 100.0);
         format!("{} %", digits.strip_suffix(".0").unwrap_or(&digits))
@@ -50,7 +50,7 @@ pub(super) fn percent(share: f64) -> String {
 }
 
 /// Simulated time.
-pub(super) fn time(micros: f64) -> String {
+pub(crate) fn time(micros: f64) -> String {
     match micros {
         micros if micros >= 1e6 => format!("{:.3} s", micros / 1e6),
         micros if micros >= 1e3 => format!("{:.3} ms", micros / 1e3),

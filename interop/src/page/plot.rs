@@ -12,10 +12,11 @@ use plotters::element::ComposedElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use super::format::size;
 use super::look::{GRID, INK, Look, PAPER, SCALE};
 
 /// What can go wrong with a drawing: for the library much, for one in memory nothing known.
-pub(super) type DrawError = DrawingAreaErrorKind<io::Error>;
+pub(crate) type DrawError = DrawingAreaErrorKind<io::Error>;
 
 /// Length of a legend's sample of a line.
 const SAMPLE: i32 = 26 * SCALE;
@@ -26,35 +27,38 @@ const ROW: i32 = 18 * SCALE;
 /// Room for a letter of a legend, whose font is not known.
 const LETTER: i32 = 13 * SCALE / 2;
 
+/// Share of an axis that a letter of a label below it needs.
+const LABEL_LETTER: f64 = 0.013;
+
 /// What a plot shows.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Plot {
-    pub(super) x: Axis,
-    pub(super) y: Axis,
-    pub(super) series: Vec<Series>,
+pub(crate) struct Plot {
+    pub(crate) x: Axis,
+    pub(crate) y: Axis,
+    pub(crate) series: Vec<Series>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Axis {
-    pub(super) title: String,
+pub(crate) struct Axis {
+    pub(crate) title: String,
     /// What is beyond it is drawn at its end.
-    pub(super) range: Range<f64>,
+    pub(crate) range: Range<f64>,
     /// Whether equal distances are equal ratios. The range must then be above 0.
-    pub(super) is_log: bool,
+    pub(crate) is_log: bool,
     /// Where there are labels, and what they say.
-    pub(super) ticks: Vec<(f64, String)>,
+    pub(crate) ticks: Vec<(f64, String)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Series {
+pub(crate) struct Series {
     /// Its name in the legend, if it has one.
-    pub(super) label: Option<String>,
-    pub(super) look: Look,
-    pub(super) shape: Shape,
+    pub(crate) label: Option<String>,
+    pub(crate) look: Look,
+    pub(crate) shape: Shape,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     /// A line through points that rise in x, with marks here and there.
     Line(Vec<(f64, f64)>),
     /// The same, dashed, and with hollow marks.
@@ -67,16 +71,16 @@ pub(super) enum Shape {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Bar {
-    pub(super) x: Range<f64>,
-    pub(super) y: Range<f64>,
+pub(crate) struct Bar {
+    pub(crate) x: Range<f64>,
+    pub(crate) y: Range<f64>,
     /// Printed above it.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 impl Plot {
     /// The drawing, meant to be seen at `width` by `height` pixels.
-    pub(super) fn svg(&self, width: u32, height: u32) -> Result<String, DrawError> {
+    pub(crate) fn svg(&self, width: u32, height: u32) -> Result<String, DrawError> {
         let mut svg = String::new();
         let size = [width, height].map(|pixels| pixels * SCALE.unsigned_abs());
         let root = SVGBackend::with_string(&mut svg, size.into()).into_drawing_area();
@@ -254,6 +258,77 @@ impl Bar {
 }
 
 impl Axis {
+    /// A logarithmic one for ratios from `from` up, with room for `values`.
+    pub(crate) fn ratios(title: &str, from: f64, values: impl Iterator<Item = f64>) -> Self {
+        let most = values.fold(10.0 * from, f64::max);
+        let decades = (0..15).map(|decade| 10f64.powi(decade));
+        let steps = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|step| from * step * decade));
+        let mut ticks: Vec<f64> = steps.clone().take_while(|tick| *tick < most).collect();
+        ticks.extend(steps.skip(ticks.len()).take(1));
+        let end = ticks.last().copied().unwrap_or(most);
+        Self {
+            title: title.to_owned(),
+            range: from..end,
+            is_log: true,
+            ticks: ticks
+                .into_iter()
+                .map(|tick| (tick, tick.to_string()))
+                .collect(),
+        }
+    }
+
+    /// A linear one of percentages from 0 up, with room for `values`.
+    pub(crate) fn percentages(title: &str, values: impl Iterator<Item = f64>) -> Self {
+        let most = values.fold(1.0, f64::max);
+        let steps = [0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0];
+        let step = steps
+            .into_iter()
+            .find(|step| step * 6.0 >= most)
+            .unwrap_or(50.0);
+        let count = (most / step).ceil() as u32;
+        let ticks = (0..=count).map(|at| f64::from(at) * step);
+        Self {
+            title: title.to_owned(),
+            range: 0.0..f64::from(count) * step,
+            is_log: false,
+            ticks: ticks.map(|tick| (tick, tick.to_string())).collect(),
+        }
+    }
+
+    /// Room of 1 for each of `names`, in which bars stand.
+    pub(crate) fn places(title: &str, names: impl Iterator<Item = String>) -> Self {
+        let ticks: Vec<_> = (0..).map(|at| f64::from(at) + 0.5).zip(names).collect();
+        Self {
+            title: title.to_owned(),
+            range: 0.0..ticks.len() as f64,
+            is_log: false,
+            ticks,
+        }
+    }
+
+    /// Sizes of messages, linear in messages: where `ends` are, each with the share of messages that
+    /// are not longer, and as far as their labels do not touch.
+    pub(crate) fn by_messages(ends: &[(u64, f64)]) -> Self {
+        let mut ticks: Vec<(f64, String)> = Vec::new();
+        // From the longest on: where labels would touch, the longer sizes are the ones to tell.
+        for (bytes, share) in ends.iter().rev() {
+            let label = size(*bytes as f64).replace([' ', 'B'], "");
+            let is_clear = ticks.last().is_none_or(|(next, next_label)| {
+                let letters = f64::midpoint(label.len() as f64, next_label.len() as f64);
+                next - share >= LABEL_LETTER * letters
+            });
+            if is_clear {
+                ticks.push((*share, label));
+            }
+        }
+        Self {
+            title: "Message size in bytes, linear in messages".to_owned(),
+            range: 0.0..1.0,
+            is_log: false,
+            ticks,
+        }
+    }
+
     /// Where a value is on it, 0 to 1.
     fn place(&self, value: f64) -> f64 {
         let scaled = |value: f64| if self.is_log { value.ln() } else { value };
@@ -288,7 +363,7 @@ impl ValueFormatter<f64> for Axis {
 
 impl Shape {
     /// What the y axis must have room for.
-    pub(super) fn heights(&self) -> impl Iterator<Item = f64> {
+    pub(crate) fn heights(&self) -> impl Iterator<Item = f64> {
         let (points, bars): (&[_], &[_]) = match self {
             Self::Line(points) | Self::Dashed(points) => (points, &[]),
             Self::Marks(points) | Self::HollowMarks(points) => (points, &[]),
@@ -465,6 +540,32 @@ mod tests {
         let axis = axis(1.0..100.0, true);
         let places = [1.0, 10.0, 100.0, 1e6, 0.5].map(|value| axis.map(&value, (400, 0)));
         assert_eq!(places, [400, 200, 0, 0, 400]);
+    }
+
+    #[test]
+    fn axes_have_room_for_all_values_and_round_ticks() {
+        let axis = Axis::ratios("", 1.0, [3.0, 26.6].into_iter());
+        let labels: Vec<_> = axis.ticks.iter().map(|(_, label)| label.as_str()).collect();
+        assert_eq!(labels, ["1", "2", "5", "10", "20", "50"]);
+        assert_eq!(axis.range, 1.0..50.0);
+        let axis = Axis::percentages("", [3.0, 26.6].into_iter());
+        assert_eq!((axis.range, axis.ticks.len()), (0.0..30.0, 7));
+    }
+
+    #[test]
+    fn labels_do_not_touch_and_the_longest_size_has_one() {
+        let ends = [
+            (100, 0.1),
+            (123_400, 0.96),
+            (5_600_000, 0.98),
+            (10_000_000, 1.0),
+        ];
+        let labels: Vec<_> = Axis::by_messages(&ends)
+            .ticks
+            .into_iter()
+            .map(|(_, label)| label)
+            .collect();
+        assert_eq!(labels, ["10M", "100"]);
     }
 
     #[test]
