@@ -1,5 +1,6 @@
 //! A second process of this program that serves until its standard input ends.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::process::Stdio;
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub(crate) struct Serving<T> {
 
 impl<T: DeserializeOwned> Serving<T> {
     /// Starts this program with `arguments` and waits until it serves.
-    pub(crate) async fn start(arguments: &[&str]) -> Result<Self, StartError> {
+    pub(crate) async fn start(arguments: &[impl AsRef<OsStr>]) -> Result<Self, StartError> {
         let program = std::env::current_exe().map_err(StartError::Spawn)?;
         let mut child = Command::new(program)
             .args(arguments)
@@ -55,6 +56,16 @@ impl<T: DeserializeOwned> Serving<T> {
         }
         let at = serde_json::from_str(&line).map_err(|error| StartError::Ended(Some(error)))?;
         Ok(Self { at, _child: child })
+    }
+}
+
+impl<T> Serving<T> {
+    /// The same process, with another view of where it serves.
+    pub(crate) fn map<U>(self, view: impl FnOnce(T) -> U) -> Serving<U> {
+        Serving {
+            at: view(self.at),
+            _child: self._child,
+        }
     }
 }
 

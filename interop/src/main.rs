@@ -17,6 +17,7 @@ mod netns;
 mod page;
 mod progress;
 mod report;
+mod runtime;
 mod serve;
 mod sim;
 mod soak;
@@ -78,16 +79,19 @@ enum Command {
     /// Keeps a processor busy until standard input ends.
     #[command(hide = true, after_help = "Example:\n  homa-interop busy")]
     Busy,
-    /// Serves the echo service of the benchmarks until standard input ends.
+    /// Serves the echo services of the benchmarks until standard input ends.
     ///
     /// Prints the URIs it serves as one line of JSON.
-    #[command(hide = true, after_help = "Example:\n  homa-interop serve-echo")]
-    ServeEcho,
+    #[command(
+        hide = true,
+        after_help = "Example:\n  homa-interop serve-echo --listen 10.77.0.1:4000"
+    )]
+    ServeEcho(echo::Options),
     /// Serves the Thrift echo service of the benchmarks until standard input ends.
     ///
     /// Prints where it serves as one line of JSON.
     #[command(hide = true, after_help = "Example:\n  homa-interop serve-thrift-echo")]
-    ServeThriftEcho,
+    ServeThriftEcho(echo::thrift::Arguments),
     /// Answers what `bench floor` sends until standard input ends.
     #[command(
         hide = true,
@@ -125,8 +129,8 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Soak(arguments) => return soak::run(arguments),
         Command::SoakNode => soak::run_node_until_stdin_ends()?,
         Command::Busy => soak::run_busy_until_stdin_ends()?,
-        Command::ServeEcho => echo::serve_until_stdin_ends()?,
-        Command::ServeThriftEcho => bench::serve_thrift_until_stdin_ends()?,
+        Command::ServeEcho(options) => echo::serve_until_stdin_ends(options)?,
+        Command::ServeThriftEcho(arguments) => echo::thrift::serve_until_stdin_ends(arguments)?,
         Command::ServeFloor { workers } => bench::serve_floor_until_stdin_ends(*workers)?,
     }
     Ok(ExitCode::SUCCESS)

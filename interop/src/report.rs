@@ -8,13 +8,16 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::bench::CpuPerCall;
+use crate::table::Table;
 
 /// A 99th percentile of fewer samples is not told: it would rest on fewer than ten of them.
 pub(crate) const MIN_SAMPLES_FOR_P99: u64 = 1_000;
 
 /// One round of one stack.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Round {
     /// Median latency in microseconds.
     pub(crate) p50_us: f64,
@@ -51,7 +54,7 @@ pub(crate) enum Tail {
 }
 
 /// One stack in one row: the medians of its rounds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Side {
     pub(crate) p50_us: f64,
     pub(crate) p99_us: Option<f64>,
@@ -59,6 +62,12 @@ pub(crate) struct Side {
     pub(crate) gbps: f64,
     /// Measured calls or messages of all rounds.
     pub(crate) samples: u64,
+    /// What the processes did for a call or message, those of the load beside them included.
+    pub(crate) cpu_per_call: Option<CpuPerCall>,
+    /// Microseconds, and the share of the calls or messages of all rounds that took at least so
+    /// long.
+    #[serde(default)]
+    pub(crate) ccdf: Vec<(f64, f64)>,
     pub(crate) rounds: Vec<Round>,
 }
 
@@ -80,13 +89,20 @@ impl Side {
             rate: over(|round| round.rate),
             gbps: over(|round| round.gbps),
             samples: rounds.iter().map(|round| round.samples).sum(),
+            cpu_per_call: None,
+            ccdf: Vec::new(),
             rounds: rounds.to_vec(),
         }
+    }
+
+    /// Of client and server together.
+    pub(crate) fn cpu_us(&self) -> Option<f64> {
+        self.cpu_per_call?.both_us()
     }
 }
 
 /// One row of the comparison. A ratio is Homa divided by TCP.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) tcp: Side,
@@ -94,23 +110,60 @@ pub(crate) struct Row {
     pub(crate) ratio_p50: f64,
     pub(crate) ratio_p99: Option<f64>,
     pub(crate) ratio_rate: f64,
+    /// Of what both processes do for a call.
+    pub(crate) ratio_cpu: Option<f64>,
 }
 
 impl Row {
     /// Relates the two sides.
     pub(crate) fn new(name: &str, tcp: Side, homa: Side) -> Self {
-        let ratio_p99 = homa
-            .p99_us
-            .zip(tcp.p99_us)
-            .map(|(homa, tcp)| rounded(homa / tcp));
+        let ratio = |homa: Option<f64>, tcp: Option<f64>| {
+            let (homa, tcp) = homa.zip(tcp)?;
+            (tcp > 0.0).then(|| rounded(homa / tcp))
+        };
         Self {
             name: name.to_owned(),
             ratio_p50: rounded(homa.p50_us / tcp.p50_us),
-            ratio_p99,
+            ratio_p99: ratio(homa.p99_us, tcp.p99_us),
             ratio_rate: rounded(homa.rate / tcp.rate),
+            ratio_cpu: ratio(homa.cpu_us(), tcp.cpu_us()),
             tcp,
             homa,
         }
+    }
+}
+
+/// How a claim fared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Verdict {
+    pub(crate) row: String,
+    pub(crate) what: String,
+    /// Homa divided by what it is compared with; `None`: unknown, and so does not hold.
+    pub(crate) ratio: Option<f64>,
+    pub(crate) claimed: String,
+    pub(crate) holds: bool,
+}
+
+impl Verdict {
+    /// In a word.
+    pub(crate) fn mark(&self) -> &'static str {
+        if self.holds { "pass" } else { "FALLS SHORT" }
+    }
+
+    /// A line for each.
+    pub(crate) fn table(verdicts: &[Self]) -> Table {
+        let mut table = Table::new(["claim", "of", "Homa/TCP", "claimed", ""]);
+        for verdict in verdicts {
+            let ratio = verdict.ratio.map(|ratio| format!("{ratio:.2}"));
+            table.row([
+                verdict.row.clone(),
+                verdict.what.clone(),
+                ratio.unwrap_or_else(|| "unknown".to_owned()),
+                verdict.claimed.clone(),
+                verdict.mark().to_owned(),
+            ]);
+        }
+        table
     }
 }
 
@@ -124,8 +177,30 @@ pub(crate) fn quantile_us(latencies: &Histogram<u64>, quantile: f64) -> f64 {
     rounded(latencies.value_at_quantile(quantile) as f64 / 1e3)
 }
 
+/// Microseconds, and the share of all that took at least so long; as far as ten did.
+pub(crate) fn ccdf(latencies: &Histogram<u64>) -> Vec<(f64, f64)> {
+    let all = latencies.len();
+    let mut points: Vec<(f64, f64)> = Vec::new();
+    let mut below = 0;
+    for step in latencies.iter_recorded() {
+        let left = all - below;
+        let share = left as f64 / all as f64;
+        // Points that nobody could tell from the one before are left out.
+        let is_apart = points.last().is_none_or(|(_, last)| share < 0.9 * last);
+        if left >= MIN_IN_TAIL && (is_apart || points.len() < 2) {
+            let us = rounded(step.value_iterated_to() as f64 / 1e3);
+            points.push((us, (share * 1e6).round() / 1e6));
+        }
+        below += step.count_at_value();
+    }
+    points
+}
+
+/// Fewer samples do not make a point of a distribution's tail.
+pub(crate) const MIN_IN_TAIL: u64 = 10;
+
 /// The middle value, or the mean of the two in the middle.
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.get(middle) {
@@ -154,34 +229,83 @@ pub(crate) fn table_head() -> String {
 
 /// One line of the table.
 pub(crate) fn table_line(row: &Row) -> String {
-    let mut line = format!("{:NAME_WIDTH$}", row.name);
-    let mut cell = |tcp: Option<f64>, homa: Option<f64>, ratio: Option<f64>, last: bool| {
-        let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
-        let end = if last { "" } else { " |" };
-        // Writing to a string cannot fail.
-        let _ = write!(
-            line,
-            " {:>8} {:>8} {ratio:>7}{end}",
-            figure(tcp),
-            figure(homa)
-        );
-    };
+    let cells = figures(row).map(|(tcp, homa, ratio)| {
+        let (tcp, homa, ratio) = (figure(tcp), figure(homa), ratio_text(ratio));
+        format!(" {tcp:>8} {homa:>8} {ratio:>7}")
+    });
+    format!("{:NAME_WIDTH$}{}", row.name, cells.join(" |"))
+}
+
+/// The rows as a table of a page.
+pub(crate) fn rows_table(rows: &[Row]) -> Table {
+    let mut table = Table::new([
+        "",
+        "p50 us TCP",
+        "Homa",
+        "ratio",
+        "p99 us TCP",
+        "Homa",
+        "ratio",
+        "calls or messages/s TCP",
+        "Homa",
+        "ratio",
+        "Gbit/s TCP",
+        "Homa",
+        "ratio",
+    ]);
+    for row in rows {
+        let mut cells = vec![row.name.clone()];
+        for (tcp, homa, ratio) in figures(row) {
+            cells.extend([tcp, homa].map(figure));
+            cells.push(ratio_text(ratio));
+        }
+        table.row(cells);
+    }
+    table
+}
+
+/// What the tables tell of a row: of TCP, of Homa, and the ratio.
+fn figures(row: &Row) -> [(Option<f64>, Option<f64>, Option<f64>); 4] {
     let (tcp, homa) = (&row.tcp, &row.homa);
-    cell(
-        Some(tcp.p50_us),
-        Some(homa.p50_us),
-        Some(row.ratio_p50),
-        false,
-    );
-    cell(tcp.p99_us, homa.p99_us, row.ratio_p99, false);
-    cell(Some(tcp.rate), Some(homa.rate), Some(row.ratio_rate), false);
-    cell(
-        Some(tcp.gbps),
-        Some(homa.gbps),
-        Some(homa.gbps / tcp.gbps),
-        true,
-    );
-    line
+    [
+        (Some(tcp.p50_us), Some(homa.p50_us), Some(row.ratio_p50)),
+        (tcp.p99_us, homa.p99_us, row.ratio_p99),
+        (Some(tcp.rate), Some(homa.rate), Some(row.ratio_rate)),
+        (Some(tcp.gbps), Some(homa.gbps), Some(homa.gbps / tcp.gbps)),
+    ]
+}
+
+fn ratio_text(ratio: Option<f64>) -> String {
+    ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
+}
+
+/// What each row took of the processors, and how often it was measured.
+pub(crate) fn cpu_table(rows: &[Row]) -> Table {
+    let mut table = Table::new([
+        "CPU us per call",
+        "TCP client",
+        "server",
+        "both",
+        "Homa client",
+        "server",
+        "both",
+        "ratio",
+        "samples TCP",
+        "Homa",
+    ]);
+    for row in rows {
+        let mut cells = vec![row.name.clone()];
+        for side in [&row.tcp, &row.homa] {
+            let cpu = side.cpu_per_call;
+            let client = cpu.map(|cpu| cpu.client.us());
+            let server = cpu.and_then(|cpu| Some(cpu.server?.us()));
+            cells.extend([client, server, side.cpu_us()].map(figure));
+        }
+        cells.push(ratio_text(row.ratio_cpu));
+        cells.extend([row.tcp.samples, row.homa.samples].map(|samples| samples.to_string()));
+        table.row(cells);
+    }
+    table
 }
 
 /// About three significant digits, `-` where there is no value.

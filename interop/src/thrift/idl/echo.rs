@@ -37,6 +37,8 @@ use thrift::{
 pub trait TEchoSyncClient {
     /// Answers with what it was sent.
     fn call(&mut self, data: Vec<u8>) -> thrift::Result<Vec<u8>>;
+    /// Answers with so many bytes of what it was sent, and zeros behind them if these are more.
+    fn answer(&mut self, data: Vec<u8>, bytes: i32) -> thrift::Result<Vec<u8>>;
 }
 
 pub trait TEchoSyncClientMarker {}
@@ -120,6 +122,33 @@ impl<C: TThriftClient + TEchoSyncClientMarker> TEchoSyncClient for C {
             result.ok_or()
         }
     }
+    fn answer(&mut self, data: Vec<u8>, bytes: i32) -> thrift::Result<Vec<u8>> {
+        ({
+            self.increment_sequence_number();
+            let message_ident =
+                TMessageIdentifier::new("answer", TMessageType::Call, self.sequence_number());
+            let call_args = EchoAnswerArgs { data, bytes };
+            self.o_prot_mut().write_message_begin(&message_ident)?;
+            call_args.write_to_out_protocol(self.o_prot_mut())?;
+            self.o_prot_mut().write_message_end()?;
+            self.o_prot_mut().flush()
+        })?;
+        {
+            let message_ident = self.i_prot_mut().read_message_begin()?;
+            verify_expected_sequence_number(self.sequence_number(), message_ident.sequence_number)?;
+            verify_expected_service_call("answer", &message_ident.name)?;
+            if message_ident.message_type == TMessageType::Exception {
+                let remote_error =
+                    thrift::Error::read_application_error_from_in_protocol(self.i_prot_mut())?;
+                self.i_prot_mut().read_message_end()?;
+                return Err(thrift::Error::Application(remote_error));
+            }
+            verify_expected_message_type(TMessageType::Reply, message_ident.message_type)?;
+            let result = EchoAnswerResult::read_from_in_protocol(self.i_prot_mut())?;
+            self.i_prot_mut().read_message_end()?;
+            result.ok_or()
+        }
+    }
 }
 
 //
@@ -130,6 +159,8 @@ impl<C: TThriftClient + TEchoSyncClientMarker> TEchoSyncClient for C {
 pub trait EchoSyncHandler {
     /// Answers with what it was sent.
     fn handle_call(&self, data: Vec<u8>) -> thrift::Result<Vec<u8>>;
+    /// Answers with so many bytes of what it was sent, and zeros behind them if these are more.
+    fn handle_answer(&self, data: Vec<u8>, bytes: i32) -> thrift::Result<Vec<u8>>;
 }
 
 pub struct EchoSyncProcessor<H: EchoSyncHandler> {
@@ -147,6 +178,19 @@ impl<H: EchoSyncHandler> EchoSyncProcessor<H> {
         o_prot: &mut dyn TOutputProtocol,
     ) -> thrift::Result<()> {
         TEchoProcessFunctions::process_call(&self.handler, incoming_sequence_number, i_prot, o_prot)
+    }
+    fn process_answer(
+        &self,
+        incoming_sequence_number: i32,
+        i_prot: &mut dyn TInputProtocol,
+        o_prot: &mut dyn TOutputProtocol,
+    ) -> thrift::Result<()> {
+        TEchoProcessFunctions::process_answer(
+            &self.handler,
+            incoming_sequence_number,
+            i_prot,
+            o_prot,
+        )
     }
 }
 
@@ -200,6 +244,56 @@ impl TEchoProcessFunctions {
             },
         }
     }
+    pub fn process_answer<H: EchoSyncHandler>(
+        handler: &H,
+        incoming_sequence_number: i32,
+        i_prot: &mut dyn TInputProtocol,
+        o_prot: &mut dyn TOutputProtocol,
+    ) -> thrift::Result<()> {
+        let args = EchoAnswerArgs::read_from_in_protocol(i_prot)?;
+        match handler.handle_answer(args.data, args.bytes) {
+            Ok(handler_return) => {
+                let message_ident = TMessageIdentifier::new(
+                    "answer",
+                    TMessageType::Reply,
+                    incoming_sequence_number,
+                );
+                o_prot.write_message_begin(&message_ident)?;
+                let ret = EchoAnswerResult {
+                    result_value: Some(handler_return),
+                };
+                ret.write_to_out_protocol(o_prot)?;
+                o_prot.write_message_end()?;
+                o_prot.flush()
+            }
+            Err(e) => match e {
+                thrift::Error::Application(app_err) => {
+                    let message_ident = TMessageIdentifier::new(
+                        "answer",
+                        TMessageType::Exception,
+                        incoming_sequence_number,
+                    );
+                    o_prot.write_message_begin(&message_ident)?;
+                    thrift::Error::write_application_error_to_out_protocol(&app_err, o_prot)?;
+                    o_prot.write_message_end()?;
+                    o_prot.flush()
+                }
+                _ => {
+                    let ret_err =
+                        { ApplicationError::new(ApplicationErrorKind::Unknown, e.to_string()) };
+                    let message_ident = TMessageIdentifier::new(
+                        "answer",
+                        TMessageType::Exception,
+                        incoming_sequence_number,
+                    );
+                    o_prot.write_message_begin(&message_ident)?;
+                    thrift::Error::write_application_error_to_out_protocol(&ret_err, o_prot)?;
+                    o_prot.write_message_end()?;
+                    o_prot.flush()
+                }
+            },
+        }
+    }
 }
 
 impl<H: EchoSyncHandler> TProcessor for EchoSyncProcessor<H> {
@@ -211,6 +305,7 @@ impl<H: EchoSyncHandler> TProcessor for EchoSyncProcessor<H> {
         let message_ident = i_prot.read_message_begin()?;
         let res = match &*message_ident.name {
             "call" => self.process_call(message_ident.sequence_number, i_prot, o_prot),
+            "answer" => self.process_answer(message_ident.sequence_number, i_prot, o_prot),
             method => Err(thrift::Error::Application(ApplicationError::new(
                 ApplicationErrorKind::UnknownMethod,
                 format!("unknown method {}", method),
@@ -315,6 +410,124 @@ impl EchoCallResult {
     }
     fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
         let struct_ident = TStructIdentifier::new("EchoCallResult");
+        o_prot.write_struct_begin(&struct_ident)?;
+        if let Some(ref fld_var) = self.result_value {
+            o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::String, 0))?;
+            o_prot.write_bytes(fld_var)?;
+            o_prot.write_field_end()?
+        }
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
+// EchoAnswerArgs
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct EchoAnswerArgs {
+    data: Vec<u8>,
+    bytes: i32,
+}
+
+impl EchoAnswerArgs {
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<EchoAnswerArgs> {
+        i_prot.read_struct_begin()?;
+        let mut f_1: Option<Vec<u8>> = None;
+        let mut f_2: Option<i32> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                1 => {
+                    let val = i_prot.read_bytes()?;
+                    f_1 = Some(val);
+                }
+                2 => {
+                    let val = i_prot.read_i32()?;
+                    f_2 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        verify_required_field_exists("EchoAnswerArgs.data", &f_1)?;
+        verify_required_field_exists("EchoAnswerArgs.bytes", &f_2)?;
+        let ret = EchoAnswerArgs {
+            data: f_1
+                .expect("auto-generated code should have checked for presence of required fields"),
+            bytes: f_2
+                .expect("auto-generated code should have checked for presence of required fields"),
+        };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier::new("answer_args");
+        o_prot.write_struct_begin(&struct_ident)?;
+        o_prot.write_field_begin(&TFieldIdentifier::new("data", TType::String, 1))?;
+        o_prot.write_bytes(&self.data)?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_begin(&TFieldIdentifier::new("bytes", TType::I32, 2))?;
+        o_prot.write_i32(self.bytes)?;
+        o_prot.write_field_end()?;
+        o_prot.write_field_stop()?;
+        o_prot.write_struct_end()
+    }
+}
+
+//
+// EchoAnswerResult
+//
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct EchoAnswerResult {
+    result_value: Option<Vec<u8>>,
+}
+
+impl EchoAnswerResult {
+    fn ok_or(self) -> thrift::Result<Vec<u8>> {
+        if self.result_value.is_some() {
+            Ok(self.result_value.unwrap())
+        } else {
+            Err(thrift::Error::Application(ApplicationError::new(
+                ApplicationErrorKind::MissingResult,
+                "no result received for EchoAnswer",
+            )))
+        }
+    }
+    fn read_from_in_protocol(i_prot: &mut dyn TInputProtocol) -> thrift::Result<EchoAnswerResult> {
+        i_prot.read_struct_begin()?;
+        let mut f_0: Option<Vec<u8>> = None;
+        loop {
+            let field_ident = i_prot.read_field_begin()?;
+            if field_ident.field_type == TType::Stop {
+                break;
+            }
+            let field_id = field_id(&field_ident)?;
+            match field_id {
+                0 => {
+                    let val = i_prot.read_bytes()?;
+                    f_0 = Some(val);
+                }
+                _ => {
+                    i_prot.skip(field_ident.field_type)?;
+                }
+            };
+            i_prot.read_field_end()?;
+        }
+        i_prot.read_struct_end()?;
+        let ret = EchoAnswerResult { result_value: f_0 };
+        Ok(ret)
+    }
+    fn write_to_out_protocol(&self, o_prot: &mut dyn TOutputProtocol) -> thrift::Result<()> {
+        let struct_ident = TStructIdentifier::new("EchoAnswerResult");
         o_prot.write_struct_begin(&struct_ident)?;
         if let Some(ref fld_var) = self.result_value {
             o_prot.write_field_begin(&TFieldIdentifier::new("result_value", TType::String, 0))?;

@@ -9,16 +9,18 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-use tonic::Status;
+use tokio::time::sleep_until;
 
+use crate::bench::call::CallFailed;
+use crate::bench::cpu::{Meter, Used};
 use crate::latency::{self, empty_histogram};
 
 /// A transport with a server behind it.
-pub(crate) trait Stack {
+pub(crate) trait Stack: Clone + Send + Sync + 'static {
     type Caller: Caller;
 
     /// A caller of its own, which sends this payload.
-    fn caller(&self, kind: Kind, payload: Payload) -> Result<Self::Caller, LoadError>;
+    fn caller(&self, kind: Kind, payload: Payload) -> Result<Self::Caller, CallFailed>;
 }
 
 /// Keeps one call in flight, over and over, or has one stream.
@@ -27,7 +29,7 @@ pub(crate) trait Caller: Send + 'static {
     const BLOCKS: bool;
 
     /// Calls once, or has one message come by the stream, which the first one opens.
-    fn exchange(&mut self) -> impl Future<Output = Result<(), LoadError>> + Send;
+    fn exchange(&mut self) -> impl Future<Output = Result<(), CallFailed>> + Send;
 }
 
 /// What is in flight while a row is measured.
@@ -72,6 +74,8 @@ pub(crate) struct Timing {
     pub(crate) min_samples: u64,
     /// The round fails when it has not ended by then.
     pub(crate) give_up: Duration,
+    /// The process that serves, to see how much it works.
+    pub(crate) server: Option<u32>,
 }
 
 /// What one round saw.
@@ -83,19 +87,17 @@ pub(crate) struct Measured {
     pub(crate) rate: f64,
     /// Payload carried in one direction, bulk included, in Gbit/s.
     pub(crate) gbps: f64,
+    /// Calls or messages that finished in the measured time, bulk included.
+    pub(crate) calls: u64,
+    /// What the processes did in that time.
+    pub(crate) cpu: Used,
 }
 
 /// Why a round gave no result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
-    #[error("a call failed")]
-    Call(#[source] Box<Status>),
-    #[error("a Thrift call failed")]
-    Thrift(#[from] thrift::Error),
-    #[error("the server ended a stream that only the client may end")]
-    Ended,
-    #[error("a call of {sent} bytes was answered with {received} bytes that are not the same")]
-    WrongBytes { sent: usize, received: usize },
+    #[error(transparent)]
+    Call(#[from] CallFailed),
     #[error("{samples} of {wanted} calls were measured after {waited:?}; giving up")]
     TooSlow {
         samples: u64,
@@ -104,12 +106,6 @@ pub(crate) enum LoadError {
     },
     #[error("a calling task ended early")]
     Task(#[from] tokio::task::JoinError),
-}
-
-impl From<Status> for LoadError {
-    fn from(status: Status) -> Self {
-        Self::Call(Box::new(status))
-    }
 }
 
 /// Responses up to this size are compared in full, of longer ones every sixteenth.
@@ -123,11 +119,11 @@ struct Shared {
     min_samples: u64,
     samples: AtomicU64,
     stop_bulk: AtomicBool,
-    /// Bytes of bulk calls that have finished since the round began.
-    bulk_bytes: AtomicU64,
+    /// Bulk calls that have finished since the round began.
+    bulk_calls: AtomicU64,
 }
 
-/// Puts `load` on `channel` for one round.
+/// Puts `load` on `stack` for one round.
 pub(crate) async fn run<S: Stack>(
     stack: &S,
     load: &Load,
@@ -140,9 +136,9 @@ pub(crate) async fn run<S: Stack>(
         min_samples: timing.min_samples,
         samples: AtomicU64::new(0),
         stop_bulk: AtomicBool::new(false),
-        bulk_bytes: AtomicU64::new(0),
+        bulk_calls: AtomicU64::new(0),
     });
-    let round = callers(stack, load, &shared);
+    let round = callers(stack, load, timing.server, &shared);
     match tokio::time::timeout(timing.give_up, round).await {
         Ok(measured) => measured,
         Err(_) => Err(LoadError::TooSlow {
@@ -156,6 +152,7 @@ pub(crate) async fn run<S: Stack>(
 async fn callers<S: Stack>(
     stack: &S,
     load: &Load,
+    server: Option<u32>,
     shared: &Arc<Shared>,
 ) -> Result<Measured, LoadError> {
     // Dropping a set aborts its tasks, so nothing outlives a round that fails; threads end with
@@ -165,7 +162,7 @@ async fn callers<S: Stack>(
     if let Some(Bulk { bytes, in_flight }) = load.bulk {
         for index in 0..in_flight {
             let payload = Payload::new(bytes, index);
-            let calls = keep_in_flight(stack.caller(Kind::Call, payload)?, bytes, shared.clone());
+            let calls = keep_in_flight(stack.caller(Kind::Call, payload)?, shared.clone());
             spawn::<S::Caller, _>(&mut bulk, calls);
         }
     }
@@ -175,13 +172,20 @@ async fn callers<S: Stack>(
         spawn::<S::Caller, _>(&mut measuring, measure(caller, shared.clone()));
     }
 
+    let begin = sleep_until(shared.begin.into());
+    tokio::pin!(begin);
+    let mut meter = None;
     let mut latencies = empty_histogram();
     let mut calls = 0;
     let mut seconds: f64 = 0.0;
-    let mut bulk_bytes = 0;
+    let mut bulk_calls = 0;
     loop {
         // A bulk call that fails ends the round at once, or it would go on without its load.
         let joined = tokio::select! {
+            () = &mut begin, if meter.is_none() => {
+                meter = Some(Meter::start(server));
+                continue;
+            }
             Some(failed) = bulk.join_next() => { failed??; continue }
             joined = measuring.join_next() => joined,
         };
@@ -190,19 +194,23 @@ async fn callers<S: Stack>(
         latencies += &tally.latencies;
         calls += tally.calls;
         seconds = seconds.max(tally.seconds);
-        bulk_bytes = bulk_bytes.max(tally.bulk_bytes);
+        bulk_calls = bulk_calls.max(tally.bulk_calls);
     }
+    let cpu = meter.map_or_else(Used::default, |meter| meter.used());
     shared.stop_bulk.store(true, Ordering::Relaxed);
     while let Some(ended) = bulk.join_next().await {
         ended??;
     }
 
     let rate = calls as f64 / seconds;
+    let bulk_bytes = load.bulk.map_or(0, |bulk| bulk_calls * bulk.bytes as u64);
     let payload = rate * load.bytes as f64 + bulk_bytes as f64 / seconds;
     Ok(Measured {
         latencies,
         rate,
         gbps: payload * 8.0 / 1e9,
+        calls: calls + bulk_calls,
+        cpu,
     })
 }
 
@@ -223,8 +231,8 @@ struct Tally {
     calls: u64,
     /// The measured time.
     seconds: f64,
-    /// Bytes of bulk calls that finished inside it.
-    bulk_bytes: u64,
+    /// Bulk calls that finished inside it.
+    bulk_calls: u64,
 }
 
 /// What a caller sends, and has to get back.
@@ -249,12 +257,16 @@ impl Payload {
     }
 
     /// Whether this came back.
-    pub(crate) fn check(&mut self, received: &[u8]) -> Result<(), LoadError> {
+    pub(crate) fn check(&mut self, received: &[u8]) -> Result<(), CallFailed> {
         let compare = received.len() <= ALWAYS_COMPARE || self.received.is_multiple_of(16);
         self.received += 1;
         if received.len() != self.bytes.len() || compare && *received != self.bytes {
             let (sent, received) = (self.bytes.len(), received.len());
-            return Err(LoadError::WrongBytes { sent, received });
+            return Err(CallFailed::WrongBytes {
+                sent,
+                wanted: sent,
+                received,
+            });
         }
         Ok(())
     }
@@ -287,16 +299,16 @@ async fn measure(mut caller: impl Caller, shared: Arc<Shared>) -> Result<Tally, 
             } else {
                 started
             };
-            let bulk_bytes = shared.bulk_bytes.load(Ordering::Relaxed);
+            let bulk_calls = shared.bulk_calls.load(Ordering::Relaxed);
             return Ok(Tally {
                 latencies,
                 calls,
                 seconds: (end - shared.begin).as_secs_f64(),
-                bulk_bytes: bulk_bytes - bulk_at_begin.unwrap_or(bulk_bytes),
+                bulk_calls: bulk_calls - bulk_at_begin.unwrap_or(bulk_calls),
             });
         }
         if started >= shared.begin && bulk_at_begin.is_none() {
-            bulk_at_begin = Some(shared.bulk_bytes.load(Ordering::Relaxed));
+            bulk_at_begin = Some(shared.bulk_calls.load(Ordering::Relaxed));
         }
         caller.exchange().await?;
         let finished = Instant::now();
@@ -311,15 +323,11 @@ async fn measure(mut caller: impl Caller, shared: Arc<Shared>) -> Result<Tally, 
     }
 }
 
-/// Calls with this many bytes until it is told to stop.
-async fn keep_in_flight(
-    mut caller: impl Caller,
-    bytes: usize,
-    shared: Arc<Shared>,
-) -> Result<(), LoadError> {
+/// Calls until it is told to stop.
+async fn keep_in_flight(mut caller: impl Caller, shared: Arc<Shared>) -> Result<(), LoadError> {
     while !shared.stop_bulk.load(Ordering::Relaxed) {
         caller.exchange().await?;
-        shared.bulk_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        shared.bulk_calls.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
 }

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use super::compare::CompareError;
-use super::load::{Bulk, Kind, Load, Stack};
-use crate::report::Row;
+use tokio::runtime::Handle;
+
+use super::CompareError;
+use super::closed::{Bulk, Kind, Load, Stack};
+use crate::report::{Row, Verdict};
 
 /// The rows of one RPC framework, and what they are measured on.
 pub(super) trait Suite: Sized {
@@ -23,14 +25,18 @@ pub(super) trait Suite: Sized {
     async fn start() -> Result<Self, CompareError>;
 
     /// What the rows of a variant compare.
-    fn sides(&self, variant: Variant) -> Sides<'_, Self::Stack>;
+    fn sides(&self, variant: Variant) -> Sides<Self::Stack>;
 }
 
 /// What is compared.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sides<'a, S> {
-    pub(super) tcp: &'a S,
-    pub(super) homa: &'a S,
+#[derive(Clone, Debug)]
+pub(super) struct Sides<S> {
+    pub(super) tcp: S,
+    pub(super) homa: S,
+    /// On which the calls are made.
+    pub(super) runtime: Handle,
+    /// The process that serves both.
+    pub(super) server: u32,
 }
 
 /// One row of the table.
@@ -49,6 +55,10 @@ pub(crate) enum Variant {
     WideWindows,
     /// Homa has a `busy_poll` of 50 µs, on both sides.
     BusyPoll,
+    /// One worker per process, on both stacks: tokio's current-thread runtime.
+    OneWorker,
+    /// Both of these.
+    OneWorkerBusyPoll,
     /// All calls to the TCP server share one connection, which a gateway has.
     Gateway,
 }
@@ -139,17 +149,12 @@ impl Bound {
 impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // A fraction below a tenth is easier to read as one.
+            Self::AtMost(bound) if *bound < 0.1 => write!(f, "at most 1/{:.0}", 1.0 / bound),
             Self::AtMost(bound) => write!(f, "at most {bound}"),
             Self::AtLeast(bound) => write!(f, "at least {bound}"),
         }
     }
-}
-
-/// How a claim fared.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Verdict {
-    pub(crate) holds: bool,
-    pub(crate) text: String,
 }
 
 impl Claim {
@@ -157,24 +162,21 @@ impl Claim {
     pub(crate) fn judge(&self, rows: &[Row]) -> Option<Verdict> {
         let row = rows.iter().find(|row| row.name == self.row)?;
         let ratio = (self.ratio)(row);
-        let holds = ratio.is_some_and(|ratio| self.bound.holds(ratio));
-        let measured = ratio.map_or_else(|| "unknown".to_owned(), |ratio| format!("{ratio:.2}"));
-        let text = format!(
-            "{}: {}: Homa/TCP at {} is {measured}, claimed is {}",
-            if holds { "holds" } else { "DOES NOT HOLD" },
-            self.row,
-            self.what,
-            self.bound,
-        );
-        Some(Verdict { holds, text })
+        Some(Verdict {
+            row: self.row.to_owned(),
+            what: self.what.to_owned(),
+            ratio,
+            claimed: self.bound.to_string(),
+            holds: ratio.is_some_and(|ratio| self.bound.holds(ratio)),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::grpc::Grpc;
-    use crate::bench::thrift::Thrift;
+    use crate::bench::compare::grpc::Grpc;
+    use crate::bench::compare::thrift::Thrift;
     use crate::report::{Round, Side, Tail};
 
     const CLAIM: Claim = Claim {
@@ -230,14 +232,16 @@ mod tests {
             (rate, "at least 1.5", 666.6, 667.1),
         ] {
             let held = verdict(claim, 1_000.0, holding);
-            assert!(held.holds && held.text.ends_with(bound), "{}", held.text);
+            assert!(held.holds && held.claimed == bound, "{held:?}");
             let missed = verdict(claim, 1_000.0, missing);
-            assert!(
-                !missed.holds && missed.text.starts_with("DOES NOT HOLD"),
-                "{}",
-                missed.text
-            );
+            assert!(!missed.holds, "{missed:?}");
         }
+    }
+
+    #[test]
+    fn a_bound_of_less_than_a_tenth_is_told_as_a_fraction() {
+        assert_eq!(Bound::AtMost(1.0 / 15.0).to_string(), "at most 1/15");
+        assert_eq!(Bound::AtMost(0.1).to_string(), "at most 0.1");
     }
 
     #[test]
