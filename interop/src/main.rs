@@ -92,16 +92,12 @@ enum Command {
     /// Prints where it serves as one line of JSON.
     #[command(hide = true, after_help = "Example:\n  homa-interop serve-thrift-echo")]
     ServeThriftEcho(echo::thrift::Arguments),
-    /// Answers what `bench floor` sends until standard input ends.
+    /// Answers what `bench baseline` sends until standard input ends.
     #[command(
         hide = true,
-        after_help = "Example:\n  homa-interop serve-floor --workers 1"
+        after_help = "Example:\n  homa-interop serve-baseline --workers 1"
     )]
-    ServeFloor {
-        /// Threads of the runtime.
-        #[arg(long)]
-        workers: Option<usize>,
-    },
+    ServeBaseline(bench::BaselineServerArguments),
 }
 
 fn main() -> ExitCode {
@@ -131,7 +127,7 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Busy => soak::run_busy_until_stdin_ends()?,
         Command::ServeEcho(options) => echo::serve_until_stdin_ends(options)?,
         Command::ServeThriftEcho(arguments) => echo::thrift::serve_until_stdin_ends(arguments)?,
-        Command::ServeFloor { workers } => bench::serve_floor_until_stdin_ends(*workers)?,
+        Command::ServeBaseline(arguments) => bench::serve_baseline_until_stdin_ends(arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -123,11 +123,11 @@ fn a_claim_that_falls_short_fails_the_run_only_if_it_is_to_be_checked() {
 }
 
 #[test]
-fn a_short_floor_measures_both_and_their_ratio() {
-    let file = ResultFile::new("floor");
+fn a_short_baseline_measures_every_way_and_what_homa_adds() {
+    let file = ResultFile::new("baseline");
     let output = homa_interop(&[
         "bench",
-        "floor",
+        "baseline",
         "--rounds=3",
         "--seconds=0.02",
         "--workers=1",
@@ -137,16 +137,32 @@ fn a_short_floor_measures_both_and_their_ratio() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        stdout.contains("bare UDP") && stdout.contains("Homa over UDP"),
-        "{stdout}"
-    );
     let json = std::fs::read(file.path()).expect("it was written");
-    let floor: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
-    let p50 = |side: &str| floor[side]["p50_us"].as_f64().expect("measured");
-    let ratio = floor["ratio_p50"].as_f64().expect("measured");
-    assert!((ratio - p50("homa") / p50("udp")).abs() < 0.01, "{floor}");
-    assert!(floor["sends_per_rpc"].as_f64() >= Some(0.9), "{floor}");
+    let baseline: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    let lanes = baseline["lanes"].as_array().expect("a list");
+    let p50 = |name: &str| {
+        let lane = lanes.iter().find(|lane| lane["lane"] == name).expect(name);
+        lane["p50_us"].as_f64().expect("measured")
+    };
+    for lane in [
+        "blocking-udp",
+        "blocking-tcp",
+        "tokio-udp",
+        "tokio-tcp",
+        "homa",
+    ] {
+        assert!(p50(lane) > 0.0, "{lane}");
+    }
+    let spins = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
+    assert_eq!(lanes.len(), if spins { 7 } else { 5 });
+    let ratio = baseline["ratio_p50"].as_f64().expect("measured");
+    let expected = p50("homa") / p50("tokio-udp");
+    assert!((ratio - expected).abs() < 0.01, "{baseline}");
+    assert!(
+        baseline["sends_per_rpc"].as_f64() >= Some(0.9),
+        "{baseline}"
+    );
+    assert!(stdout.contains("at most 1.4"), "{stdout}");
 }
 
 #[test]
@@ -176,7 +192,7 @@ fn every_subcommand_has_help_with_an_example() {
         &[][..],
         &["bench"],
         &["bench", "compare"],
-        &["bench", "floor"],
+        &["bench", "baseline"],
         &["info"],
         &["soak"],
         &["soak-node"],
@@ -185,7 +201,7 @@ fn every_subcommand_has_help_with_an_example() {
         &["serve-echo"],
         &["grpc"],
         &["matrix"],
-        &["serve-floor"],
+        &["serve-baseline"],
         &["serve-thrift-echo"],
     ] {
         let output = homa_interop(&[command, &["--help"]].concat());
