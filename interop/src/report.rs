@@ -350,6 +350,12 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Writ
     write_whole(path, &json)
 }
 
+/// The same without white space, for long lists.
+pub(crate) fn write_json_compact(path: &Path, value: &impl Serialize) -> Result<(), WriteError> {
+    let json = serde_json::to_vec(value).map_err(|source| WriteError::new(path, source.into()))?;
+    write_whole(path, &json)
+}
+
 /// Writes a file that holds all of `content` or, after an error, what it held before.
 pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<(), WriteError> {
     let write = || {

@@ -12,6 +12,16 @@ pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
+/// A rate per second: any number above 0 that means something.
+pub(crate) fn parse_rate(text: &str) -> Result<f64, String> {
+    let range = "expected a rate above 0, up to 10000000";
+    let rate: f64 = text.parse().map_err(|_| range.to_owned())?;
+    if !(rate > 0.0 && rate <= 1e7) {
+        return Err(range.to_owned());
+    }
+    Ok(rate)
+}
+
 /// A percentage, as parts per million.
 pub(crate) fn parse_percent(text: &str) -> Result<u32, String> {
     let range = "expected a percentage from 0 to 100";
@@ -32,6 +42,15 @@ mod tests {
         for wrong in ["0", "-1", "nan", "inf", "3601", "1s", ""] {
             let error = parse_seconds(wrong).expect_err(wrong);
             assert!(error.contains("0.01 to 3600"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_rate_of_nothing_is_refused_with_the_range() {
+        assert_eq!(parse_rate("0.5"), Ok(0.5));
+        for wrong in ["0", "-0.0", "-1", "nan", "inf", "1e8", "10/s", ""] {
+            let error = parse_rate(wrong).expect_err(wrong);
+            assert!(error.contains("above 0"), "{error}");
         }
     }
 

@@ -34,6 +34,7 @@ fn a_short_comparison_measures_every_row_on_both_stacks() {
 
 fn check(suite: &str, count: usize, claims: &[&str]) {
     let file = ResultFile::new(&format!("compare-{suite}"));
+    let page = ResultFile::new(&format!("compare-{suite}-page"));
     let output = homa_interop(&[
         "bench",
         "compare",
@@ -44,6 +45,8 @@ fn check(suite: &str, count: usize, claims: &[&str]) {
         "--tail-samples=30",
         "--json",
         file.path(),
+        "--html",
+        page.path(),
     ]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
@@ -65,6 +68,8 @@ fn check(suite: &str, count: usize, claims: &[&str]) {
         };
         assert!(lines.any(is_judged), "{claimed} in {stdout}");
     }
+    let page = std::fs::read_to_string(page.path()).expect("it was written");
+    assert!(page.contains("Share that took at least so long"), "plots");
     for row in rows {
         let name = row["name"].as_str().expect("a name");
         assert!(stdout.contains(name), "{name} is missing in\n{stdout}");
@@ -192,7 +197,9 @@ fn every_subcommand_has_help_with_an_example() {
         &[][..],
         &["bench"],
         &["bench", "compare"],
+        &["bench", "load"],
         &["bench", "baseline"],
+        &["bench", "page"],
         &["info"],
         &["soak"],
         &["soak-node"],

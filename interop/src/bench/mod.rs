@@ -5,7 +5,9 @@ mod call;
 mod compare;
 mod connect;
 mod cpu;
+mod load;
 mod machine;
+mod page;
 
 use std::error::Error;
 
@@ -23,13 +25,17 @@ pub(crate) use self::cpu::CpuPerCall;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     Compare(compare::Arguments),
+    Load(Box<load::Arguments>),
     Baseline(baseline::Arguments),
+    Page(page::Arguments),
 }
 
 /// Runs one of them.
 pub(crate) fn run(bench: &Bench) -> Result<(), Box<dyn Error>> {
     match bench {
         Bench::Compare(arguments) => compare::run(arguments),
+        Bench::Load(arguments) => load::run(arguments),
         Bench::Baseline(arguments) => baseline::run(arguments),
+        Bench::Page(arguments) => page::run(arguments),
     }
 }

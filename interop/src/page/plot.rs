@@ -306,6 +306,23 @@ impl Axis {
         }
     }
 
+    /// From all down to a share that is below `least`, in factors of ten.
+    pub(crate) fn shares(title: &str, least: f64) -> Self {
+        let mut ticks = vec![1.0];
+        while ticks.last().is_some_and(|last| *last > least) && ticks.len() < 8 {
+            ticks.push(10f64.powi(-(ticks.len() as i32)));
+        }
+        Self {
+            title: title.to_owned(),
+            range: ticks.last().copied().unwrap_or(0.1).min(0.1)..1.0,
+            is_log: true,
+            ticks: ticks
+                .into_iter()
+                .map(|tick| (tick, format!("{} %", tick * 1e2)))
+                .collect(),
+        }
+    }
+
     /// Sizes of messages, linear in messages: where `ends` are, each with the share of messages that
     /// are not longer, and as far as their labels do not touch.
     pub(crate) fn by_messages(ends: &[(u64, f64)]) -> Self {
@@ -566,6 +583,15 @@ mod tests {
             .map(|(_, label)| label)
             .collect();
         assert_eq!(labels, ["10M", "100"]);
+    }
+
+    #[test]
+    fn shares_go_down_to_the_least_one() {
+        let axis = Axis::shares("", 0.004);
+        let labels: Vec<_> = axis.ticks.iter().map(|(_, label)| label.as_str()).collect();
+        assert_eq!(labels, ["100 %", "10 %", "1 %", "0.1 %"]);
+        assert_eq!(axis.range, 0.001..1.0);
+        assert_eq!(Axis::shares("", 1.0).range, 0.1..1.0);
     }
 
     #[test]

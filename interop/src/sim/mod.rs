@@ -48,6 +48,8 @@ use self::outcome::{Comparison, IncastOutcome, MaxLoadOutcome, Outcome, ScaleOut
 use self::plan::Plan;
 use self::report::{KnownCurve, Report};
 use self::run::{RunError, Speed};
+pub(crate) use self::setup::WorkloadName;
+pub(crate) use self::workload::{MAX_BYTES, Sizes};
 use crate::progress::Progress;
 
 /// It could not be run, or not reported; that of a command line that is wrong.

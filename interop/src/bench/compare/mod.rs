@@ -13,17 +13,20 @@ use std::time::Duration;
 
 use self::closed::{LoadError, Measured, Timing};
 use self::grpc::Grpc;
-use self::outcome::{Kind, Outcome};
+use self::outcome::Kind;
 use self::plan::{Scenario, Sides, Suite};
 use self::thrift::Thrift;
 use super::connect::ConnectError;
 use super::cpu::Used;
 use super::machine::Machine;
+use super::page::{self, Stored};
 use crate::child::StartError;
 use crate::latency::empty_histogram;
 use crate::progress::Progress;
 use crate::report::{self, MIN_SAMPLES_FOR_P99, Round, Row, Side, Tail, Verdict};
 use crate::{runtime, values};
+
+pub(super) use self::outcome::Outcome;
 
 /// Measures an RPC framework over TCP and over Homa in turns, in one run.
 ///
@@ -68,6 +71,9 @@ pub(crate) struct Arguments {
     /// Also fail if one of the claims about the results falls short.
     #[arg(long, alias = "enforce")]
     check: bool,
+    /// Write a page with the results and plots to this file.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Write the results to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -129,7 +135,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 
 fn run_suite<S: Suite>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let scenarios = chosen(S::ROWS, &arguments.row)?;
-    if let Some(path) = &arguments.json {
+    for path in arguments.json.iter().chain(&arguments.html) {
         report::check_writable(path)?;
     }
     let (rounds, seconds) = if arguments.quick {
@@ -173,6 +179,10 @@ fn run_suite<S: Suite>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     }
     let missed = outcome.claims.iter().filter(|verdict| !verdict.holds);
     let missed = missed.count();
+    if let Some(path) = &arguments.html {
+        let title = format!("{} over Homa and over TCP", S::WHAT);
+        page::write(path, &title, &[Stored::Compare(Box::new(outcome))])?;
+    }
     match missed {
         missed if arguments.check && missed > 0 => Err(CompareError::Claims(missed).into()),
         _ => Ok(()),
