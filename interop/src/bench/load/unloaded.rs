@@ -3,18 +3,22 @@
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinError;
 
 use super::open::OpenError;
-use super::stack::{Pattern, Target, ThreadCaller};
+use super::stack::{Pattern, Target, TaskCaller, ThreadCaller};
 use crate::bench::call::CallFailed;
+use crate::bench::connect::Place;
 use crate::report::rounded;
 
-/// Calls of each length are made for at least as long as is asked for, and at least so often.
-const MIN_CALLS: usize = 20;
+/// All lengths take turns so often: how quickly threads wake each other depends on where the system
+/// has put them, and changes from time to time.
+const TURNS: u32 = 5;
 
-/// Calls of each length before those that are measured, which open connections and fill caches.
-const WARM_UP_CALLS: usize = 10;
+/// Calls of a turn are made for at least as long as is asked for, and at least so often.
+const MIN_CALLS: usize = 5;
+
+/// Calls of a turn before those that are measured, which open connections and fill caches.
+const WARM_UP_CALLS: usize = 3;
 
 /// The median time of one length.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,58 +33,32 @@ pub(crate) struct Point {
 pub(crate) struct Unloaded(Vec<Point>);
 
 impl Unloaded {
-    /// Makes one call after the other, each length (rising) for `lasts`.
+    /// Makes one call after the other, each length (rising) for `lasts` in all.
     pub(crate) async fn measure(
         target: &Target,
         lengths: &[u32],
         response_bytes: Option<u32>,
         lasts: Duration,
     ) -> Result<Self, OpenError> {
-        let longest = lengths.last().copied().unwrap_or(1);
-        let pattern = Pattern::new(longest);
-        let mut points = Vec::with_capacity(lengths.len());
-        for &bytes in lengths {
-            let wanted = response_bytes.unwrap_or(bytes);
-            let mut times = Vec::new();
-            // Where the calls under load are made, too: tasks are with the runtime's workers.
-            match target.clone() {
-                Target::Tasks(mut caller) => {
-                    let pattern = pattern.clone();
-                    let calls = async move {
-                        let mut clock = Clock::new(lasts);
-                        while clock.goes_on(&times) {
-                            let data = pattern.part(clock.calls, bytes);
-                            let sent = Instant::now();
-                            caller.call(data, wanted).await?;
-                            clock.record(&mut times, sent);
-                        }
-                        Ok::<_, CallFailed>(times)
-                    };
-                    times = joined(tokio::spawn(calls).await, bytes)?;
-                }
-                Target::Threads(place) => {
-                    let pattern = pattern.clone();
-                    let calls = move || {
-                        let mut caller = ThreadCaller::new(&place)?;
-                        let mut clock = Clock::new(lasts);
-                        while clock.goes_on(&times) {
-                            let data = pattern.part(clock.calls, bytes);
-                            let sent = Instant::now();
-                            caller.call(&data, wanted)?;
-                            clock.record(&mut times, sent);
-                        }
-                        Ok::<_, CallFailed>(times)
-                    };
-                    times = joined(tokio::task::spawn_blocking(calls).await, bytes)?;
-                }
+        let pattern = Pattern::new(lengths.last().copied().unwrap_or(1));
+        let mut times = vec![Vec::new(); lengths.len()];
+        for _ in 0..TURNS {
+            for (&bytes, times) in lengths.iter().zip(&mut times) {
+                let calls = Calls {
+                    pattern: pattern.clone(),
+                    bytes,
+                    wanted: response_bytes.unwrap_or(bytes),
+                    clock: Clock::new(lasts / TURNS),
+                };
+                times.extend(calls.make(target.clone()).await?);
             }
-            points.push(Point {
-                bytes,
-                samples: times.len(),
-                p50_us: median_us(times),
-            });
         }
-        Ok(Self(points))
+        let points = lengths.iter().zip(times).map(|(&bytes, times)| Point {
+            bytes,
+            samples: times.len(),
+            p50_us: median_us(times),
+        });
+        Ok(Self(points.collect()))
     }
 
     pub(crate) fn points(&self) -> &[Point] {
@@ -102,16 +80,57 @@ impl Unloaded {
     }
 }
 
-fn joined<T>(ended: Result<Result<T, CallFailed>, JoinError>, bytes: u32) -> Result<T, OpenError> {
-    let ended = ended.map_err(|_| OpenError::Ended)?;
-    ended.map_err(|source| OpenError::Alone { bytes, source })
+/// The calls of one length in one turn.
+struct Calls {
+    pattern: Pattern,
+    bytes: u32,
+    wanted: u32,
+    clock: Clock,
 }
 
-/// How long one length is measured.
+impl Calls {
+    /// Makes them where calls under load are made, too: tasks are with the runtime's workers.
+    /// Returns what each took, in nanoseconds.
+    async fn make(self, target: Target) -> Result<Vec<u64>, OpenError> {
+        let bytes = self.bytes;
+        let made = match target {
+            Target::Tasks(caller) => tokio::spawn(self.make_in_task(caller)).await,
+            Target::Threads(place) => {
+                tokio::task::spawn_blocking(move || self.make_on_thread(&place)).await
+            }
+        };
+        let made = made.map_err(|_| OpenError::Ended)?;
+        made.map_err(|source| OpenError::Alone { bytes, source })
+    }
+
+    async fn make_in_task(mut self, mut caller: TaskCaller) -> Result<Vec<u64>, CallFailed> {
+        while self.clock.goes_on() {
+            let data = self.pattern.part(self.clock.calls, self.bytes);
+            let sent = Instant::now();
+            caller.call(data, self.wanted).await?;
+            self.clock.record(sent);
+        }
+        Ok(self.clock.times)
+    }
+
+    fn make_on_thread(mut self, place: &Place) -> Result<Vec<u64>, CallFailed> {
+        let mut caller = ThreadCaller::new(place)?;
+        while self.clock.goes_on() {
+            let data = self.pattern.part(self.clock.calls, self.bytes);
+            let sent = Instant::now();
+            caller.call(&data, self.wanted)?;
+            self.clock.record(sent);
+        }
+        Ok(self.clock.times)
+    }
+}
+
+/// How long a turn is.
 struct Clock {
     began: Instant,
     lasts: Duration,
     calls: usize,
+    times: Vec<u64>,
 }
 
 impl Clock {
@@ -120,17 +139,19 @@ impl Clock {
             began: Instant::now(),
             lasts,
             calls: 0,
+            times: Vec::new(),
         }
     }
 
-    fn goes_on(&self, times: &[u64]) -> bool {
-        times.len() < MIN_CALLS || self.began.elapsed() < self.lasts
+    fn goes_on(&self) -> bool {
+        self.times.len() < MIN_CALLS || self.began.elapsed() < self.lasts
     }
 
-    fn record(&mut self, times: &mut Vec<u64>, sent: Instant) {
+    fn record(&mut self, sent: Instant) {
         self.calls += 1;
         if self.calls > WARM_UP_CALLS {
-            times.push(u64::try_from(sent.elapsed().as_nanos()).unwrap_or(u64::MAX));
+            let nanos = sent.elapsed().as_nanos();
+            self.times.push(u64::try_from(nanos).unwrap_or(u64::MAX));
         }
     }
 }
@@ -170,13 +191,12 @@ mod tests {
     }
 
     #[test]
-    fn a_length_has_at_least_twenty_calls_whatever_they_take() {
+    fn a_turn_has_at_least_five_calls_whatever_they_take() {
         let mut clock = Clock::new(Duration::ZERO);
-        let mut times = Vec::new();
-        while clock.goes_on(&times) {
-            clock.record(&mut times, Instant::now());
+        while clock.goes_on() {
+            clock.record(Instant::now());
         }
-        assert_eq!((times.len(), clock.calls), (20, 30));
+        assert_eq!((clock.times.len(), clock.calls), (5, 8));
         assert_eq!(median_us(vec![3_000, 1_000, 2_000]), 2.0);
     }
 }
