@@ -24,6 +24,9 @@ use crate::{child, report, values};
 /// A line tells where it listens, port 0 becomes a free port. It ends at Ctrl-C or SIGTERM, after the
 /// calls that are under way. Messages have up to 1,000,000 bytes.
 ///
+/// A gateway that would call itself is refused. Two that call each other are not found out: each call
+/// would go round until it times out.
+///
 /// The exit status is 0 if none of them had to be given up.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
