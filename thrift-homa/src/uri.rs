@@ -42,7 +42,7 @@ pub enum UriError {
     #[error(transparent)]
     Uri(#[from] options::UriError),
     /// It has no scheme, or one that names no transport.
-    #[error("`{uri}` names no known transport: its scheme is `{scheme}`, use {KNOWN_SCHEMES}")]
+    #[error("`{uri}` names no known transport: {}, use {KNOWN_SCHEMES}", its_scheme(.scheme))]
     UnknownScheme {
         /// The URI as given.
         uri: String,
@@ -79,6 +79,13 @@ pub enum UriError {
         /// What to do instead.
         remedy: &'static str,
     },
+}
+
+fn its_scheme(scheme: &str) -> String {
+    match scheme {
+        "" => "it has no scheme".to_owned(),
+        scheme => format!("its scheme is `{scheme}`"),
+    }
 }
 
 impl From<UriError> for thrift::Error {

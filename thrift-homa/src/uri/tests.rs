@@ -66,8 +66,8 @@ fn every_key_is_read_over_every_transport() {
 #[test]
 fn what_cannot_be_used_is_refused_with_value_limit_and_remedy() {
     for (uri, named) in [
-        ("", ["``", "homa://, tcp+framed://"]),
-        ("a:4000", ["a:4000", "unix+framed:///path"]),
+        ("", ["it has no scheme", "homa://, tcp+framed://"]),
+        ("a:4000", ["`a:4000`", "it has no scheme, use homa://"]),
         ("homa:4000", ["homa:4000", "homa://"]),
         ("tcp://a:1", ["`tcp`", "tcp+framed://, tcp+buffered://"]),
         ("homa://a", ["no port", "a:4000"]),
