@@ -292,7 +292,8 @@ impl Buffered {
     fn read_to(&mut self, message: &mut Vec<u8>, wanted: usize) -> Result<(), Broken> {
         while message.len() < wanted {
             let left = wanted - message.len();
-            if self.start == self.end && left >= BUFFER {
+            // Past the buffer no more is set aside than has come, should the rest never come.
+            if self.start == self.end && left >= BUFFER && message.len() >= BUFFER {
                 self.read_straight(message, left)?;
                 continue;
             }
@@ -308,7 +309,7 @@ impl Buffered {
     fn read_straight(&mut self, message: &mut Vec<u8>, left: usize) -> Result<(), Broken> {
         self.go_on()?;
         let before = message.len();
-        message.resize(before + left.min(KEEP), 0);
+        message.resize(before + left.min(KEEP).min(before), 0);
         let read = self.connection.read(&mut message[before..]);
         message.truncate(before + *read.as_ref().unwrap_or(&0));
         check(read).map(drop)
@@ -357,4 +358,38 @@ fn is_pause(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::server::stream::connection::Stream;
+
+    #[test]
+    fn a_message_that_stalls_takes_about_the_memory_of_what_came() {
+        for come in [1, 300, 8_191, 8_192, 20_000, 100_000, 999_999] {
+            let (here, mut there) = UnixStream::pair().unwrap();
+            let connection =
+                Connection::new(Stream::Unix(here), Framing::Framed, Duration::from_secs(20));
+            let connection = Arc::new(connection.unwrap());
+            let mut reader = Reader::new(connection, &Limits::default(), &None);
+            let sender = std::thread::spawn(move || {
+                there.write_all(&1_000_000_u32.to_be_bytes()).unwrap();
+                there.write_all(&vec![0; come]).unwrap();
+            });
+            // The end shows what would be held if nothing came any more.
+            let Err(Broken(why)) = reader.next(Framing::Framed) else {
+                panic!("a part of it is missing");
+            };
+            assert!(why.contains("it ended in a message"), "{why}");
+            sender.join().unwrap();
+            assert_eq!(reader.message.len(), come);
+            let held = reader.message.capacity();
+            assert!(held <= 4 * come.max(64), "{held} for {come}");
+        }
+    }
 }
