@@ -9,7 +9,7 @@ use std::time::Duration;
 use homa_client::Message;
 
 use super::Framing;
-use super::countdown::Countdown;
+use super::countdown::{Countdown, Patience, is_pause};
 use crate::process::Response;
 
 /// Replies up to so many bytes are put together with their length and sent by one system call.
@@ -31,9 +31,8 @@ pub(in crate::server) struct Connection {
     stream: Stream,
     peer: Option<SocketAddr>,
     framing: Framing,
-    /// How long a message may take to arrive once it has begun, and a reply to be taken. A connection
-    /// on which nothing is under way may be idle for ever.
-    patience: Duration,
+    /// A connection on which nothing is under way may be idle for ever.
+    patience: Patience,
     /// One reply at a time is written.
     writing: Mutex<Writing>,
     /// Whoever closes it first says why.
@@ -58,7 +57,7 @@ enum End {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, framing: Framing, patience: Duration) -> io::Result<Self> {
+    pub(super) fn new(stream: Stream, framing: Framing, patience: Patience) -> io::Result<Self> {
         let peer = match &stream {
             Stream::Tcp(stream) => Some(stream.peer_addr()?),
             Stream::Unix(_) => None,
@@ -74,8 +73,8 @@ impl Connection {
             }),
             end: OnceLock::new(),
         };
-        connection.set_read_timeout(patience)?;
-        connection.set_write_timeout(patience)?;
+        connection.set_read_timeout(patience.least)?;
+        connection.set_write_timeout(patience.least)?;
         Ok(connection)
     }
 
@@ -87,7 +86,7 @@ impl Connection {
         matches!(self.stream, Stream::Tcp(_))
     }
 
-    pub(super) fn patience(&self) -> Duration {
+    pub(super) fn patience(&self) -> Patience {
         self.patience
     }
 
@@ -164,12 +163,14 @@ impl Connection {
         while !bytes.is_empty() {
             match self.write_some(bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) if count == bytes.len() => return Ok(()),
-                Ok(count) => bytes = &bytes[count..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(io::ErrorKind::TimedOut.into());
+                Ok(count) => {
+                    countdown.moved(count);
+                    bytes = &bytes[count..];
+                    if bytes.is_empty() {
+                        break;
+                    }
                 }
+                Err(error) if is_pause(&error) => {}
                 Err(error) => return Err(error),
             }
             countdown.go_on(|left| self.set_write_timeout(left))?;

@@ -28,6 +28,7 @@ pub(super) use self::connection::Connection;
 pub(crate) use self::listen::StreamListener;
 
 use self::connection::Stream;
+use self::countdown::Patience;
 use self::permits::Permits;
 use self::read::{Broken, Next, Reader};
 use super::context::Origin;
@@ -48,16 +49,20 @@ pub enum Framing {
 /// The pause after the system has refused to accept, say for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-/// How long a message may take to arrive once it has begun, and a reply to be taken.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// What users are told of this is with [`serve_tcp`].
+const PATIENCE: Patience = Patience {
+    least: Duration::from_secs(30),
+    per_megabyte: Duration::from_secs(1),
+};
 
 /// Serves a processor over TCP, with the options, limits, call context, observer and stop of a
 /// [`HomaServer`](crate::HomaServer); [`ServerOptions::homa`] and [`ServerOptions::oneway`] do not
 /// count.
 ///
 /// A connection may be idle for ever, which costs a thread. A message that has begun has to arrive
-/// within 30 seconds as a whole, however its bytes come, and a reply to be taken within as many; a
-/// connection that breaks this, or on which something comes that is no message, is closed.
+/// within 30 seconds as a whole, however its bytes come, and one second more for each 1,000,000
+/// bytes that have come of it; a reply has to be taken within as much. A connection that breaks this,
+/// or on which something comes that is no message, is closed.
 ///
 /// ```no_run
 /// use std::net::TcpListener;
@@ -116,7 +121,7 @@ fn serve_patiently(
     framing: Framing,
     service: Service,
     options: ServerOptions,
-    patience: Duration,
+    patience: Patience,
 ) -> thrift::Result<ServerHandle> {
     options.check()?;
     let limits = options.limits;
@@ -145,7 +150,7 @@ pub(super) struct StreamServer {
     listener: StreamListener,
     framing: Framing,
     /// [`PATIENCE`], but in tests.
-    patience: Duration,
+    patience: Patience,
     core: Arc<Core>,
     permits: Permits,
     open: Mutex<Open>,

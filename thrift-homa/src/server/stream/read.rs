@@ -9,7 +9,7 @@ use thrift::protocol::{
 
 use super::Framing;
 use super::connection::Connection;
-use super::countdown::Countdown;
+use super::countdown::{Countdown, is_pause};
 use crate::limits::Limits;
 use crate::protocol::{Encoding, Protocol};
 
@@ -271,6 +271,7 @@ impl Buffered {
             self.go_on()?;
             let read = self.connection.read(&mut self.buffer);
             (self.start, self.end) = (0, check(read)?);
+            self.countdown.moved(self.end);
         }
         Ok(())
     }
@@ -312,7 +313,8 @@ impl Buffered {
         message.resize(before + left.min(KEEP).min(before), 0);
         let read = self.connection.read(&mut message[before..]);
         message.truncate(before + *read.as_ref().unwrap_or(&0));
-        check(read).map(drop)
+        self.countdown.moved(check(read)?);
+        Ok(())
     }
 
     /// Whether there is time left for another read in the middle of a message.
@@ -323,7 +325,7 @@ impl Buffered {
         left.map_err(|error| match error.kind() {
             io::ErrorKind::TimedOut => Broken(format!(
                 "a message has taken {:?} to come",
-                self.connection.patience()
+                self.countdown.whole()
             )),
             _ => Broken(error.to_string()),
         })
@@ -352,29 +354,20 @@ fn check(read: io::Result<usize>) -> Result<usize, Broken> {
     }
 }
 
-/// Whether a read only took too long, or was interrupted.
-fn is_pause(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
     use std::os::unix::net::UnixStream;
-    use std::time::Duration;
 
     use super::*;
+    use crate::server::stream::PATIENCE;
     use crate::server::stream::connection::Stream;
 
     #[test]
     fn a_message_that_stalls_takes_about_the_memory_of_what_came() {
         for come in [1, 300, 8_191, 8_192, 20_000, 100_000, 999_999] {
             let (here, mut there) = UnixStream::pair().unwrap();
-            let connection =
-                Connection::new(Stream::Unix(here), Framing::Framed, Duration::from_secs(20));
+            let connection = Connection::new(Stream::Unix(here), Framing::Framed, PATIENCE);
             let connection = Arc::new(connection.unwrap());
             let mut reader = Reader::new(connection, &Limits::default(), &None);
             let sender = std::thread::spawn(move || {

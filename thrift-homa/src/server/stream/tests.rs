@@ -32,12 +32,26 @@ impl Forward for Long {
 }
 
 fn serve(listener: StreamListener, framing: Framing, reply: usize) -> ServerHandle {
+    // The same for long messages.
+    let patience = Patience {
+        least: TIME,
+        per_megabyte: Duration::ZERO,
+    };
+    serve_with(listener, framing, reply, patience)
+}
+
+fn serve_with(
+    listener: StreamListener,
+    framing: Framing,
+    reply: usize,
+    patience: Patience,
+) -> ServerHandle {
     let options = ServerOptions {
         limits: Limits::for_messages(reply + 1_000_000),
         ..ServerOptions::default()
     };
     let service = Service::Forward(Box::new(Long(reply)));
-    serve_patiently(listener, framing, service, options, TIME).unwrap()
+    serve_patiently(listener, framing, service, options, patience).unwrap()
 }
 
 fn framed(message: &[u8]) -> Vec<u8> {
@@ -131,6 +145,34 @@ fn a_reply_that_is_sipped_has_no_more_time_than_any_other() {
         let stats = server.stats();
         assert_eq!((stats.connections_broken, stats.undelivered), (1, 1));
     }
+}
+
+/// Half of it is there before it has taken more than a short one may, and the rest comes later.
+#[test]
+fn a_long_message_has_more_time_in_either_direction() {
+    const LONG: usize = 4_000_000;
+    let patience = Patience {
+        least: TIME,
+        per_megabyte: PATIENCE,
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listener = StreamListener::unix(&path).unwrap();
+    let server = serve_with(listener, Framing::Framed, LONG, patience);
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = framed(&[PING, &vec![0; LONG - PING.len()]].concat());
+    let (start, end) = request.split_at(LONG / 2);
+    stream.write_all(start).unwrap();
+    thread::sleep(2 * TIME);
+    stream.write_all(end).unwrap();
+    let mut reply = vec![0; LONG];
+    let (start, end) = reply.split_at_mut(LONG / 2);
+    stream.read_exact(start).unwrap();
+    thread::sleep(2 * TIME);
+    stream.read_exact(end).unwrap();
+    assert_eq!(server.stats().connections_broken, 0);
+    server.shutdown(PATIENCE);
 }
 
 /// As when a service is restarted: the next one starts while the last one ends.
