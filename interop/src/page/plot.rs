@@ -257,12 +257,21 @@ impl Bar {
     }
 }
 
+/// The ratio of the ends of an axis from which on not all steps have labels.
+const MANY_DECADES: f64 = 1e3;
+
 impl Axis {
-    /// A logarithmic one for ratios from `from` up, with room for `values`.
+    /// A logarithmic one for ratios from `from` up, with room for `values`. Over many decades only
+    /// these have labels, or one would be on the other.
     pub(crate) fn ratios(title: &str, from: f64, values: impl Iterator<Item = f64>) -> Self {
         let most = values.fold(10.0 * from, f64::max);
         let decades = (0..15).map(|decade| 10f64.powi(decade));
-        let steps = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|step| from * step * decade));
+        let labelled: &[f64] = match most / from {
+            ..=MANY_DECADES => &[1.0, 2.0, 5.0],
+            _ => &[1.0],
+        };
+        let steps =
+            decades.flat_map(|decade| labelled.iter().map(move |step| from * step * decade));
         let mut ticks: Vec<f64> = steps.clone().take_while(|tick| *tick < most).collect();
         ticks.extend(steps.skip(ticks.len()).take(1));
         let end = ticks.last().copied().unwrap_or(most);
