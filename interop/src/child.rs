@@ -36,8 +36,14 @@ impl<T: DeserializeOwned> Serving<T> {
     /// Starts this program with `arguments` and waits until it serves.
     pub(crate) async fn start(arguments: &[impl AsRef<OsStr>]) -> Result<Self, StartError> {
         let program = std::env::current_exe().map_err(StartError::Spawn)?;
-        let mut child = Command::new(program)
-            .args(arguments)
+        let mut command = Command::new(program);
+        command.args(arguments);
+        Self::start_command(command).await
+    }
+
+    /// Starts this, which is or becomes this program, and waits until it serves.
+    pub(crate) async fn start_command(mut command: Command) -> Result<Self, StartError> {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

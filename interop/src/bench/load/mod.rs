@@ -22,7 +22,7 @@ use self::unloaded::Unloaded;
 use super::connect::ConnectError;
 use super::machine::Machine;
 use super::page::{self, Stored};
-use crate::child::{Serving, StartError};
+use crate::child::{self, Serving, StartError};
 use crate::echo::{self, Options};
 use crate::progress::Progress;
 use crate::runtime::{self, MAX_WORKERS};
@@ -119,6 +119,9 @@ pub(crate) struct Arguments {
     /// Share of the calls that may lag.
     #[arg(long, hide = true, default_value_t = MAX_LAG)]
     max_lag: f64,
+    /// End without results when standard input does, which is when who has started this is gone.
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -206,6 +209,8 @@ enum LoadError {
         outstanding: u32,
         max: f64,
     },
+    #[error("standard input has ended before the load")]
+    Abandoned,
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error("the generator of the load ended early")]
@@ -219,7 +224,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         report::check_writable(path)?;
     }
     let runtime = runtime::with_workers(arguments.workers)?;
-    let outcome = runtime.block_on(measure(arguments, checked));
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = measure(arguments, checked) => outcome,
+            () = child::stdin_ends(), if arguments.until_stdin_ends => Err(LoadError::Abandoned),
+        }
+    });
     // Threads and tasks of a run that has failed may still be calling.
     runtime.shutdown_background();
     let outcome = outcome?;
