@@ -98,6 +98,13 @@ enum Command {
         after_help = "Example:\n  homa-interop serve-baseline --workers 1"
     )]
     ServeBaseline(bench::BaselineServerArguments),
+    /// Makes calls to an echo service all at once, whenever a line of standard input says so.
+    #[command(
+        hide = true,
+        after_help = "Example:\n  homa-interop link-burst --uri homa://10.77.0.1:4000 --calls 64 \
+                      --bytes 100000 --response-bytes 100 --link-mbps 200"
+    )]
+    LinkBurst(bench::BurstArguments),
 }
 
 fn main() -> ExitCode {
@@ -112,7 +119,7 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
-        Command::Bench { bench } => bench::run(bench)?,
+        Command::Bench { bench } => return bench::run(bench),
         Command::Info(arguments) => return info::run(arguments),
         Command::Gateway(arguments) => return gateway::run(arguments),
         Command::Grpc(arguments) => return grpc::run(arguments),
@@ -127,6 +134,7 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Busy => soak::run_busy_until_stdin_ends()?,
         Command::ServeEcho(options) => echo::serve_until_stdin_ends(options)?,
         Command::ServeThriftEcho(arguments) => echo::thrift::serve_until_stdin_ends(arguments)?,
+        Command::LinkBurst(arguments) => bench::burst_until_stdin_ends(arguments)?,
         Command::ServeBaseline(arguments) => bench::serve_baseline_until_stdin_ends(arguments)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -199,6 +199,8 @@ fn every_subcommand_has_help_with_an_example() {
         &["bench", "compare"],
         &["bench", "load"],
         &["bench", "baseline"],
+        &["bench", "link"],
+        &["link-burst"],
         &["bench", "page"],
         &["info"],
         &["soak"],

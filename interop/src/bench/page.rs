@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::machine::Machine;
-use super::{baseline, compare, load};
+use super::{baseline, compare, link, load};
 use crate::page::format::{count, figure, size};
 use crate::page::look::Look;
 use crate::page::plot::{Axis, Plot, Series, Shape};
@@ -27,7 +27,7 @@ use crate::table::Table;
     after_help = "Example:\n  homa-interop bench page compare.json tcp.json homa.json --html a.html"
 )]
 pub(crate) struct Arguments {
-    /// Results of `bench compare`, `bench load` and `bench baseline`.
+    /// Results of `bench compare`, `bench load`, `bench baseline` and `bench link`.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Write the page to this file.
@@ -50,7 +50,7 @@ enum PageError {
     },
     #[error(
         "{} says that it is a result of kind {kind:?}: give results of `bench compare`, `bench \
-         load` and `bench baseline`",
+         load`, `bench baseline` and `bench link`",
         path.display()
     )]
     Kind { path: PathBuf, kind: String },
@@ -62,6 +62,7 @@ pub(crate) enum Stored {
     Compare(Box<compare::Outcome>),
     Load(Box<load::Outcome>),
     Baseline(Box<baseline::Outcome>),
+    Link(Box<link::Outcome>),
 }
 
 /// Makes the page.
@@ -100,6 +101,7 @@ fn read(path: &Path) -> Result<Stored, PageError> {
         "compare" => Stored::Compare(parse(path, value)?),
         "load" => Stored::Load(parse(path, value)?),
         "baseline" => Stored::Baseline(parse(path, value)?),
+        "link" => Stored::Link(parse(path, value)?),
         _ => {
             let path = path.to_owned();
             return Err(PageError::Kind { path, kind });
@@ -128,6 +130,10 @@ fn page(title: &str, results: &[Stored]) -> Result<String, DrawError> {
             Stored::Baseline(outcome) => {
                 claims.extend(outcome.claims.iter().cloned());
                 sections.push(base(outcome));
+            }
+            Stored::Link(outcome) => {
+                claims.extend(outcome.claims.iter().cloned());
+                sections.push(link::section(outcome));
             }
         }
     }
@@ -167,6 +173,7 @@ impl Stored {
             Self::Compare(outcome) => format!("comparison of {}", outcome.suite),
             Self::Load(outcome) => format!("{} under load", outcome.setup.stack.name()),
             Self::Baseline(_) => "baseline".to_owned(),
+            Self::Link(_) => "emulated link".to_owned(),
         }
     }
 
@@ -175,6 +182,7 @@ impl Stored {
             Self::Compare(outcome) => &outcome.machine,
             Self::Load(outcome) => &outcome.machine,
             Self::Baseline(outcome) => &outcome.machine,
+            Self::Link(outcome) => &outcome.machine,
         }
     }
 }
@@ -215,7 +223,7 @@ fn distribution(row: &Row) -> Option<Panel> {
 }
 
 /// Lines of the share that took at least so long, and the values at some shares as a table.
-fn tails(caption: String, sides: &[(String, &[(f64, f64)])]) -> Option<Panel> {
+pub(super) fn tails(caption: String, sides: &[(String, &[(f64, f64)])]) -> Option<Panel> {
     let points = || sides.iter().flat_map(|(_, points)| points.iter());
     let least_us = points().map(|(us, _)| *us).reduce(f64::min)?;
     let least_share = points().map(|(_, share)| *share).reduce(f64::min)?;

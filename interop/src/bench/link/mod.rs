@@ -1,0 +1,301 @@
+//! `bench link`: Homa and TCP on a slow link with priorities, emulated on this machine.
+
+mod figures;
+mod generator;
+mod host;
+mod incast;
+mod judge;
+mod page;
+mod plan;
+mod process;
+mod rows;
+mod run;
+mod switch;
+mod text;
+mod topology;
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+pub(crate) use self::incast::{BurstArguments, burst_until_stdin_ends};
+pub(crate) use self::page::section;
+pub(crate) use self::rows::Outcome;
+
+use self::figures::TooFewCalls;
+use self::generator::{Offered, ReadError};
+use self::plan::{
+    MAX_BYTES, Plan, QUEUE_BYTES, RESPONSE_BYTES, RowName, TooBusy, parse_load, parse_mbps,
+};
+use self::process::ProcessError;
+use self::rows::{Kind, LinkFacts};
+use self::switch::SwitchError;
+use self::topology::{CLIENTS, MTU, PRIORITIES, Port, TopologyError};
+use super::machine::Machine;
+use crate::child::StartError;
+use crate::progress::Progress;
+use crate::report::Verdict;
+use crate::{report, values};
+
+/// Measures tonic over Homa and over TCP in turns on a congested link with priorities.
+///
+/// The link is made of network namespaces, a bridge and HTB queues, and removed at the end, also
+/// after Ctrl-C: three clients and a server around a switch, whose ports are slow and have eight
+/// queues, chosen by the top three bits of the TOS byte and served in strict order. Needs root,
+/// `ip` and `tc`.
+///
+/// In each row the clients call at random times (Poisson), whatever becomes of earlier calls, with
+/// requests of a workload's lengths, cut to 999,000 B, which makes messages of at most 1 MB, and
+/// responses of 100 B. Both stacks get the same calls at the same times, in turns. A latency counts
+/// from the time at which the call was to be sent. Calls are looked at in tenths by their length.
+/// The last row is an incast: all clients make 64 calls of 100 KB at once, and what counts is the
+/// time until the last one has ended.
+///
+/// Homa is told link_mbps, the speed of the links, and has its defaults otherwise; TCP has
+/// TCP_NODELAY and one HTTP/2 connection for each client. A ratio is Homa divided by TCP; figures
+/// are medians of the rounds, a p99 that of all calls together where rounds have fewer than 1,000.
+///
+/// A run is refused in which processors are busy for more than 85 % of the time: the figures would
+/// be theirs and not the link's. The exit status is 77 if it cannot run here, which a line that
+/// begins with `skipped:` explains.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  homa-interop bench link --check --json link.json   # as root")]
+pub(crate) struct Arguments {
+    /// What is measured; may be given several times. Default: w3, w4, w5 and incast.
+    #[arg(long, value_enum, value_name = "NAME")]
+    workload: Vec<RowName>,
+    /// Mbit/s from the switch to each host, 10 to 1000.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value = "200",
+          value_parser = parse_mbps)]
+    mbps: u32,
+    /// Share of the server's downlink that is offered, headers included.
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value = "0.8",
+          value_parser = parse_load)]
+    load: f64,
+    /// Rounds of each row and stack. Default: 5.
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// Seconds of each round. Default: as many as it takes for 12,000 calls in all rounds, 8 to 60.
+    #[arg(long, value_name = "S", allow_negative_numbers = true,
+          value_parser = values::parse_seconds)]
+    seconds: Option<Duration>,
+    /// Some seconds for each row: 2 rounds of 1 s, of which most have no p99.
+    #[arg(long)]
+    quick: bool,
+    /// Makes all that is random.
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 1
+    )]
+    seed: u64,
+    /// Exit with status 1 if a claim about the results falls short.
+    #[arg(long)]
+    check: bool,
+    /// Write the results to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Per cent of the time that processors may be busy.
+    #[arg(long, hide = true, default_value = "85", value_parser = values::parse_percent)]
+    most_busy: u32,
+    /// Share of a client's calls that may be sent late.
+    #[arg(long, hide = true)]
+    max_lag: Option<f64>,
+}
+
+/// Exit status when it cannot run here, as test drivers of automake know it.
+const SKIPPED: u8 = 77;
+
+const ROUNDS: u32 = 5;
+const WARM_UP: Duration = Duration::from_secs(2);
+const QUICK_ROUNDS: u32 = 2;
+const QUICK_SECONDS: Duration = Duration::from_secs(1);
+const QUICK_WARM_UP: Duration = Duration::from_millis(500);
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    #[error(transparent)]
+    Switch(#[from] SwitchError),
+    #[error("{what}")]
+    Process { what: String, source: ProcessError },
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Calls(#[from] TooFewCalls),
+    #[error("{turn}: its calls were not those of the other stack, so the two cannot be compared")]
+    Arrivals { turn: String },
+    #[error(transparent)]
+    Busy(#[from] TooBusy),
+    #[error("interrupted; the link is removed")]
+    Interrupted,
+    #[error("{0} of the claims above fall short")]
+    FallsShort(usize),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl LinkError {
+    fn is_lack(&self) -> bool {
+        match self {
+            Self::Topology(TopologyError::Netns(error))
+            | Self::Switch(SwitchError::Netns(error)) => error.is_lack(),
+            _ => false,
+        }
+    }
+}
+
+/// Runs the benchmark.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    if let Some(path) = &arguments.json {
+        report::check_writable(path)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(async {
+        // Before anything is made, so that no signal can end this and leave it.
+        let mut signals = [
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ];
+        tokio::select! {
+            biased;
+            () = any(&mut signals) => Err(LinkError::Interrupted),
+            // Whatever it has made is removed when it is dropped.
+            outcome = measure(arguments) => outcome,
+        }
+    });
+    let results = match outcome {
+        Ok(results) => results,
+        Err(error) if error.is_lack() => {
+            writeln!(io::stdout(), "skipped: {}", report::with_causes(&error))?;
+            return Ok(SKIPPED.into());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(path) = &arguments.json {
+        report::write_json(path, &results)?;
+    }
+    write!(io::stdout(), "{}", Verdict::table(&results.claims).text())?;
+    let short = results.claims.iter().filter(|claim| !claim.holds).count();
+    if arguments.check && short > 0 {
+        return Err(LinkError::FallsShort(short).into());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn any(signals: &mut [Signal; 3]) {
+    let [one, two, three] = signals;
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = two.recv() => {}
+        _ = three.recv() => {}
+    }
+}
+
+async fn measure(arguments: &Arguments) -> Result<Outcome, LinkError> {
+    let plan = arguments.plan();
+    let rows = arguments.rows();
+    let offered: Vec<Offered> = rows
+        .iter()
+        .filter_map(|row| row.workload())
+        .map(|workload| Offered::of(workload, &plan))
+        .collect();
+    let has_incast = rows.contains(&RowName::Incast);
+    let turns = u64::from(plan.rounds) * 2 * (offered.len() + usize::from(has_incast)) as u64;
+    let lasts: Duration = offered
+        .iter()
+        .map(|row| (generator::LEAD + plan.warm_up + row.seconds(&plan)) * plan.rounds * 2)
+        .sum();
+    let folder = tempfile::tempdir()?;
+    let progress = Progress::new(turns, lasts);
+    let link = arguments.facts();
+    let machine = Machine::here();
+    progress.print(&format!("{}\n{}\n", machine.describe(), link.text()))?;
+    let mut loads = Vec::new();
+    for offered in &offered {
+        let row = run::load(&plan, offered, folder.path(), &progress).await?;
+        progress.print(&row.text())?;
+        loads.push(row);
+    }
+    let mut incast = None;
+    if has_incast {
+        let row = run::incast(&plan, &progress).await?;
+        progress.print(&row.text())?;
+        incast = Some(row);
+    }
+    progress.bar.finish_and_clear();
+    Ok(Outcome {
+        kind: Kind::Link,
+        machine,
+        link,
+        claims: judge::judge(&loads, incast.as_ref()),
+        loads,
+        incast,
+    })
+}
+
+impl Arguments {
+    /// Each once.
+    fn rows(&self) -> Vec<RowName> {
+        let named = match &self.workload[..] {
+            [] => &RowName::DEFAULT[..],
+            named => named,
+        };
+        let mut rows = Vec::new();
+        for row in named {
+            if !rows.contains(row) {
+                rows.push(*row);
+            }
+        }
+        rows
+    }
+
+    fn plan(&self) -> Plan {
+        let (rounds, seconds, warm_up) = match self.quick {
+            true => (QUICK_ROUNDS, Some(QUICK_SECONDS), QUICK_WARM_UP),
+            false => (ROUNDS, None, WARM_UP),
+        };
+        Plan {
+            port: Port {
+                mbps: self.mbps,
+                queue_bytes: QUEUE_BYTES,
+            },
+            load: self.load,
+            rounds: self.rounds.unwrap_or(rounds),
+            seconds: self.seconds.or(seconds),
+            warm_up,
+            seed: self.seed,
+            most_busy: f64::from(self.most_busy) / 1e6,
+            max_lag: self.max_lag,
+        }
+    }
+
+    fn facts(&self) -> LinkFacts {
+        LinkFacts {
+            mbps: self.mbps,
+            priorities: PRIORITIES,
+            queue_bytes: QUEUE_BYTES,
+            mtu: MTU,
+            clients: CLIENTS,
+            homa_link_mbps: self.mbps,
+            tcp_congestion_control: host::congestion_control(),
+            tcp_priority: 0,
+            max_bytes: MAX_BYTES,
+            response_bytes: RESPONSE_BYTES,
+            seed: self.seed,
+        }
+    }
+}
