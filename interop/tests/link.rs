@@ -3,6 +3,8 @@
 //! Only one can be there at a time, since two would measure each other; so the tests take turns.
 
 mod common;
+#[path = "common/process.rs"]
+mod process;
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -11,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{ResultFile, homa_interop};
+use process::{children, runs, signal};
 
 /// Exit status of a check that could not run.
 const SKIPPED: i32 = 77;
@@ -100,28 +103,6 @@ fn namespaces(pid: u32) -> Vec<String> {
         .filter_map(|name| name.into_string().ok())
         .filter(|name| name.starts_with(&prefix))
         .collect()
-}
-
-fn children(of: u32) -> Vec<u32> {
-    fs::read_to_string(format!("/proc/{of}/task/{of}/children"))
-        .unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-        .collect()
-}
-
-/// Whether a process runs; one that has ended and waits for its parent does not.
-fn runs(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(") ").next().unwrap_or("Z").starts_with('Z'))
-}
-
-fn signal(name: &str, pid: u32) {
-    let status = Command::new("kill")
-        .args([&format!("-{name}"), &pid.to_string()])
-        .status()
-        .expect("`kill` is there");
-    assert!(status.success());
 }
 
 #[test]

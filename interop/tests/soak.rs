@@ -1,12 +1,15 @@
 //! Runs real soaks: processes, sockets, and what is left when they end.
 
 mod common;
+#[path = "common/process.rs"]
+mod process;
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{ResultFile, homa_interop};
+use process::{children, runs, signal};
 
 /// Exit status of a check that could not run.
 const SKIPPED: i32 = 77;
@@ -31,28 +34,6 @@ fn start(arguments: &[&str]) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the binary runs")
-}
-
-fn children(of: u32) -> Vec<u32> {
-    fs::read_to_string(format!("/proc/{of}/task/{of}/children"))
-        .unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-        .collect()
-}
-
-/// Whether a process runs; one that has ended and waits for its parent does not.
-fn runs(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(") ").next().unwrap_or("Z").starts_with('Z'))
-}
-
-fn signal(name: &str, pid: u32) {
-    let status = Command::new("kill")
-        .args([&format!("-{name}"), &pid.to_string()])
-        .status()
-        .expect("`kill` is there");
-    assert!(status.success());
 }
 
 #[test]
