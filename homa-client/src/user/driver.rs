@@ -13,7 +13,7 @@ use super::endpoint::{AWAKE, Endpoint, lock};
 use super::link::Look;
 use super::pace::PaceTimer;
 use super::shard::Delivery;
-use super::turn::Turn;
+use super::turn::{Next, Turn};
 use crate::engine::{Time, Wake};
 
 /// Sleeps are planned this far ahead when the engine has no deadline.
@@ -125,7 +125,8 @@ impl Driver<'_> {
     fn turn(&mut self, look: Look) -> Turn {
         let endpoint = self.endpoint;
         // The keeper holds it for one turn at most.
-        let turn = endpoint.turn(lock(&endpoint.receiving), look, &mut self.deliveries);
+        let receiving = lock(&endpoint.receiving);
+        let turn = endpoint.turn(receiving, look, Next::Soon, &mut self.deliveries);
         endpoint
             .driven
             .store(turn.now.as_nanos(), Ordering::Release);

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::endpoint::{Endpoint, lock};
 use super::link::Look;
 use super::shard::{Delivery, Shard};
+use super::turn::Next;
 
 /// A driver that has not run for this long may be kept from it.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -186,7 +187,7 @@ impl Endpoint {
                 // The driver is at it.
                 Err(TryLockError::WouldBlock) => break,
             };
-            let turn = self.turn(receiving, Look::Now, deliveries);
+            let turn = self.turn(receiving, Look::Now, Next::Unknown, deliveries);
             // There is more also if something was sent for a caller, who told nobody.
             active |= turn.active || turn.more;
             if !turn.more {

@@ -47,6 +47,7 @@ use super::background;
 use super::endpoint::{AWAKE, Endpoint, lock};
 use super::link::{Look, MAX_SOCKETS};
 use super::shard::Delivery;
+use super::turn::Next;
 use crate::engine::Time;
 
 /// How long the role is vacant before the background thread watches the sockets. Calls that follow
@@ -272,9 +273,11 @@ impl<'a> Seat<'a> {
             look
         };
         for _ in 0..MAX_TURNS {
-            let turn =
-                self.endpoint
-                    .turn(lock(&self.endpoint.receiving), look, &mut self.deliveries);
+            let receiving = lock(&self.endpoint.receiving);
+            let deliveries = &mut self.deliveries;
+            let turn = self
+                .endpoint
+                .turn(receiving, look, Next::Unknown, deliveries);
             if turn.delivered {
                 // One of the requests is for this thread itself.
                 let own = usize::from(self.waiter.wants == Wants::Request);
@@ -481,7 +484,8 @@ impl Lead {
         self.nudged.swap(false, Ordering::SeqCst);
         let mut more = true;
         for _ in 0..MAX_BACKGROUND_TURNS {
-            let turn = endpoint.turn(lock(&endpoint.receiving), Look::Now, deliveries);
+            let receiving = lock(&endpoint.receiving);
+            let turn = endpoint.turn(receiving, Look::Now, Next::Unknown, deliveries);
             if turn.delivered {
                 self.share_requests(endpoint.accepts.len());
             }

@@ -11,6 +11,7 @@ mod accept;
 mod background;
 mod capture;
 mod clock;
+mod company;
 mod driver;
 pub(crate) mod endpoint;
 mod faults;

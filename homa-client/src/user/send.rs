@@ -27,9 +27,18 @@ struct Unsent {
 impl Endpoint {
     /// Sends whatever is ready, on this thread; if another thread is at it, one batch of that.
     pub(super) fn transmit<'a>(&'a self, shard: &'a Shard, mut state: MutexGuard<'a, State>) {
-        state.release_lazy(self.clock.now());
+        let mut now = self.clock.now();
+        state.release_lazy(now);
         if !state.stalled.is_empty() {
             state.missed = true;
+            return;
+        }
+        // The driver does not sleep meanwhile: nobody has to tell it.
+        if state
+            .company
+            .as_mut()
+            .is_some_and(|company| company.waits(now))
+        {
             return;
         }
         if state.transmitting {
@@ -39,7 +48,7 @@ impl Endpoint {
         }
         state.transmitting = true;
         for _ in 0..CALLER_BATCHES {
-            let batch = state.fill(self.clock.now());
+            let batch = state.fill(now);
             let full = batch.full;
             drop(state);
             let unsent = self.send(batch.transmits);
@@ -48,6 +57,7 @@ impl Endpoint {
                 thread::yield_now();
             }
             state = shard.lock();
+            now = self.clock.now();
             state.stalled.extend(unsent.rest);
             if !state.stalled.is_empty() {
                 break;

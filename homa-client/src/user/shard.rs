@@ -10,6 +10,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::sync::oneshot;
 
+use super::company::Company;
 use super::endpoint::{Endpoint, Handle, Outcome, Role, lock};
 use super::faults::Faulty;
 use crate::charge::Charge;
@@ -65,6 +66,8 @@ pub(super) struct State {
     /// What did not fit into the socket's send buffer.
     pub(super) stalled: VecDeque<Transmit>,
     pub(super) closed: bool,
+    /// Whom a message that is to be sent may wait for, until the driver's next turn.
+    pub(super) company: Option<Company>,
     /// Replies that wait for company on their way.
     lazy: Vec<LazyReply>,
     /// When they leave alone.
@@ -158,6 +161,7 @@ impl Shard {
             missed: false,
             stalled: VecDeque::new(),
             closed: false,
+            company: None,
             lazy: Vec::new(),
             lazy_due: None,
         };

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, MutexGuard};
 
+use super::company::Company;
 use super::endpoint::Endpoint;
 use super::link::{Look, Received};
 use super::shard::Delivery;
@@ -21,6 +22,15 @@ pub(super) struct Receiving {
     refused: Vec<Datagram>,
     /// Turns in a row that left something in the sockets.
     busy_turns: u32,
+}
+
+/// When the turn after this one comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Once the tasks that are ready have run, if there is [more](Turn::more) to do.
+    Soon,
+    /// Nobody knows.
+    Unknown,
 }
 
 /// What a turn led to.
@@ -45,6 +55,7 @@ impl Endpoint {
         self: &Arc<Self>,
         mut receiving: MutexGuard<'_, Receiving>,
         look: Look,
+        next: Next,
         deliveries: &mut Vec<Delivery>,
     ) -> Turn {
         let Receiving {
@@ -72,6 +83,7 @@ impl Endpoint {
         let refuses = self.link.answers_closed_ports();
         let mut live = false;
         let mut overdue = false;
+        let mut awaited = false;
         self.sort(datagrams, sorted);
         let mut now = Time::ZERO;
         for (index, shard) in self.shards.iter().enumerate() {
@@ -93,7 +105,13 @@ impl Endpoint {
             }
             state.release_due(now);
             overdue |= state.is_overdue(now);
+            let before = deliveries.len();
             self.collect(now, index, &mut state, deliveries);
+            let woken = &deliveries[before..];
+            let woken = woken.iter().filter(|woken| woken.is_urgent()).count();
+            let company = Company::of(woken, now).filter(|_| next == Next::Soon);
+            awaited |= company.is_some();
+            state.company = company;
             live |= state.engine.live_rpcs() > 0;
         }
         if overdue && timers {
@@ -119,7 +137,7 @@ impl Endpoint {
             self.stay_awake(now);
         }
         Turn {
-            more: self.transmit_batches() || !drained,
+            more: self.transmit_batches() || !drained || awaited,
             delivered,
             urgent,
             active,

@@ -124,11 +124,10 @@ impl Udp {
     }
 
     fn send_group(&self, group: &[Transmit], sent: &mut Sent) -> io::Result<()> {
-        let segments: ArrayVec<&Segment, MAX_SEGMENTS> = group
-            .iter()
-            .flat_map(|transmit| &transmit.segments)
-            .take(MAX_SEGMENTS)
-            .collect();
+        // Extended, not collected: that would move the whole array, though one slot is used.
+        let mut segments: ArrayVec<&Segment, MAX_SEGMENTS> = ArrayVec::new();
+        let all = group.iter().flat_map(|transmit| &transmit.segments);
+        segments.extend(all.take(MAX_SEGMENTS));
         let Some((head, tail)) = segments.split_first() else {
             return Ok(());
         };
@@ -157,11 +156,11 @@ impl Udp {
         segments: &[&Segment],
         sent: &mut Sent,
     ) -> io::Result<()> {
-        let iov: ArrayVec<IoSlice<'_>, { Segment::MAX_SLICES * MAX_SEGMENTS }> = segments
-            .iter()
-            .flat_map(|segment| segment.slices())
-            .map(IoSlice::new)
-            .collect();
+        // The same with 8 KB.
+        let mut iov: ArrayVec<IoSlice<'_>, { Segment::MAX_SLICES * MAX_SEGMENTS }> =
+            ArrayVec::new();
+        let slices = segments.iter().flat_map(|segment| segment.slices());
+        iov.extend(slices.map(IoSlice::new));
         let segment_size = segments[0].len() as u16;
         let marks = Marks::new(first.to.ip(), first.local, first.tos);
         let mut cmsgs = marks.cmsgs();
