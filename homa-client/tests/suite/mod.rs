@@ -174,6 +174,43 @@ async fn long_messages_are_batched_and_short_ones_leave_inline() {
     );
 }
 
+/// Tasks whose responses came together send together; the same for those that answer.
+#[tokio::test]
+async fn many_calls_in_flight_share_sends() {
+    const IN_FLIGHT: u64 = 32;
+    const ROUNDS: u64 = 50;
+    let (server, addr) = echo(&base_config());
+    let mut config = base_config();
+    config.protocol.max_peers = 101;
+    let client = Client::bind(&config).unwrap();
+    client.call(addr, pattern(100).into()).await.unwrap();
+    if !client.counters(addr).gso {
+        println!("skipped: no segmentation offload on this system");
+        return;
+    }
+    let before = [client.counters(addr).sends, server.counters().sends];
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..IN_FLIGHT {
+        let client = client.clone();
+        callers.spawn(async move {
+            for _ in 0..ROUNDS {
+                let response = client.call(addr, pattern(100).into()).await.unwrap();
+                assert_eq!(response.len(), 100);
+            }
+        });
+    }
+    while let Some(ended) = callers.join_next().await {
+        ended.unwrap();
+    }
+    let now = [client.counters(addr).sends, server.counters().sends];
+    for (now, before) in now.into_iter().zip(before) {
+        let sends = now - before;
+        println!("{sends} sends for {} messages", IN_FLIGHT * ROUNDS);
+        // A slow machine makes them leave earlier, so that none waits for long.
+        assert!(sends < IN_FLIGHT * ROUNDS * 19 / 20, "{sends} sends");
+    }
+}
+
 /// Packets leave at the link's speed, not one per tick of the runtime's timers.
 #[tokio::test]
 async fn pacing_is_finer_than_a_millisecond() {
