@@ -52,6 +52,7 @@ mod arrival;
 mod cutoffs;
 mod deadlines;
 mod diagnosis;
+mod downlink;
 mod finished;
 mod front;
 mod granter;
@@ -88,6 +89,7 @@ use rustc_hash::FxHashMap;
 pub use self::api::{Datagram, Event, Failure, SendError, Socket, Unreachable};
 use self::deadlines::Deadlines;
 pub use self::diagnosis::{IncomingInfo, OutgoingInfo, RpcInfo};
+use self::downlink::Downlink;
 use self::finished::Finished;
 use self::granter::Granter;
 use self::outgoing::{OutMessage, Payload};
@@ -136,6 +138,7 @@ pub struct Engine {
     stalled: VecDeque<RpcKey>,
     /// Speed of the uplink, if it is known.
     link_mbps: Option<u32>,
+    downlink: Downlink,
     rtt_bytes: RttBytes,
     pacer: Pacer,
     priorities: Priorities,
@@ -198,6 +201,7 @@ impl Engine {
             starved: StarvedQueue::new(),
             stalled: VecDeque::new(),
             link_mbps: None,
+            downlink: Downlink::new(settings.timers),
             rtt_bytes: RttBytes::new(settings.unsched_bytes, settings.packet_payload),
             pacer: Pacer::new(packet, settings.max_backlog),
             priorities: Priorities::new(&settings),

@@ -374,6 +374,9 @@ impl Engine {
             return Err(DropReason::UnknownRpc);
         };
         rpc.state = state;
+        if !rpc.loopback {
+            self.downlink.count(now, payload.len());
+        }
         let before = rpc.incoming.as_ref().map_or(0, InMessage::outstanding);
         if rpc.incoming.is_none() {
             // It is asked for when its turn comes.

@@ -83,6 +83,8 @@ impl Engine {
                 } else if due && silence >= timers.timeout {
                     self.fail(now, key, Failure::TimedOut(silence));
                     return;
+                } else if due && !rpc.loopback && self.downlink.may_hold_back(now, silence) {
+                    rpc.silence.next = clock + timers.resend;
                 } else if due {
                     let apart = questions_apart(&timers, self.peers.get(rpc.peer).rpcs);
                     rpc.silence.next = clock + apart;

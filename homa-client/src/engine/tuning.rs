@@ -42,6 +42,7 @@ impl Engine {
         let known = self.settings.link_mbps.or(mbps);
         self.link_mbps = known.map(|mbps| mbps.clamp(1, 10_000_000));
         self.rtt_bytes.set_speed(self.link_mbps);
+        self.downlink.set_speed(self.link_mbps);
         self.pacer
             .set_speed(self.link_mbps.filter(|_| self.settings.pacing));
     }

@@ -59,6 +59,95 @@ fn e052_each_gap_and_the_granted_rest_is_asked_for_and_no_more() {
     });
 }
 
+/// A host whose link has this speed, in Mbit/s. A request begins to come and is silent from then on,
+/// while others take so many bytes of the link in each millisecond: for `time`, of which the first
+/// RESEND of the silent one is returned.
+fn asks_beside_others(
+    carrier: Carrier,
+    link_mbps: Option<u32>,
+    bytes: u32,
+    time: Duration,
+) -> Option<Duration> {
+    let mut host = Host::with(carrier, |settings| settings.link_mbps = link_mbps);
+    let silent = Remote::client(2);
+    host.hear_range(&silent, 30_000, 0..1400);
+    let (start, mut other) = (host.now, 4);
+    while host.now < start + time {
+        let sent = host.wait(ms(1));
+        let of_silent = |id: u64| id == silent.route.sender_id ^ 1;
+        let asked = only(&sent, Kind::Resend);
+        assert!(asked.iter().all(|sent| of_silent(sent.common.sender_id)));
+        if let Some(first) = asked.first() {
+            return Some(first.at.since(start));
+        }
+        if bytes > 0 {
+            let other = Remote::client(other).at(([10, 0, 0, 3], 7000));
+            host.take_request(&other, bytes);
+        }
+        other += 2;
+    }
+    None
+}
+
+/// The wait of `longest` has begun with the first packet, and wake-ups are rounded up.
+#[track_caller]
+fn asked_after(asked: Option<Duration>, longest: Duration) {
+    let asked = asked.expect("a RESEND");
+    assert!((longest..longest + ms(2)).contains(&asked), "{asked:?}");
+}
+
+#[test]
+fn e052_what_waits_while_others_fill_the_link_is_not_asked_for() {
+    both(|carrier| {
+        let (resend, third) = (resend_interval(carrier), timeout(carrier) / 3);
+        let of = |mbps, bytes| asks_beside_others(carrier, mbps, bytes, timeout(carrier));
+        // 25,000 B in each millisecond are 200 Mbit/s.
+        for bytes in [15_000, 25_000] {
+            let asked = of(Some(200), bytes).expect("a RESEND in the end");
+            assert!(
+                asked >= third && asked < third + resend + ms(2),
+                "{asked:?}"
+            );
+        }
+        asked_after(of(Some(200), 12_000), resend);
+        asked_after(of(Some(200), 0), resend);
+        asked_after(of(None, 25_000), resend);
+        // No switch holds what such a link takes within the interval.
+        asked_after(of(Some(20_000), 25_000), resend);
+    });
+}
+
+/// Nor is it forgotten: RESENDs and the end come as to any other.
+#[test]
+fn e052_what_never_comes_is_given_up_though_others_fill_the_link() {
+    both(|carrier| {
+        let mut host = Host::with(carrier, |settings| settings.link_mbps = Some(200));
+        let (silent, _) = host.call(1);
+        let start = host.now;
+        let mut asked = 0;
+        let took = loop {
+            asked += only(&host.wait(ms(1)), Kind::Resend).len();
+            match host.event() {
+                Some(Event::Failed { rpc, failure, .. }) => {
+                    assert_eq!(rpc.id(), silent.route.sender_id ^ 1);
+                    assert!(matches!(failure, Failure::TimedOut(_)), "{failure:?}");
+                    break host.now.since(start);
+                }
+                other => assert!(other.is_none(), "{other:?}"),
+            }
+            let number = 4 + 2 * host.now.since(start).as_millis() as u64;
+            host.take_request(&Remote::client(number), 25_000);
+        };
+        assert!(
+            (timeout(carrier)..timeout(carrier) + ms(12)).contains(&took),
+            "{took:?}"
+        );
+        // In the last two thirds of the time.
+        let most = (timeout(carrier).as_millis() / resend_interval(carrier).as_millis()) as usize;
+        assert!((most / 2..most * 3 / 4).contains(&asked), "{asked} RESENDs");
+    });
+}
+
 #[test]
 fn e053_a_receiver_that_has_all_it_granted_neither_asks_nor_gives_up() {
     both(|carrier| {
