@@ -153,7 +153,8 @@ fn both_stacks_make_the_same_calls_over_the_link_and_it_is_removed() {
     for stack in ["tcp", "homa"] {
         let round = &row[stack][0];
         let used = round["used"].as_f64().expect("a share");
-        assert!(used > 0.1 && used < 1.1, "{round}");
+        // A busy machine gets little done in the second.
+        assert!(used > 0.01 && used < 1.1, "{round}");
         assert!(
             round["cpu"]["server"]["user_us"].as_f64() >= Some(0.0),
             "{round}"
@@ -203,7 +204,7 @@ fn one_that_was_killed_is_removed_by_the_next_and_busy_processors_refuse_it() {
     link.wait().expect("our child");
     assert_eq!(namespaces(pid).len(), 5);
 
-    let next = start(&[&SMALL[..], &["--most-busy=0"]].concat());
+    let next = start(&[&SMALL[..], &["--most-busy=0", "--seconds=0.1"]].concat());
     let next_pid = next.id();
     let output = next.wait_with_output().expect("our child");
     assert_eq!(output.status.code(), Some(1), "{}", both(&output));
@@ -212,6 +213,9 @@ fn one_that_was_killed_is_removed_by_the_next_and_busy_processors_refuse_it() {
         stderr.contains("processors were busy") && stderr.contains("end what else runs here"),
         "{stderr}"
     );
+    // Nobody knows before whether the machine has more time then.
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(stdout.matches("taken again: ").count(), 8, "{stdout}");
     assert_eq!(namespaces(pid), [""; 0]);
     assert_eq!(namespaces(next_pid), [""; 0]);
     for pid in processes {

@@ -72,7 +72,7 @@ impl Arguments<'_> {
     pub(super) fn to_arguments(self, plan: &Plan, offered: &Offered) -> Vec<String> {
         let workload = offered.workload.published().name.to_lowercase();
         let seconds = |time: Duration| time.as_secs_f64();
-        let mut arguments = vec![
+        vec![
             "bench".to_owned(),
             "load".to_owned(),
             format!("--uri={}", self.uri),
@@ -93,9 +93,9 @@ impl Arguments<'_> {
             "--until-stdin-ends".to_owned(),
             // It would be three clients who call alone.
             "--no-unloaded".to_owned(),
-        ];
-        arguments.extend(plan.max_lag.map(|lag| format!("--max-lag={lag}")));
-        arguments
+            // What is late is judged here, since a client's failure would end all.
+            "--max-lag=2".to_owned(),
+        ]
     }
 }
 
@@ -179,6 +179,7 @@ mod tests {
     use super::super::plan::QUEUE_BYTES;
     use super::super::topology::Port;
     use super::*;
+    use crate::bench::load::MAX_LAG;
 
     fn plan(load: f64) -> Plan {
         Plan {
@@ -192,7 +193,7 @@ mod tests {
             warm_up: Duration::from_secs(1),
             seed: 1,
             most_busy: 0.85,
-            max_lag: None,
+            max_lag: MAX_LAG,
         }
     }
 

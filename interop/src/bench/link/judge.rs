@@ -159,6 +159,7 @@ mod tests {
                 rounds: vec![Incast {
                     completion_ms,
                     failed,
+                    refused: 0,
                     busy: 0.5,
                     queues: Vec::new(),
                     tcp: None,

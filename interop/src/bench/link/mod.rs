@@ -29,12 +29,13 @@ pub(crate) use self::rows::Outcome;
 use self::figures::TooFewCalls;
 use self::generator::{Offered, ReadError};
 use self::plan::{
-    MAX_BYTES, Plan, QUEUE_BYTES, RESPONSE_BYTES, RowName, TooBusy, parse_load, parse_mbps,
+    Disturbed, MAX_BYTES, Plan, QUEUE_BYTES, RESPONSE_BYTES, RowName, parse_load, parse_mbps,
 };
 use self::process::ProcessError;
 use self::rows::{Kind, LinkFacts};
 use self::switch::SwitchError;
 use self::topology::{CLIENTS, MTU, PRIORITIES, Port, TopologyError};
+use super::load::MAX_LAG;
 use super::machine::Machine;
 use crate::child::StartError;
 use crate::progress::Progress;
@@ -59,8 +60,10 @@ use crate::{report, values};
 /// TCP_NODELAY and one HTTP/2 connection for each client. A ratio is Homa divided by TCP; figures
 /// are medians of the rounds, a p99 that of all calls together where rounds have fewer than 1,000.
 ///
-/// A run is refused in which processors are busy for more than 85 % of the time: the figures would
-/// be theirs and not the link's. The exit status is 77 if it cannot run here, which a line that
+/// A turn is refused in which processors are busy for more than 85 % of the time, or 1 % of the calls
+/// are sent late: the figures would be the machine's and not the link's. It is taken again, up to
+/// eight times, and how many were is told. The clients' generators run in real time, if `chrt`
+/// is there, so that the stacks do not make them late. The exit status is 77 if it cannot run here, which a line that
 /// begins with `skipped:` explains.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  homa-interop bench link --check --json link.json   # as root")]
@@ -104,9 +107,9 @@ pub(crate) struct Arguments {
     /// Per cent of the time that processors may be busy.
     #[arg(long, hide = true, default_value = "85", value_parser = values::parse_percent)]
     most_busy: u32,
-    /// Share of a client's calls that may be sent late.
-    #[arg(long, hide = true)]
-    max_lag: Option<f64>,
+    /// Share of the calls that may be sent late.
+    #[arg(long, hide = true, default_value_t = MAX_LAG)]
+    max_lag: f64,
 }
 
 /// Exit status when it cannot run here, as test drivers of automake know it.
@@ -136,7 +139,7 @@ enum LinkError {
     #[error("{turn}: its calls were not those of the other stack, so the two cannot be compared")]
     Arrivals { turn: String },
     #[error(transparent)]
-    Busy(#[from] TooBusy),
+    Disturbed(#[from] Disturbed),
     #[error("interrupted; the link is removed")]
     Interrupted,
     #[error("{0} of the claims above fall short")]

@@ -61,17 +61,24 @@ impl RowName {
     }
 }
 
-/// Processors had no room for what was to be measured.
+/// Why a turn does not count: its figures would be the machine's and not the link's.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{what}: processors were busy for {busy:.0} % of the time, which may be {limit:.0} % at most, \
-     or the figures would be theirs and not the link's: end what else runs here, or lower --mbps"
-)]
-pub(super) struct TooBusy {
-    what: String,
-    busy: f64,
-    limit: f64,
+pub(super) enum Disturbed {
+    #[error(
+        "{what}: processors were busy for {busy:.0} % of the time, which may be {limit:.0} % at \
+         most, or the figures would be theirs and not the link's: end what else runs here, or \
+         lower --mbps"
+    )]
+    Busy { what: String, busy: f64, limit: f64 },
+    #[error(
+        "{what}: {late:.2} % of the calls were sent late, which has to be less than {limit:.2} %: end what else runs here, or lower --mbps"
+    )]
+    Late { what: String, late: f64, limit: f64 },
 }
+
+/// A turn that does not count is taken again up to so often: nothing is known of its figures then,
+/// and the machine may be another's for some seconds.
+pub(super) const MOST_AGAIN: u32 = 8;
 
 /// How it is measured.
 #[derive(Clone, Debug)]
@@ -88,8 +95,8 @@ pub(super) struct Plan {
     pub(super) seed: u64,
     /// Share of the time in which processors may be busy.
     pub(super) most_busy: f64,
-    /// Share of the calls that may be sent late, if it is not the default of `bench load`.
-    pub(super) max_lag: Option<f64>,
+    /// A turn of which such a share of the calls were sent late was disturbed.
+    pub(super) max_lag: f64,
 }
 
 impl Plan {
@@ -106,14 +113,30 @@ impl Plan {
         &self,
         busy: f64,
         what: impl FnOnce() -> String,
-    ) -> Result<(), TooBusy> {
+    ) -> Result<(), Disturbed> {
         if busy <= self.most_busy {
             return Ok(());
         }
-        Err(TooBusy {
+        Err(Disturbed::Busy {
             what: what(),
             busy: busy * 100.0,
             limit: self.most_busy * 100.0,
+        })
+    }
+
+    /// Refuses a run of which such a share of the calls were sent late.
+    pub(super) fn check_late(
+        &self,
+        late: f64,
+        what: impl FnOnce() -> String,
+    ) -> Result<(), Disturbed> {
+        if late < self.max_lag {
+            return Ok(());
+        }
+        Err(Disturbed::Late {
+            what: what(),
+            late: late * 100.0,
+            limit: self.max_lag * 100.0,
         })
     }
 
@@ -153,6 +176,7 @@ mod tests {
 
     use super::super::topology::CLIENTS;
     use super::*;
+    use crate::bench::load::MAX_LAG;
 
     fn plan(seconds: Option<Duration>) -> Plan {
         Plan {
@@ -166,7 +190,7 @@ mod tests {
             warm_up: Duration::from_secs(1),
             seed: 1,
             most_busy: 0.85,
-            max_lag: None,
+            max_lag: MAX_LAG,
         }
     }
 
@@ -187,6 +211,18 @@ mod tests {
         for part in ["W4, tonic-tcp", "91 %", "85 %", "--mbps"] {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    #[test]
+    fn calls_that_were_sent_late_are_refused_from_the_limit_on() {
+        let plan = plan(None);
+        assert!(plan.check_late(0.0099, String::new).is_ok());
+        let error = plan.check_late(0.01, || "W4, tonic-homa".to_owned());
+        let text = error.expect_err("as many").to_string();
+        assert!(
+            text.starts_with("W4, tonic-homa: 1.00 % of the calls were sent late"),
+            "{text}"
+        );
     }
 
     #[test]

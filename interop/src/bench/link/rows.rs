@@ -74,6 +74,9 @@ pub(crate) struct RoundFacts {
     pub(crate) calls: u64,
     /// Share of them that were sent later than they were due because of the generator.
     pub(crate) lag: f64,
+    /// Turns before it that do not count, because the machine was busy or calls were sent late.
+    #[serde(default)]
+    pub(crate) refused: u32,
     /// Share of the time in which processors were busy.
     pub(crate) busy: f64,
     /// Share of the server's downlink that was used, as the switch counts bytes.
@@ -116,6 +119,9 @@ pub(crate) struct Incast {
     pub(crate) completion_ms: f64,
     /// Calls that got no response, of all clients.
     pub(crate) failed: u64,
+    /// Incasts before it that do not count, because the machine was busy.
+    #[serde(default)]
+    pub(crate) refused: u32,
     /// Share of the time in which processors were busy.
     pub(crate) busy: f64,
     /// At the switch's port to the server.
@@ -181,6 +187,7 @@ pub(super) mod tests {
         let round = RoundFacts {
             calls: 6_000,
             lag: 0.001,
+            refused: 1,
             busy: 0.5,
             used: 0.8,
             cpu: Some(CpuPerCall {
@@ -220,6 +227,7 @@ pub(super) mod tests {
         let incast = |completion_ms, homa| Incast {
             completion_ms,
             failed: 0,
+            refused: 0,
             busy: 0.6,
             queues: vec![queue; 2],
             tcp,

@@ -10,7 +10,7 @@ use super::figures::{Call, Round, deciles, same_arrivals};
 use super::generator::{self, Offered, Told};
 use super::host::{Processors, TcpCounters};
 use super::incast::{BURST_TIME, BurstArguments, Order, now_ns, until};
-use super::plan::{INCAST_BYTES, INCAST_CALLS, Plan, RESPONSE_BYTES};
+use super::plan::{Disturbed, INCAST_BYTES, INCAST_CALLS, MOST_AGAIN, Plan, RESPONSE_BYTES};
 use super::process::{Burster, ProcessError, Worker, command_in};
 use super::rows::{HomaCounters, Incast, IncastRow, IncastSide, LoadRow, RoundFacts};
 use super::switch::{self, Watch};
@@ -119,7 +119,7 @@ pub(super) async fn load(
                 number,
             };
             progress.bar.set_message(turn.name());
-            let (calls, said) = turn.take(&site, folder).await?;
+            let (calls, said) = turn.take_undisturbed(&site, folder, progress).await?;
             // Else the two were not compared.
             if arrivals
                 .as_ref()
@@ -164,6 +164,26 @@ impl Turn<'_> {
         )
     }
 
+    /// Again if it was disturbed, with the same calls.
+    async fn take_undisturbed(
+        &self,
+        site: &Site,
+        folder: &Path,
+        progress: &Progress,
+    ) -> Result<(Vec<Call>, RoundFacts), LinkError> {
+        let mut again = Again::default();
+        loop {
+            match self.take(site, folder).await {
+                Err(LinkError::Disturbed(why)) => again.or_fail(why, progress)?,
+                taken => {
+                    let (calls, mut facts) = taken?;
+                    facts.refused = again.refused;
+                    return Ok((calls, facts));
+                }
+            }
+        }
+    }
+
     async fn take(&self, site: &Site, folder: &Path) -> Result<(Vec<Call>, RoundFacts), LinkError> {
         let failed = |source: ProcessError| LinkError::Process {
             what: self.name(),
@@ -197,26 +217,28 @@ impl Turn<'_> {
         let processors = Processors::now()?;
         let (began_ns, first) = (now_ns(), site.queues()?);
         let mut watch = Watch::new(first);
-        while !until(end_ns).is_zero() {
+        let mut failure = None;
+        while failure.is_none() && !until(end_ns).is_zero() {
             sleep(until(end_ns).min(LOOK)).await;
-            check(&mut workers).await.map_err(failed)?;
+            failure = check(&mut workers).await.err();
             watch.look(site.queues()?);
         }
         let busy = Processors::now()?.busy_since(processors);
         let watched = Duration::from_nanos(now_ns() - began_ns);
-        let mut ended = Vec::new();
         for worker in workers {
-            ended.push(worker.end(PATIENCE).await);
+            if failure.is_none() {
+                failure = worker.end(PATIENCE).await.err();
+            }
         }
-        // Before calls that were late: these follow from it.
+        // Before calls that failed or were late: these follow from it.
         self.plan.check_busy(busy, || self.name())?;
-        ended
-            .into_iter()
-            .collect::<Result<(), _>>()
-            .map_err(failed)?;
+        if let Some(failure) = failure {
+            return Err(failed(failure));
+        }
         let told = (0..clients.len()).map(|client| generator::read(&file(client), client));
         let told: Vec<Told> = told.collect::<Result<_, _>>()?;
         let (lag, cpu) = (Told::lag(&told), Told::cpu(&told));
+        self.plan.check_late(lag, || self.name())?;
         let calls: Vec<Call> = told.into_iter().flat_map(|told| told.calls).collect();
         let queues = watch.counted();
         let bytes: u64 = queues.iter().map(|queue| queue.bytes).sum();
@@ -225,12 +247,30 @@ impl Turn<'_> {
             calls: calls.len() as u64,
             lag,
             cpu,
+            refused: 0,
             busy: rounded(busy),
             used: rounded(bytes as f64 / can),
             queues,
             tcp: difference(tcp_before, site.tcp()),
         };
         Ok((calls, facts))
+    }
+}
+
+/// How often a turn was taken that does not count.
+#[derive(Debug, Default)]
+struct Again {
+    refused: u32,
+}
+
+impl Again {
+    fn or_fail(&mut self, why: Disturbed, progress: &Progress) -> Result<(), LinkError> {
+        if self.refused == MOST_AGAIN {
+            return Err(why.into());
+        }
+        self.refused += 1;
+        progress.print(&format!("taken again: {why}\n"))?;
+        Ok(())
     }
 }
 
@@ -264,15 +304,25 @@ pub(super) async fn incast(plan: &Plan, progress: &Progress) -> Result<IncastRow
     for number in 0..=plan.rounds {
         for (at, stack) in Stack::BOTH.into_iter().enumerate() {
             progress.bar.set_message(incast_name(stack));
-            sleep(PAUSE).await;
-            let mut round = burst(&site, plan, stack, &mut clients[at]).await?;
-            if let Some(counted) = round.homa {
-                round.homa = Some(counted.since(homa_before));
-                homa_before = counted;
-            }
-            if number > 0 {
+            let mut again = Again::default();
+            loop {
+                sleep(PAUSE).await;
+                let mut round = burst(&site, stack, &mut clients[at]).await?;
+                if let Some(counted) = round.homa {
+                    round.homa = Some(counted.since(homa_before));
+                    homa_before = counted;
+                }
+                if number == 0 {
+                    break;
+                }
+                if let Err(why) = plan.check_busy(round.busy, || incast_name(stack)) {
+                    again.or_fail(why, progress)?;
+                    continue;
+                }
+                round.refused = again.refused;
                 rounds[at].push(round);
                 progress.bar.inc(1);
+                break;
             }
         }
     }
@@ -304,12 +354,7 @@ fn incast_failed(stack: Stack, source: ProcessError) -> LinkError {
 }
 
 /// One incast. Homa's counters are those since the clients were started.
-async fn burst(
-    site: &Site,
-    plan: &Plan,
-    stack: Stack,
-    clients: &mut [Burster],
-) -> Result<Incast, LinkError> {
+async fn burst(site: &Site, stack: Stack, clients: &mut [Burster]) -> Result<Incast, LinkError> {
     let failed = |source| incast_failed(stack, source);
     let tcp_before = site.tcp();
     let mut watch = Watch::new(site.queues()?);
@@ -324,7 +369,6 @@ async fn burst(
     }
     let busy = Processors::now()?.busy_since(processors);
     watch.look(site.queues()?);
-    plan.check_busy(busy, || incast_name(stack))?;
     let last_ns = all
         .iter()
         .map(|done| done.last_ns)
@@ -333,6 +377,7 @@ async fn burst(
     Ok(Incast {
         completion_ms: rounded((last_ns - start_at_ns) as f64 / 1e6),
         failed: all.iter().map(|done| done.failed).sum(),
+        refused: 0,
         busy: rounded(busy),
         queues: watch.counted(),
         tcp: difference(tcp_before, site.tcp()),

@@ -63,6 +63,7 @@ impl LoadRow {
             "processors busy",
             "CPU us/call",
             "sent late",
+            "refused",
             "dropped",
             "longest queue seen",
             "TCP sent again",
@@ -80,6 +81,7 @@ impl LoadRow {
                 percent(middle(|round| round.busy)),
                 cpu.map_or_else(unknown, |us| format!("{:.0}", median(us))),
                 percent(middle(|round| round.lag)),
+                sum(rounds, |round| Some(round.refused.into())),
                 queues().map(|queue| queue.drops).sum::<u64>().to_string(),
                 size(queues().map(|it| it.backlog_bytes).max().unwrap_or(0) as f64),
                 sum(rounds, |round| Some(round.tcp?.retransmitted)),
@@ -146,6 +148,7 @@ impl IncastRow {
             "shortest",
             "longest",
             "processors busy",
+            "refused",
             "failed",
             "dropped",
             "sent again",
@@ -162,6 +165,7 @@ impl IncastRow {
                 format!("{:.0}", times().fold(f64::INFINITY, f64::min)),
                 format!("{:.0}", times().fold(0.0, f64::max)),
                 percent(median(rounds.iter().map(|round| round.busy).collect())),
+                sum(rounds, |round| Some(round.refused.into())),
                 sum(rounds, |round| Some(round.failed)),
                 sum(rounds, drops),
                 sum(rounds, |round| match (round.homa, round.tcp) {
@@ -238,7 +242,7 @@ mod tests {
         assert_eq!(
             cells,
             [
-                "Homa", "80", "%", "50", "%", "60", "0.1", "%", "2", "9", "KB", "0", "0"
+                "Homa", "80", "%", "50", "%", "60", "0.1", "%", "2", "2", "9", "KB", "0", "0"
             ]
         );
         outcome.loads[0].deciles[3].ratio_p99 = None;
@@ -265,7 +269,7 @@ mod tests {
         assert_eq!(
             cells,
             [
-                "Homa", "900", "800", "1000", "60", "%", "0", "4", "6", "0", "2"
+                "Homa", "900", "800", "1000", "60", "%", "0", "0", "4", "6", "0", "2"
             ]
         );
     }

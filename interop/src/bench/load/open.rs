@@ -1,12 +1,17 @@
 //! The open loop: each call is sent at its time, whatever has become of those before it.
 
+use std::iter::{Enumerate, Peekable};
 use std::num::NonZeroU64;
+use std::ops::AddAssign;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::process::setpriority_process;
-use rustix::thread::set_current_timer_slack;
+use rustix::thread::{
+    CpuSet, gettid, sched_getaffinity, sched_setaffinity, set_current_timer_slack,
+};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -93,7 +98,7 @@ pub(crate) enum OpenError {
 /// Makes the calls. Blocks, and must not be called on a thread of the runtime's own.
 pub(crate) fn run(
     plan: Plan,
-    arrivals: impl Iterator<Item = Arrival>,
+    arrivals: impl Iterator<Item = Arrival> + Send,
     runtime: Handle,
 ) -> Result<Run, OpenError> {
     let book = Arc::new(Book::new(&plan));
@@ -135,16 +140,90 @@ struct Call {
     is_measured: bool,
 }
 
-fn generate<C: Callers>(
+fn generate<C: Callers + Sync>(
     plan: &Plan,
-    arrivals: impl Iterator<Item = Arrival>,
+    arrivals: impl Iterator<Item = Arrival> + Send,
     callers: C,
 ) -> Result<Run, OpenError> {
-    sharpen_timer();
     let book = Arc::clone(callers.book());
-    let mut meter = None;
-    let (mut held, mut late, mut measured) = (0, 0, 0);
-    for (number, arrival) in arrivals.enumerate() {
+    let schedule = Mutex::new(Schedule {
+        arrivals: arrivals.enumerate().peekable(),
+        meter: None,
+    });
+    let hand_out = |core| hand_out(plan, &schedule, &callers, core);
+    let tally = std::thread::scope(|scope| {
+        // It has the urgency of this thread.
+        let (this, other) = places();
+        let other = other.map(|core| scope.spawn(move || hand_out(Some(core))));
+        let mut tally = hand_out(this);
+        if let Some(other) = other {
+            tally += other.join().map_err(|_| OpenError::Ended)?;
+        }
+        Ok(tally)
+    })?;
+    let patience = if book.has_failed() {
+        Duration::ZERO
+    } else {
+        PATIENCE
+    };
+    let open = callers.finish(Instant::now() + patience);
+    let meter = lock(&schedule).meter.take();
+    let cpu = meter.map_or_else(Used::default, |meter| meter.used());
+    let (samples, failed) = book.close();
+    match failed {
+        Some(failed) => Err(failed),
+        None if open > 0 => Err(OpenError::Unanswered { open }),
+        None if samples.len() != tally.measured => Err(OpenError::Ended),
+        None => Ok(Run {
+            samples,
+            held: tally.held,
+            late: tally.late,
+            cpu,
+        }),
+    }
+}
+
+/// What is to be sent yet. Whoever wakes first hands over what is due.
+struct Schedule<I: Iterator<Item = Arrival>> {
+    arrivals: Peekable<Enumerate<I>>,
+    /// Runs from the first call that is measured.
+    meter: Option<Meter>,
+}
+
+/// Of the measured calls that one thread has handed over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    measured: usize,
+    held: u64,
+    late: u64,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.measured += other.measured;
+        self.held += other.held;
+        self.late += other.late;
+    }
+}
+
+/// Hands over calls at their times until all are, or one has failed.
+fn hand_out<I: Iterator<Item = Arrival>>(
+    plan: &Plan,
+    schedule: &Mutex<Schedule<I>>,
+    callers: &impl Callers,
+    core: Option<usize>,
+) -> Tally {
+    if let Some(core) = core {
+        let mut only = CpuSet::new();
+        only.set(core);
+        let _ = sched_setaffinity(None, &only);
+    }
+    let book = callers.book();
+    let mut tally = Tally::default();
+    loop {
+        let Some((number, arrival)) = lock(schedule).arrivals.peek().copied() else {
+            break;
+        };
         let at = Duration::from_nanos(arrival.at_ns);
         let intended = plan.start + at;
         let now = Instant::now();
@@ -155,51 +234,81 @@ fn generate<C: Callers>(
             break;
         }
         let is_measured = at >= plan.warm_up;
-        if is_measured && meter.is_none() {
-            meter = Some(Meter::start(plan.server));
+        {
+            let mut schedule = lock(schedule);
+            if schedule.arrivals.next_if(|next| next.0 == number).is_none() {
+                // The other one has it.
+                continue;
+            }
+            if is_measured && schedule.meter.is_none() {
+                schedule.meter = Some(Meter::start(plan.server));
+            }
         }
-        let was_held = callers.hand_over(Call {
+        let handed = callers.hand_over(Call {
             arrival,
             number,
             is_measured,
-        })?;
+        });
+        let was_held = match handed {
+            Ok(was_held) => was_held,
+            Err(error) => {
+                book.fail(error);
+                break;
+            }
+        };
         if is_measured {
-            measured += 1;
+            tally.measured += 1;
             if was_held {
-                held += 1;
+                tally.held += 1;
             } else if intended.elapsed() > LATE {
-                late += 1;
+                tally.late += 1;
             }
         }
     }
-    let patience = if book.has_failed() {
-        Duration::ZERO
-    } else {
-        PATIENCE
-    };
-    let open = callers.finish(Instant::now() + patience);
-    let cpu = meter.map_or_else(Used::default, |meter| meter.used());
-    let (samples, failed) = book.close();
-    match failed {
-        Some(failed) => Err(failed),
-        None if open > 0 => Err(OpenError::Unanswered { open }),
-        None if samples.len() != measured => Err(OpenError::Ended),
-        None => Ok(Run {
-            samples,
-            held,
-            late,
-            cpu,
-        }),
-    }
+    tally
 }
 
-/// Lets this thread wake when it wants to: by default Linux takes 50 µs more, to wake several
-/// threads at once, and has it wait for others that are busy. Without the right to that, which is
-/// root's, more calls lag.
-fn sharpen_timer() {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets this thread wake when it wants to, and returns on which core it is to be, and another on
+/// which a second one is.
+///
+/// By default Linux takes 50 µs more, to wake several threads at once, and has it wait for others
+/// that are busy. Without the right to that, which is root's, more calls lag; and threads that
+/// cannot go before others are better where the system puts them. With it there are two, since a
+/// core may be out of reach for milliseconds: while it takes packets from a network device, or
+/// while a hypervisor has it run something else.
+fn places() -> (Option<usize>, Option<usize>) {
     let _ = set_current_timer_slack(NonZeroU64::new(1));
     // To Linux no process is the calling thread.
     let _ = setpriority_process(None, MOST_URGENT);
+    if !go_real_time() {
+        return (None, None);
+    }
+    let Ok(allowed) = sched_getaffinity(None) else {
+        return (None, None);
+    };
+    let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
+    match (cores.next(), cores.next()) {
+        (Some(one), Some(other)) => (Some(one), Some(other)),
+        _ => (None, None),
+    }
+}
+
+/// However nice, a thread may lose its core to one that it wakes, for up to a millisecond; in real
+/// time it does not. Returns whether it is.
+fn go_real_time() -> bool {
+    // No safe call does it; `chrt` is of util-linux.
+    let thread = gettid().as_raw_nonzero().to_string();
+    Command::new("chrt")
+        .args(["--fifo", "--pid", "1", &thread])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 /// The nice value of threads that go before all others.
@@ -283,7 +392,7 @@ impl Book {
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pages)
     }
 }
 
@@ -411,7 +520,7 @@ impl Callers for Pool {
 
 impl Idle {
     fn threads(&self) -> MutexGuard<'_, Vec<usize>> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.threads)
     }
 
     fn put(&self, thread: usize) {
@@ -430,5 +539,92 @@ impl Idle {
             .wait_timeout_while(threads, PATIENCE, |idle| idle.is_empty());
         let (mut threads, _) = waited.unwrap_or_else(PoisonError::into_inner);
         Some((threads.pop()?, true))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notes what it is given. The call with this number has no free caller.
+    struct Notes {
+        book: Arc<Book>,
+        numbers: Mutex<Vec<usize>>,
+        fails: Option<usize>,
+    }
+
+    impl Callers for Notes {
+        fn book(&self) -> &Arc<Book> {
+            &self.book
+        }
+
+        fn hand_over(&self, call: Call) -> Result<bool, OpenError> {
+            if self.fails == Some(call.number) {
+                return Err(OpenError::Unanswered { open: 1 });
+            }
+            lock(&self.numbers).push(call.number);
+            Ok(call.number.is_multiple_of(10))
+        }
+
+        fn finish(self, _: Instant) -> usize {
+            0
+        }
+    }
+
+    const CALLS: usize = 1_000;
+    const APART: Duration = Duration::from_micros(20);
+
+    /// Two threads hand over all calls, of which the first half is not measured.
+    fn hand_out_by_two(fails: Option<usize>) -> (Notes, Tally) {
+        let plan = Plan {
+            target: Target::Threads(Place::Tcp(([127, 0, 0, 1], 1).into())),
+            start: Instant::now(),
+            warm_up: APART * (CALLS / 2) as u32,
+            response_bytes: None,
+            outstanding: 1,
+            expected: CALLS,
+            longest: 1,
+            server: None,
+        };
+        let arrivals = (0..CALLS as u64).map(|number| Arrival {
+            at_ns: number * APART.as_nanos() as u64,
+            bytes: 1,
+        });
+        let schedule = Mutex::new(Schedule {
+            arrivals: arrivals.enumerate().peekable(),
+            meter: None,
+        });
+        let notes = Notes {
+            book: Arc::new(Book::new(&plan)),
+            numbers: Mutex::default(),
+            fails,
+        };
+        let mut tally = Tally::default();
+        std::thread::scope(|scope| {
+            let threads = [0, 1].map(|_| scope.spawn(|| hand_out(&plan, &schedule, &notes, None)));
+            for thread in threads {
+                tally += thread.join().expect("it does not panic");
+            }
+        });
+        (notes, tally)
+    }
+
+    #[test]
+    fn two_threads_hand_over_each_call_once() {
+        let (notes, tally) = hand_out_by_two(None);
+        let mut numbers = std::mem::take(&mut *lock(&notes.numbers));
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..CALLS).collect::<Vec<_>>());
+        assert_eq!((tally.measured, tally.held), (CALLS / 2, CALLS as u64 / 20));
+        assert!(!notes.book.has_failed());
+    }
+
+    #[test]
+    fn both_end_when_one_cannot_hand_over() {
+        let (notes, _) = hand_out_by_two(Some(100));
+        let numbers = std::mem::take(&mut *lock(&notes.numbers));
+        assert!(numbers.len() < CALLS && !numbers.contains(&100));
+        let (_, failed) = notes.book.close();
+        assert!(matches!(failed, Some(OpenError::Unanswered { open: 1 })));
     }
 }
