@@ -29,8 +29,15 @@ use crate::charge::Charge;
 /// ```
 #[derive(Clone, Default)]
 pub struct Message {
-    /// Never holds an empty part, so that `chunk()` is empty only at the end.
-    parts: VecDeque<Bytes>,
+    /// The first part, mostly the only one. Empty only if all of it is, so that `chunk()` is empty
+    /// only at the end.
+    first: Bytes,
+    /// Those that follow; none is empty.
+    #[expect(
+        clippy::box_collection,
+        reason = "small, since errors give messages back"
+    )]
+    rest: Option<Box<VecDeque<Bytes>>>,
     len: usize,
     /// What the receiving endpoint has charged for these bytes; returned when the last clone
     /// is dropped.
@@ -46,10 +53,16 @@ impl Message {
 
     /// Appends `part` without copying it.
     pub fn push(&mut self, part: Bytes) {
-        if !part.is_empty() {
-            self.len += part.len();
-            self.parts.push_back(part);
+        if part.is_empty() {
+            return;
         }
+        let len = part.len();
+        if self.is_empty() {
+            self.first = part;
+        } else {
+            self.rest.get_or_insert_default().push_back(part);
+        }
+        self.len += len;
     }
 
     /// Bytes left in the message.
@@ -64,12 +77,21 @@ impl Message {
 
     /// The parts of the rope, in order; none is empty.
     pub fn parts(&self) -> impl ExactSizeIterator<Item = &Bytes> {
-        self.parts.iter()
+        let rest = self.rest.as_deref();
+        let count = usize::from(!self.is_empty()) + rest.map_or(0, VecDeque::len);
+        (0..count).map(move |at| match (at.checked_sub(1), rest) {
+            (Some(at), Some(rest)) => &rest[at],
+            _ => &self.first,
+        })
     }
 
     /// Takes the first part of the rope, `None` at the end.
     pub fn pop_part(&mut self) -> Option<Bytes> {
-        let part = self.parts.pop_front()?;
+        if self.is_empty() {
+            return None;
+        }
+        let next = self.rest.as_mut().and_then(|rest| rest.pop_front());
+        let part = std::mem::replace(&mut self.first, next.unwrap_or_default());
         self.len -= part.len();
         Some(part)
     }
@@ -78,16 +100,16 @@ impl Message {
     /// that there are.
     pub fn split_to(&mut self, count: usize) -> Self {
         let mut taken = Self::new();
-        while taken.len < count
-            && let Some(part) = self.parts.front_mut()
-        {
+        while taken.len < count {
             let left = count - taken.len;
-            if part.len() > left {
-                let start = part.split_to(left);
+            if self.first.len() > left {
+                let start = self.first.split_to(left);
                 self.len -= left;
                 taken.push(start);
             } else if let Some(part) = self.pop_part() {
                 taken.push(part);
+            } else {
+                break;
             }
         }
         taken
@@ -95,24 +117,14 @@ impl Message {
 
     /// The whole message as one [`Bytes`]. Copies only if there is more than one part.
     pub fn into_bytes(mut self) -> Bytes {
-        if self.parts.len() <= 1 {
-            return self.parts.pop_front().unwrap_or_default();
+        if self.first.len() == self.len {
+            return std::mem::take(&mut self.first);
         }
         let mut whole = BytesMut::with_capacity(self.len);
-        for part in &self.parts {
+        for part in self.parts() {
             whole.extend_from_slice(part);
         }
         whole.freeze()
-    }
-
-    /// The message of these parts, none of which is empty.
-    pub(crate) fn from_parts(parts: VecDeque<Bytes>) -> Self {
-        Self {
-            len: parts.iter().map(Bytes::len).sum(),
-            parts,
-            #[cfg(feature = "user")]
-            charge: None,
-        }
     }
 
     /// Attaches what an endpoint has charged for this message.
@@ -129,7 +141,7 @@ impl Buf for Message {
     }
 
     fn chunk(&self) -> &[u8] {
-        self.parts.front().map_or(&[], |part| part)
+        &self.first
     }
 
     fn advance(&mut self, mut count: usize) {
@@ -138,17 +150,13 @@ impl Buf for Message {
             "cannot advance by {count}: {} bytes are left",
             self.len
         );
-        self.len -= count;
         while count > 0 {
-            let Some(part) = self.parts.front_mut() else {
-                return;
-            };
-            if count < part.len() {
-                part.advance(count);
+            if count < self.first.len() {
+                self.first.advance(count);
+                self.len -= count;
                 return;
             }
-            count -= part.len();
-            self.parts.pop_front();
+            count -= self.pop_part().map_or(count, |part| part.len());
         }
     }
 
@@ -158,22 +166,20 @@ impl Buf for Message {
             "cannot take {count} bytes: {} are left",
             self.len
         );
-        match self.parts.front_mut() {
-            Some(part) if count < part.len() => {
-                self.len -= count;
-                part.split_to(count)
-            }
-            Some(part) if count == part.len() => self.pop_part().unwrap_or_default(),
-            _ => {
-                let mut copy = BytesMut::with_capacity(count);
-                while copy.len() < count {
-                    let take = self.chunk().len().min(count - copy.len());
-                    copy.extend_from_slice(&self.chunk()[..take]);
-                    self.advance(take);
-                }
-                copy.freeze()
-            }
+        if count < self.first.len() {
+            self.len -= count;
+            return self.first.split_to(count);
         }
+        if count == self.first.len() {
+            return self.pop_part().unwrap_or_default();
+        }
+        let mut copy = BytesMut::with_capacity(count);
+        while copy.len() < count {
+            let take = self.chunk().len().min(count - copy.len());
+            copy.extend_from_slice(&self.chunk()[..take]);
+            self.advance(take);
+        }
+        copy.freeze()
     }
 }
 
@@ -224,7 +230,7 @@ impl PartialEq<[u8]> for Message {
         if self.len != other.len() {
             return false;
         }
-        for part in &self.parts {
+        for part in self.parts() {
             let (head, rest) = other.split_at(part.len());
             if part != head {
                 return false;
@@ -237,7 +243,7 @@ impl PartialEq<[u8]> for Message {
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Message({} B in {} parts)", self.len, self.parts.len())
+        write!(f, "Message({} B in {} parts)", self.len, self.parts().len())
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`InMessage`]: a message that is arriving.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -25,8 +25,7 @@ pub(super) struct InMessage {
     /// Payload bytes that its packets are taken to hold.
     packet: usize,
     /// Everything below the end of these packets has arrived.
-    head: VecDeque<Bytes>,
-    head_end: u32,
+    head: Message,
     /// Packets beyond a gap, disjoint.
     ahead: BTreeMap<u32, Bytes>,
     received: u32,
@@ -50,8 +49,7 @@ impl InMessage {
             length,
             packet: packet.max(MIN_PACKET),
             granted,
-            head: VecDeque::new(),
-            head_end: 0,
+            head: Message::new(),
             ahead: BTreeMap::new(),
             received: 0,
             cost: 0,
@@ -75,7 +73,7 @@ impl InMessage {
 
     /// Everything below this has arrived.
     pub(super) fn contiguous(&self) -> u32 {
-        self.head_end
+        self.head.len() as u32
     }
 
     pub(super) fn remaining(&self) -> u32 {
@@ -141,12 +139,12 @@ impl InMessage {
     pub(super) fn insert(&mut self, offset: u32, payload: Bytes) -> u32 {
         let end = offset + payload.len() as u32;
         let before = self.received;
-        if offset == self.head_end && self.ahead.is_empty() {
+        if offset == self.contiguous() && self.ahead.is_empty() {
             self.push_head(payload);
             return self.received - before;
         }
         // The parts of the payload that fall into gaps. A packet seldom touches more than one.
-        let mut at = offset.max(self.head_end);
+        let mut at = offset.max(self.contiguous());
         let mut pieces: Vec<Range<u32>> = Vec::new();
         if let Some((start, part)) = self.ahead.range(..=at).next_back() {
             at = at.max(start + part.len() as u32);
@@ -167,7 +165,7 @@ impl InMessage {
                 // Little of a long packet must not keep all of it in memory.
                 bytes = Bytes::copy_from_slice(&bytes);
             }
-            if piece.start == self.head_end {
+            if piece.start == self.contiguous() {
                 self.push_head(bytes);
             } else {
                 self.received += bytes.len() as u32;
@@ -175,13 +173,10 @@ impl InMessage {
                 self.ahead.insert(piece.start, bytes);
             }
         }
-        while let Some(entry) = self.ahead.first_entry() {
-            if *entry.key() != self.head_end {
-                break;
-            }
-            let bytes = entry.remove();
-            self.head_end += bytes.len() as u32;
-            self.head.push_back(bytes);
+        while let Some(entry) = self.ahead.first_entry()
+            && *entry.key() == self.head.len() as u32
+        {
+            self.head.push(entry.remove());
         }
         self.received - before
     }
@@ -192,8 +187,7 @@ impl InMessage {
         }
         self.received += bytes.len() as u32;
         self.cost += bytes.len() + PACKET_COST;
-        self.head_end += bytes.len() as u32;
-        self.head.push_back(bytes);
+        self.head.push(bytes);
     }
 
     /// The RESENDs for what is missing of the granted bytes: one per gap, then one for the rest
@@ -206,7 +200,7 @@ impl InMessage {
                 priority,
             }];
         }
-        let mut at = self.head_end;
+        let mut at = self.contiguous();
         let mut gaps = Vec::new();
         for (start, part) in &self.ahead {
             if at < *start {
@@ -232,7 +226,7 @@ impl InMessage {
     /// The whole message; to be called once it is complete.
     pub(super) fn into_message(self) -> Message {
         debug_assert!(self.received == self.length && self.ahead.is_empty());
-        Message::from_parts(self.head)
+        self.head
     }
 }
 

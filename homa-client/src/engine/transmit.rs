@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
+use smallvec::{SmallVec, smallvec};
 
 use super::granter::Share;
 use super::outgoing::OutMessage;
@@ -31,8 +32,8 @@ pub struct Transmit {
     pub local: Option<IpAddr>,
     /// Their IP TOS byte.
     pub tos: u8,
-    /// The packets.
-    pub segments: Vec<Segment>,
+    /// The packets. One alone, as that of a short message, is held here.
+    pub segments: SmallVec<[Segment; 1]>,
 }
 
 /// One packet.
@@ -140,7 +141,7 @@ impl Engine {
             to,
             local,
             tos,
-            segments: vec![Segment {
+            segments: smallvec![Segment {
                 header,
                 payload,
                 more: Vec::new(),
@@ -182,7 +183,7 @@ impl Engine {
             to: peer.addr,
             local: rpc.local_ip,
             tos,
-            segments: Vec::new(),
+            segments: SmallVec::new(),
         };
         let limit = message.packet_limit(start);
         let full = limit as usize;
@@ -261,7 +262,7 @@ impl Engine {
             to: if is_bulk { peer.bulk_addr() } else { peer.addr },
             local: rpc.local_ip,
             tos: self.settings.tos[usize::from(level)],
-            segments: Vec::with_capacity(most.min(packets_left(message, full))),
+            segments: SmallVec::with_capacity(most.min(packets_left(message, full))),
         };
         while transmit.segments.len() < most && levels.of_next(message, &peer.cutoffs) == level {
             let Some(range) = message.next_packet() else {

@@ -241,9 +241,7 @@ impl Socket {
         {
             return Ok(Bytes::copy_from_slice(page.as_ref()).into());
         }
-        Ok(Message::from_parts(
-            pages.into_iter().map(Bytes::from_owner).collect(),
-        ))
+        Ok(pages.into_iter().map(Bytes::from_owner).collect())
     }
 
     /// A page is dropped.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use smallvec::smallvec;
 
 use crate::engine::{Segment, Time, Transmit};
 use crate::faults::{Faults, MILLION};
@@ -72,7 +73,7 @@ impl Faulty {
                 to,
                 local,
                 tos,
-                segments: vec![segment],
+                segments: smallvec![segment],
             };
             self.pass_one(now, packet, out);
             self.seen += 1;

@@ -58,7 +58,7 @@ impl Endpoint {
             }
             state = shard.lock();
             now = self.clock.now();
-            state.stalled.extend(unsent.rest);
+            state.take_back(unsent.rest);
             if !state.stalled.is_empty() {
                 break;
             }
@@ -81,7 +81,7 @@ impl Endpoint {
         drop(state);
         let unsent = self.send(batch.transmits);
         if !unsent.rest.is_empty() {
-            shard.lock().stalled.extend(unsent.rest);
+            shard.lock().take_back(unsent.rest);
             self.nudge();
         }
         unsent.calls
@@ -116,13 +116,14 @@ impl Endpoint {
             }
         };
         if batch.transmits.is_empty() {
+            state.take_back(batch.transmits);
             return batch.full;
         }
         state.transmitting = true;
         drop(state);
         let unsent = self.send(batch.transmits);
         let mut state = shard.lock();
-        state.stalled.extend(unsent.rest);
+        state.take_back(unsent.rest);
         state.transmitting = false;
         let missed = std::mem::take(&mut state.missed);
         state.stalled.is_empty() && (batch.full || missed)

@@ -65,6 +65,8 @@ pub(super) struct State {
     pub(super) missed: bool,
     /// What did not fit into the socket's send buffer.
     pub(super) stalled: VecDeque<Transmit>,
+    /// For the next batch: an empty one with its memory.
+    spare: Vec<Transmit>,
     pub(super) closed: bool,
     /// Whom a message that is to be sent may wait for, until the driver's next turn.
     pub(super) company: Option<Company>,
@@ -160,6 +162,7 @@ impl Shard {
             transmitting: false,
             missed: false,
             stalled: VecDeque::new(),
+            spare: Vec::new(),
             closed: false,
             company: None,
             lazy: Vec::new(),
@@ -201,7 +204,7 @@ impl State {
             self.unpaced_until = None;
             self.engine.set_link(self.device_mbps);
         }
-        let mut transmits = Vec::new();
+        let mut transmits = std::mem::take(&mut self.spare);
         if let Some(faults) = &mut self.faults {
             faults.release_due(now, BATCH, &mut transmits);
         }
@@ -228,6 +231,13 @@ impl State {
             transmits,
             full: packets >= BATCH || bytes >= BATCH_BYTES,
         }
+    }
+
+    /// Takes what is left of a batch, to go first when the socket has room, and the memory of the
+    /// rest.
+    pub(super) fn take_back(&mut self, mut rest: Vec<Transmit>) {
+        self.stalled.extend(rest.drain(..));
+        self.spare = rest;
     }
 
     /// The packets leave through a network device of this speed, but for those to `own_ips`.
