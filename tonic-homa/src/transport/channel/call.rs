@@ -33,7 +33,8 @@ use crate::transport::body::{Outgoing, Received};
 use crate::transport::make_way;
 use crate::transport::stream::pull::Puller;
 use crate::transport::stream::{
-    Inlet, Outlet, Over, Parts, Pump, Pumped, START_CREDIT, Stream, Way, take_header,
+    Inlet, Outlet, Over, Parts, Pump, Pumped, START_CREDIT, Stream, Way, begin_frame, joined,
+    take_header,
 };
 use crate::uri::HomaTarget;
 
@@ -188,7 +189,7 @@ impl HomaChannel {
         let Some(body) = outgoing else {
             return Err(Status::internal("a request that was sent already").into());
         };
-        let mut out = self.encode_head(parts)?;
+        let mut out = self.encode_head(parts, &body.ready)?;
         let room = self.max_message_bytes.saturating_sub(out.len());
         let whole = body.has_ended() && body.ready.len() <= room;
         let call = route.peer.next_call();
@@ -196,10 +197,7 @@ impl HomaChannel {
         if whole {
             let flight = Flight { end: true, ..START };
             self.emit_open(&mut out, route, call, flight, deadline);
-            let mut message = Message::from(out);
-            body.ready
-                .parts()
-                .for_each(|part| message.push(part.clone()));
+            let message = joined(out, &body.ready);
             open.expect();
             let answer = route.client.call(route.peer.addr, message);
             // Bodies need not bear being asked again after their end. Those of generated clients do.
@@ -219,11 +217,7 @@ impl HomaChannel {
         let first = body.ready.len().min(room).min(START_CREDIT as usize);
         let flight = Flight { total, ..START };
         self.emit_open(&mut out, route, call, flight, deadline);
-        let mut message = Message::from(out);
-        let beginning = body.ready.clone().split_to(first);
-        beginning
-            .parts()
-            .for_each(|part| message.push(part.clone()));
+        let message = joined(out, &body.ready.clone().split_to(first));
         let stream = self.stream(route, call, Outlet::new(first as u64))?;
         open.attach(&stream);
         let answer = route.client.call(route.peer.addr, message);
@@ -309,11 +303,10 @@ impl HomaChannel {
         }))
     }
 
-    /// Space for the header, then the metadata of the OPEN.
-    fn encode_head(&self, parts: &RequestParts) -> Result<Vec<u8>, Status> {
+    /// Space for the header, then the metadata of the OPEN, with room for `body`.
+    fn encode_head(&self, parts: &RequestParts, body: &Message) -> Result<Vec<u8>, Status> {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut out = Vec::with_capacity(HEADER_LEN + path.len() + self.origin.len() + 128);
-        out.extend_from_slice(&[0; HEADER_LEN]);
+        let mut out = begin_frame(path.len() + self.origin.len() + 128, body);
         self.encode_metadata(path, parts, &mut out)
             .map_err(|error| status::malformed("cannot send this metadata", error))?;
         let len = out.len() - HEADER_LEN;

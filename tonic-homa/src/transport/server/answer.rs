@@ -2,8 +2,8 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -30,7 +30,8 @@ use crate::transport::identity::{CallKey, Places};
 use crate::transport::make_way;
 use crate::transport::stream::pull::Answerer;
 use crate::transport::stream::{
-    Over, Piece, Pump, Pumped, START_CREDIT, Stream, Way, reply, reply_lazily, sections,
+    Over, Piece, Pump, Pumped, START_CREDIT, Stream, Way, begin_frame, joined, reply, reply_lazily,
+    sections,
 };
 
 /// An OPEN that may run.
@@ -243,13 +244,19 @@ async fn permit(
     })
 }
 
+/// The usual scheme, read once.
+static HOMA: LazyLock<Option<Scheme>> = LazyLock::new(|| Scheme::try_from("homa").ok());
+
 fn uri(path: Bytes, authority: Option<Bytes>, scheme: Option<Bytes>) -> Result<Uri, http::Error> {
     let mut parts = http::uri::Parts::default();
     parts.path_and_query = Some(PathAndQuery::from_maybe_shared(path)?);
     // `Uri` has both or none.
     if let (Some(authority), Some(scheme)) = (authority, scheme) {
         parts.authority = Some(Authority::from_maybe_shared(authority)?);
-        parts.scheme = Some(Scheme::try_from(&scheme[..])?);
+        parts.scheme = match &*HOMA {
+            Some(homa) if scheme == homa.as_str() => Some(homa.clone()),
+            _ => Some(Scheme::try_from(&scheme[..])?),
+        };
     }
     Ok(Uri::from_parts(parts)?)
 }
@@ -375,15 +382,23 @@ impl Answer {
         if outgoing.has_ended() && outgoing.trailers.is_none() {
             return Err(no_status(status).into());
         }
-        let head = self.section(headers)?;
         if outgoing.has_ended() && self.responder.is_some() {
-            let tail = self.tail(outgoing.trailers.as_ref(), status);
-            let size = HEADER_LEN + head.len() + tail.len() + outgoing.ready.len();
-            if size <= self.shared.settings.max_message_bytes {
-                self.send_whole(Some(&head), &tail, outgoing.ready);
+            let mut out = begin_frame(USUAL_METADATA, &outgoing.ready);
+            encode(&self.shared, headers, &mut out)?;
+            let head = out.len() - HEADER_LEN;
+            let trailers = outgoing.trailers.as_ref();
+            encode_tail(&self.shared, trailers, || no_status(status), &mut out);
+            if out.len() + outgoing.ready.len() <= self.shared.settings.max_message_bytes {
+                let lengths = Lengths {
+                    head: head as u32,
+                    tail: (out.len() - HEADER_LEN - head) as u32,
+                    ..Lengths::default()
+                };
+                self.send_whole(true, (out, lengths), &outgoing.ready);
                 return Ok(());
             }
         }
+        let head = self.section(headers)?;
         self.stream_out(status, head, outgoing, way).await
     }
 
@@ -418,15 +433,18 @@ impl Answer {
                 flight: FIRST_FLIGHT,
                 server_epoch: Some(self.shared.server_epoch),
             };
-            reply(responder, self.message(kind, (&section, &[]), first));
+            let sections = sections(&section, &[], &first);
+            reply(responder, self.message(kind, sections, &first));
         }
         let Some(stream) = self.stream.clone() else {
             return Err(Failure::Ended);
         };
         let shared = self.shared.clone();
         let mut tail = |trailers: Option<&HeaderMap>| {
-            let own = no_status(http_status);
-            Some(encode_tail(&shared, trailers, own))
+            let own = || no_status(http_status);
+            let mut tail = Vec::new();
+            encode_tail(&shared, trailers, own, &mut tail);
+            Some(tail)
         };
         let pumped = match stream.pulls() {
             Some(pulls) => {
@@ -479,7 +497,8 @@ impl Answer {
 
     /// Ends the call with a status.
     async fn fail(&mut self, status: Status) {
-        let tail = encode_tail(&self.shared, None, status);
+        let mut tail = Vec::new();
+        encode_tail(&self.shared, None, || status, &mut tail);
         self.trailers_only(tail).await;
     }
 
@@ -499,7 +518,8 @@ impl Answer {
     /// The same without waiting. Returns whether the client will hear of it.
     fn end_now(&mut self, tail: &[u8]) -> bool {
         if self.responder.is_some() {
-            self.send_whole(None, tail, Message::new());
+            let body = Message::new();
+            self.send_whole(false, sections(&[], tail, &body), &body);
             return true;
         }
         let Some(stream) = &self.stream else {
@@ -524,14 +544,14 @@ impl Answer {
         told
     }
 
-    /// Answers the OPEN with all that there is.
-    fn send_whole(&mut self, head: Option<&[u8]>, tail: &[u8], body: Message) {
+    /// Answers the OPEN with all that there is; `start`: with headers.
+    fn send_whole(&mut self, start: bool, sections: (Vec<u8>, Lengths), body: &Message) {
         self.over = true;
         let Some(responder) = self.responder.take() else {
             return;
         };
         let flight = Flight {
-            start: head.is_some(),
+            start,
             end: true,
             trailers: true,
             total: None,
@@ -541,7 +561,6 @@ impl Answer {
             flight,
             server_epoch: Some(self.shared.server_epoch),
         };
-        let sections = (head.unwrap_or_default(), tail);
         reply(responder, self.message(kind, sections, body));
     }
 
@@ -554,22 +573,22 @@ impl Answer {
         }
     }
 
-    /// Header and metadata in one allocation, then the body as it is.
-    fn message(&self, kind: Kind, (head, tail): (&[u8], &[u8]), body: Message) -> Message {
-        let (mut out, lengths) = sections(head, tail);
+    /// Fills in the header of what [`sections`] gave, and adds the body.
+    fn message(
+        &self,
+        kind: Kind,
+        (mut out, lengths): (Vec<u8>, Lengths),
+        body: &Message,
+    ) -> Message {
         out[..HEADER_LEN].copy_from_slice(&self.frame(kind).emit(lengths));
-        let mut message = Message::from(out);
-        body.parts().for_each(|part| message.push(part.clone()));
-        message
+        joined(out, body)
     }
 
     /// Encodes metadata, unless it is too long.
     fn section(&self, headers: &HeaderMap) -> Result<Vec<u8>, Status> {
-        encode(&self.shared, headers)
-    }
-
-    fn tail(&self, trailers: Option<&HeaderMap>, status: StatusCode) -> Vec<u8> {
-        encode_tail(&self.shared, trailers, no_status(status))
+        let mut out = Vec::with_capacity(USUAL_METADATA);
+        encode(&self.shared, headers, &mut out)?;
+        Ok(out)
     }
 
     fn frame(&self, kind: Kind) -> Frame {
@@ -590,28 +609,44 @@ fn no_status(http: StatusCode) -> Status {
     }
 }
 
-fn encode(shared: &Shared, headers: &HeaderMap) -> Result<Vec<u8>, Status> {
-    let mut out = Vec::with_capacity(HEADER_LEN);
-    metadata::encode_headers(headers, &mut out)
+/// Room for the metadata of a usual response.
+const USUAL_METADATA: usize = 64;
+
+/// Appends the section of `headers`, unless it is too long.
+fn encode(shared: &Shared, headers: &HeaderMap, out: &mut Vec<u8>) -> Result<(), Status> {
+    let start = out.len();
+    metadata::encode_headers(headers, out)
         .map_err(|error| status::malformed("cannot send this metadata", error))?;
     let settings = &shared.settings;
     // It also has to fit into a message.
     let most = settings.max_message_bytes.saturating_sub(HEADER_LEN);
     let limit = settings.max_metadata_bytes.min(most);
-    if out.len() > limit {
-        return Err(status::metadata_too_long("reply", out.len(), limit));
+    let len = out.len() - start;
+    if len > limit {
+        return Err(status::metadata_too_long("reply", len, limit));
     }
-    Ok(out)
+    Ok(())
 }
 
-/// The last metadata: `trailers`, or those of `instead` where there are none. Trailers that are too
-/// long are replaced by a status that says so.
-fn encode_tail(shared: &Shared, trailers: Option<&HeaderMap>, instead: Status) -> Vec<u8> {
+/// Appends the last metadata: `trailers`, or those of `instead` where there are none. Trailers that
+/// are too long are replaced by a status that says so.
+fn encode_tail(
+    shared: &Shared,
+    trailers: Option<&HeaderMap>,
+    instead: impl FnOnce() -> Status,
+    out: &mut Vec<u8>,
+) {
+    let start = out.len();
     let encoded = match trailers {
-        Some(trailers) => encode(shared, trailers),
-        None => encode(shared, &status_headers(instead)),
+        Some(trailers) => encode(shared, trailers, out),
+        None => encode(shared, &status_headers(instead()), out),
     };
-    encoded.unwrap_or_else(|status| encode(shared, &status_headers(status)).unwrap_or_default())
+    if let Err(status) = encoded {
+        out.truncate(start);
+        if encode(shared, &status_headers(status), out).is_err() {
+            out.truncate(start);
+        }
+    }
 }
 
 impl Drop for Answer {
@@ -634,7 +669,8 @@ impl Drop for Answer {
             };
             match status {
                 Some(status) => {
-                    let tail = encode_tail(&self.shared, None, status);
+                    let mut tail = Vec::new();
+                    encode_tail(&self.shared, None, || status, &mut tail);
                     self.end_now(&tail);
                 }
                 None => self.refuse(ResetReason::Cancelled, "cancelled"),

@@ -40,7 +40,7 @@ use crate::transport::counters::Counting;
 pub(crate) use budget::{Budget, START_CREDIT, Share};
 pub(crate) use inlet::{Inlet, Piece, Polled, StreamError, Taken};
 use outlet::BUSY_PAUSE;
-pub(crate) use outlet::{Outlet, Over, Pump, Pumped, sections};
+pub(crate) use outlet::{Outlet, Over, Pump, Pumped, begin_frame, joined, sections};
 use pull::Pulls;
 
 /// How long the end of a response may take to arrive after the server has forgotten the call.
@@ -343,13 +343,11 @@ impl Stream {
         (head, tail): (Vec<u8>, Vec<u8>),
         body: Message,
     ) -> Message {
-        let (mut out, lengths) = sections(&head, &tail);
+        let (mut out, lengths) = sections(&head, &tail, &body);
         let credit = self.inlet.tell();
         let header = self.frame(Kind::Data { flight, credit }).emit(lengths);
         out[..HEADER_LEN].copy_from_slice(&header);
-        let mut message = Message::from(out);
-        body.parts().for_each(|part| message.push(part.clone()));
-        message
+        joined(out, &body)
     }
 
     /// Sends a piece that the outlet counts as in flight.

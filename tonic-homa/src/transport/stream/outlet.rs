@@ -341,10 +341,34 @@ impl<B: Body<Data = Bytes> + Unpin> Pump<B> {
     }
 }
 
-/// Header and metadata of a frame in one allocation, the header to be filled in.
-pub(crate) fn sections(head: &[u8], tail: &[u8]) -> (Vec<u8>, Lengths) {
-    let mut out = Vec::with_capacity(HEADER_LEN + head.len() + tail.len());
+/// Shorter bodies are copied behind their metadata: a packet with a part of each would be a copy of
+/// both anyway, and a message of one part needs fewer allocations.
+const WORTH_SHARING: usize = 4096;
+
+/// Space for the header of a frame, and room for `metadata` bytes and for `body`, if
+/// [`joined`] copies that.
+pub(crate) fn begin_frame(metadata: usize, body: &Message) -> Vec<u8> {
+    let copied = Some(body.len()).filter(|len| *len < WORTH_SHARING);
+    let mut out = Vec::with_capacity(HEADER_LEN + metadata + copied.unwrap_or(0));
     out.extend_from_slice(&[0; HEADER_LEN]);
+    out
+}
+
+/// Header and metadata, then the body.
+pub(crate) fn joined(mut out: Vec<u8>, body: &Message) -> Message {
+    if body.len() < WORTH_SHARING {
+        body.parts().for_each(|part| out.extend_from_slice(part));
+        return Message::from(out);
+    }
+    let mut message = Message::from(out);
+    body.parts().for_each(|part| message.push(part.clone()));
+    message
+}
+
+/// Header and metadata of a frame in one allocation, the header to be filled in. `body` will be
+/// [`joined`] to them.
+pub(crate) fn sections(head: &[u8], tail: &[u8], body: &Message) -> (Vec<u8>, Lengths) {
+    let mut out = begin_frame(head.len() + tail.len(), body);
     out.extend_from_slice(head);
     out.extend_from_slice(tail);
     let lengths = Lengths {

@@ -18,7 +18,7 @@ use http_body::Body;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tonic::Status;
 
-use super::outlet::{GATHER, Pumped, sections};
+use super::outlet::{GATHER, Pumped, joined, sections};
 use super::{Stream, take_header};
 use crate::frame::{Flight, Frame, HEADER_LEN, Kind, Lengths, Sender};
 use crate::status::{self, ResetError};
@@ -220,20 +220,17 @@ impl<B: Body<Data = Bytes> + Unpin> Answerer<B> {
             total: whole,
             offset: from,
         };
-        let (mut out, lengths) = sections(head, if end { tail } else { &[] });
+        // What is sent stays until the next question tells that it has arrived.
+        let mut rest = self.outgoing.ready.clone();
+        drop(rest.split_to(skipped));
+        let body = rest.split_to(len);
+        let (mut out, lengths) = sections(head, if end { tail } else { &[] }, &body);
         let kind = Kind::Reply {
             flight,
             server_epoch: None,
         };
         out[..HEADER_LEN].copy_from_slice(&stream.frame(kind).emit(lengths));
-        let mut message = Message::from(out);
-        // What is sent stays until the next question tells that it has arrived.
-        let mut rest = self.outgoing.ready.clone();
-        drop(rest.split_to(skipped));
-        rest.split_to(len)
-            .parts()
-            .for_each(|part| message.push(part.clone()));
-        super::reply(responder, message);
+        super::reply(responder, joined(out, &body));
         if whole.is_none() {
             // Pieces of a body of unknown length are asked for in their order.
             drop(self.outgoing.ready.split_to(skipped));
@@ -270,7 +267,7 @@ impl Pulls {
                 total: None,
                 offset: pull.from,
             };
-            let (mut out, lengths) = sections(&[], tail);
+            let (mut out, lengths) = sections(&[], tail, &Message::new());
             let kind = Kind::Reply {
                 flight,
                 server_epoch: Some(0),
