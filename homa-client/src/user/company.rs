@@ -3,8 +3,9 @@
 //! Segmentation offload takes short packets of the same length to the same peer through the system
 //! in one call, for a little more than the price of one. Tasks whose responses or requests came in
 //! one turn of the driver tend to send next, one after the other. So their packets wait for each
-//! other, but no longer than it takes to find out that they can't: the driver's next turn, which
-//! comes as soon as the tasks that are ready have run, sends whatever is left.
+//! other. The driver's next turn sends what is left: it comes as soon as the tasks that are ready have
+//! run, on any worker of the runtime. A task that computes for long can keep it from coming, where there
+//! is one worker only; then nobody waits for a while.
 
 use std::time::Duration;
 

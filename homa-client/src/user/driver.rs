@@ -26,12 +26,21 @@ const SHORT: Duration = Duration::from_millis(1);
 /// after each would have the driver wander from thread to thread.
 const MAX_TURNS: u32 = 8;
 
+/// If the next turn comes later than this after tasks were woken together, one of them has kept the
+/// thread: what the others had to send has waited for it.
+const SLOW: Duration = Duration::from_millis(2);
+
+/// For so long after that nobody waits for others.
+const ALONE: Duration = Duration::from_millis(100);
+
 /// Runs until the last handle is gone and what is owed to others is done.
 pub(super) async fn drive(closer: Closer) {
     let endpoint = &closer.0;
     let mut driver = Driver {
         endpoint,
         deliveries: Vec::new(),
+        awaited: None,
+        alone_until: Time::ZERO,
         pace: None,
     };
     let mut sleep = pin!(sleep_until((Instant::now() + IDLE).into()));
@@ -42,16 +51,25 @@ pub(super) async fn drive(closer: Closer) {
     loop {
         let mut look = std::mem::replace(&mut first, Look::Polled);
         let mut turns = 0;
-        let more = loop {
+        let (more, awaited) = loop {
             turns += 1;
-            let Turn { more, urgent, .. } = driver.turn(look);
+            let Turn {
+                more,
+                urgent,
+                awaited,
+                ..
+            } = driver.turn(look);
             // Whoever was woken may wait for this very thread.
             if !more || urgent || turns == MAX_TURNS {
-                break more;
+                break (more, awaited);
             }
             // While this goes on the runtime does not poll.
             look = Look::Now;
         };
+        if awaited {
+            requeue().await;
+            continue;
+        }
         if more {
             tokio::task::yield_now().await;
             continue;
@@ -97,6 +115,21 @@ pub(super) async fn drive(closer: Closer) {
     }
 }
 
+/// Lets the tasks run that are ready, without waiting for what the runtime hears from the system.
+/// Other than after `yield_now` another worker may take this task, if this one is kept by one of
+/// those.
+async fn requeue() {
+    let mut again = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut again, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Closes the endpoint when its driver ends, also because its runtime does, even before the first
 /// turn.
 pub(super) struct Closer(Arc<Endpoint>);
@@ -117,6 +150,10 @@ struct Driver<'a> {
     endpoint: &'a Arc<Endpoint>,
     /// Used again from turn to turn.
     deliveries: Vec<Delivery>,
+    /// When tasks were woken together, if that was in the last turn.
+    awaited: Option<Time>,
+    /// Until then nobody waits for others.
+    alone_until: Time,
     /// For short sleeps; made when the first is wanted, `Err` if that failed.
     pace: Option<Result<PaceTimer, ()>>,
 }
@@ -124,9 +161,20 @@ struct Driver<'a> {
 impl Driver<'_> {
     fn turn(&mut self, look: Look) -> Turn {
         let endpoint = self.endpoint;
+        let now = endpoint.clock.now();
+        if let Some(awaited) = self.awaited
+            && now.since(awaited) > SLOW
+        {
+            self.alone_until = now + ALONE;
+        }
+        let next = match now < self.alone_until {
+            true => Next::Unknown,
+            false => Next::Soon,
+        };
         // The keeper holds it for one turn at most.
         let receiving = lock(&endpoint.receiving);
-        let turn = endpoint.turn(receiving, look, Next::Soon, &mut self.deliveries);
+        let turn = endpoint.turn(receiving, look, next, &mut self.deliveries);
+        self.awaited = turn.awaited.then_some(turn.now);
         endpoint
             .driven
             .store(turn.now.as_nanos(), Ordering::Release);

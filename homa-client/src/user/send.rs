@@ -33,7 +33,7 @@ impl Endpoint {
             state.missed = true;
             return;
         }
-        // The driver does not sleep meanwhile: nobody has to tell it.
+        // The driver's next turn is on its way, and sends it at the latest.
         if state
             .company
             .as_mut()

@@ -42,6 +42,8 @@ pub(super) struct Turn {
     pub(super) delivered: bool,
     /// Somebody was woken who should not wait for more turns.
     pub(super) urgent: bool,
+    /// What some send now waits for the next turn: there is more to do.
+    pub(super) awaited: bool,
     /// Something was received, or a deadline had passed.
     pub(super) active: bool,
     /// When it was.
@@ -140,6 +142,7 @@ impl Endpoint {
             more: self.transmit_batches() || !drained || awaited,
             delivered,
             urgent,
+            awaited,
             active,
             now,
         }

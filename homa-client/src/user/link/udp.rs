@@ -156,7 +156,7 @@ impl Udp {
         segments: &[&Segment],
         sent: &mut Sent,
     ) -> io::Result<()> {
-        // The same with 8 KB.
+        // Nor would these 8 KB have to be moved.
         let mut iov: ArrayVec<IoSlice<'_>, { Segment::MAX_SLICES * MAX_SEGMENTS }> =
             ArrayVec::new();
         let slices = segments.iter().flat_map(|segment| segment.slices());
