@@ -30,6 +30,9 @@ const MAX_TURNS: u32 = 8;
 /// thread: what the others had to send has waited for it.
 const SLOW: Duration = Duration::from_millis(2);
 
+/// A server's loop is woken, starts a task for each request, and that may start another one.
+const STEPS: u32 = 3;
+
 /// For so long after that nobody waits for others.
 const ALONE: Duration = Duration::from_millis(100);
 
@@ -115,15 +118,16 @@ pub(super) async fn drive(closer: Closer) {
     }
 }
 
-/// Lets the tasks run that are ready, without waiting for what the runtime hears from the system.
-/// Other than after `yield_now` another worker may take this task, if this one is kept by one of
-/// those.
+/// Lets the tasks run that are ready, and those that they start in [`STEPS`], without waiting for what
+/// the runtime hears from the system. Other than after `yield_now` another worker may take this task,
+/// if this one is kept by one of those.
 async fn requeue() {
-    let mut again = false;
+    let mut left = STEPS;
     poll_fn(|cx| {
-        if std::mem::replace(&mut again, true) {
+        if left == 0 {
             return Poll::Ready(());
         }
+        left -= 1;
         cx.waker().wake_by_ref();
         Poll::Pending
     })
