@@ -41,7 +41,7 @@ fn check(suite: &str, count: usize, claims: &[&str]) {
         "--suite",
         suite,
         "--rounds=3",
-        "--seconds=0.05",
+        "--seconds=0.2",
         "--tail-samples=30",
         "--json",
         file.path(),
