@@ -15,7 +15,7 @@ use crate::engine::Time;
 const LEAST: usize = 4;
 
 /// So many messages wait at most.
-const MOST: u32 = 16;
+const MOST: usize = 16;
 
 /// Who sends after this time does not wait, nor do those that do.
 const LONGEST: Duration = Duration::from_micros(50);
@@ -23,8 +23,8 @@ const LONGEST: Duration = Duration::from_micros(50);
 /// Tasks that were woken in one turn, and are expected to send.
 #[derive(Debug)]
 pub(super) struct Company {
-    expected: u32,
-    waiting: u32,
+    expected: usize,
+    waiting: usize,
     until: Time,
 }
 
@@ -32,7 +32,7 @@ impl Company {
     /// Of tasks woken at `now`, if they are enough.
     pub(super) fn of(woken: usize, now: Time) -> Option<Self> {
         (woken >= LEAST).then(|| Self {
-            expected: woken.try_into().unwrap_or(u32::MAX),
+            expected: woken,
             waiting: 0,
             until: now + LONGEST,
         })

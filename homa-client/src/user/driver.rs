@@ -30,11 +30,11 @@ const MAX_TURNS: u32 = 8;
 /// thread: what the others had to send has waited for it.
 const SLOW: Duration = Duration::from_millis(2);
 
-/// A server's loop is woken, starts a task for each request, and that may start another one.
-const STEPS: u32 = 3;
-
 /// For so long after that nobody waits for others.
 const ALONE: Duration = Duration::from_millis(100);
+
+/// A server's loop is woken, starts a task for each request, and that may start another one.
+const STEPS: u32 = 3;
 
 /// Runs until the last handle is gone and what is owed to others is done.
 pub(super) async fn drive(closer: Closer) {

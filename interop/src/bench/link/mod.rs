@@ -60,11 +60,11 @@ use crate::{report, values};
 /// TCP_NODELAY and one HTTP/2 connection for each client. A ratio is Homa divided by TCP; figures
 /// are medians of the rounds, a p99 that of all calls together where rounds have fewer than 1,000.
 ///
-/// A turn is refused in which processors are busy for more than 85 % of the time, or 1 % of the calls
-/// are sent late: the figures would be the machine's and not the link's. It is taken again, up to
-/// eight times, and how many were is told. The clients' generators run in real time, if `chrt`
-/// is there, so that the stacks do not make them late. The exit status is 77 if it cannot run here, which a line that
-/// begins with `skipped:` explains.
+/// A turn is refused in which processors are busy for more than 85 % of the time, or 1 % of the
+/// calls are sent late: the figures would be the machine's and not the link's. It is taken again, up
+/// to eight times, and how many were is told. The clients' generators run in real time, if `chrt` is
+/// there, so that the stacks do not make them late. The exit status is 77 if it cannot run here,
+/// which a line that begins with `skipped:` explains.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  homa-interop bench link --check --json link.json   # as root")]
 pub(crate) struct Arguments {

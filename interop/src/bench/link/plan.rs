@@ -71,7 +71,8 @@ pub(super) enum Disturbed {
     )]
     Busy { what: String, busy: f64, limit: f64 },
     #[error(
-        "{what}: {late:.2} % of the calls were sent late, which has to be less than {limit:.2} %: end what else runs here, or lower --mbps"
+        "{what}: {late:.2} % of the calls were sent late, which has to be less than {limit:.2} %: \
+         end what else runs here, or lower --mbps"
     )]
     Late { what: String, late: f64, limit: f64 },
 }

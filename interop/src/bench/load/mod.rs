@@ -46,8 +46,8 @@ pub(super) use self::outcome::{Figures, Outcome};
 ///
 /// A call lags if at its time as many were in flight as --outstanding allows, or if the generator
 /// handed it over more than 1 ms after its time. The generator has a thread of its own; as root,
-/// with `chrt`, two that go before all others, on two cores. If 1 % of the measured calls or more lag, the load
-/// was not the one asked for: there are no results then, and the exit status is 1.
+/// with `chrt`, two that go before all others, on two cores. If 1 % of the measured calls or more
+/// lag, the load was not the one asked for: there are no results then, and the exit status is 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   homa-interop bench load --stack tonic-homa --workload w4 --mbps 500 --response-bytes 100
