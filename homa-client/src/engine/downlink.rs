@@ -50,7 +50,8 @@ impl Downlink {
         self.mbps = mbps;
     }
 
-    /// So much payload has come over the link, new or not.
+    /// So much payload has come over the link, new or not, of whatever RPC: copies of what has come
+    /// fill it too.
     #[inline]
     pub(super) fn count(&mut self, now: Time, bytes: usize) {
         self.bytes += bytes as u64;

@@ -37,6 +37,9 @@ impl Engine {
         packet: &Packet,
     ) -> Result<(), DropReason> {
         self.counters.count_received(common.kind);
+        if common.kind == Kind::Data && self.settings.loopback_for(arrival.from.ip()).is_none() {
+            self.downlink.count(now, arrival.payload.len());
+        }
         let peer = self.peers.find(arrival.from);
         self.credit(now, peer, arrival);
         if let Packet::CookieEcho(cookie) = packet {
@@ -374,9 +377,6 @@ impl Engine {
             return Err(DropReason::UnknownRpc);
         };
         rpc.state = state;
-        if !rpc.loopback {
-            self.downlink.count(now, payload.len());
-        }
         let before = rpc.incoming.as_ref().map_or(0, InMessage::outstanding);
         if rpc.incoming.is_none() {
             // It is asked for when its turn comes.

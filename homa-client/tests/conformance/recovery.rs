@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use homa_client::engine::wire::{Ack, Carrier, Cutoffs, Kind, Packet, Unknown};
-use homa_client::engine::{Event, Failure};
+use homa_client::engine::{DropReason, Event, Failure};
 
 use crate::fixture::*;
 use crate::net::{CLIENT, Faults, Net, SERVER};
@@ -114,6 +114,27 @@ fn e052_what_waits_while_others_fill_the_link_is_not_asked_for() {
         asked_after(of(None, 25_000), resend);
         // No switch holds what such a link takes within the interval.
         asked_after(of(Some(20_000), 25_000), resend);
+    });
+}
+
+/// Copies that others are still sent, of requests that are whole, fill it as well.
+#[test]
+fn e052_copies_of_what_has_come_fill_the_link_too() {
+    both(|carrier| {
+        let mut host = Host::with(carrier, |settings| settings.link_mbps = Some(200));
+        let (done, silent) = (Remote::client(2), Remote::client(4));
+        host.take_request(&done, 25_000);
+        host.hear_range(&silent, 30_000, 0..1400);
+        let end = host.now + timeout(carrier) / 3;
+        while host.now < end {
+            let sent = host.wait(ms(1));
+            assert!(only(&sent, Kind::Resend).is_empty());
+            for start in (0..25_000).step_by(1400) {
+                let len = 1400.min(25_000 - start);
+                let dropped = host.hear_data(&done, data(start, 25_000), len);
+                assert_eq!(dropped, Some(DropReason::Duplicate));
+            }
+        }
     });
 }
 
