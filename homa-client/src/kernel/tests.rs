@@ -387,12 +387,12 @@ fn responses_that_nobody_waits_for_do_not_pile_up() {
         }
     });
     let client = client(&machine, &Driven::Callers);
+    let before = available(&client);
     for _ in 0..10 {
         client
             .call_detached(at(PORT), pattern(10_000))
             .expect("it is sent");
     }
-    let before = available(&client);
     eventually("all are taken", || {
         let answer = call_blocking(&client, at(PORT), pattern(3), None);
         answer.expect("no deadline").expect("an echo");
