@@ -47,8 +47,9 @@ impl Engine {
         }
     }
 
-    /// The server does not know the request: it goes again, as far as a new one might, and what
-    /// was sent beyond that as it is granted again.
+    /// The server does not know the request: its first packet goes again, and what was sent beyond
+    /// that as it is granted. Where every packet of a request is missing, it waits behind others
+    /// rather than being lost, and to send all of it again would add to what it waits for.
     pub(super) fn replay(&mut self, now: Time, key: RpcKey) {
         let Some(rpc) = self.rpcs.get(key) else {
             return;
@@ -60,10 +61,9 @@ impl Engine {
         let priority =
             priority::unscheduled(cutoffs, self.settings.num_priorities, message.length());
         let packet = message.packet_limit(0);
-        let wanted = message.unscheduled().max(packet) as usize;
-        let limit = self.admit_unscheduled(key, wanted, packet);
+        self.admit_unscheduled(key, packet as usize, packet);
         if let Some(message) = self.rpcs.get_mut(key).and_then(|rpc| rpc.outgoing.as_mut()) {
-            message.replay(now, limit, priority);
+            message.replay(now, priority);
         }
         self.enqueue_resend(key);
     }

@@ -65,6 +65,7 @@ mod peer;
 mod pool;
 mod priority;
 mod proof;
+mod questions;
 mod receive;
 mod rpc;
 mod rtt_bytes;

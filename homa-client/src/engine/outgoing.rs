@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::questions::Questions;
 use super::settings::Settings;
 use super::time::Time;
 use super::transmit::MAX_MORE;
@@ -43,8 +44,7 @@ pub(super) struct OutMessage {
     sent: u32,
     /// The peer has forgotten what was sent; from here on it is repeated as grants come.
     replay: Option<u32>,
-    /// Where the latest RESEND began, how often in a row that has been asked for, and when last.
-    asked: (u32, u8, Time),
+    questions: Questions,
     /// When its first packet left, until the first GRANT comes.
     pub(super) first_sent: Option<Time>,
     /// Level from the latest GRANT.
@@ -134,7 +134,7 @@ impl OutMessage {
             granted: unscheduled,
             sent: 0,
             replay: None,
-            asked: (0, 0, Time::ZERO),
+            questions: Questions::default(),
             first_sent: None,
             priority: 0,
             resend: Vec::new(),
@@ -185,13 +185,13 @@ impl OutMessage {
         }
     }
 
-    /// The peer knows nothing of the message: it goes again up to `limit` and at least its first
-    /// packet, the rest of what was sent with the grants that follow.
-    pub(super) fn replay(&mut self, now: Time, limit: u32, priority: u8) {
+    /// The peer knows nothing of the message: its first packet goes again, the rest of what was
+    /// sent with the grants that follow.
+    pub(super) fn replay(&mut self, now: Time, priority: u8) {
         if self.sent == 0 {
             return;
         }
-        let end = self.sent.min(limit.max(self.packet_at(0).end));
+        let end = self.packet_at(0).end.min(self.sent);
         self.answer(now, 0..end, priority);
         self.replay = (end < self.sent).then_some(end);
     }
@@ -214,19 +214,9 @@ impl OutMessage {
         self.piece = self.piece.min(piece);
     }
 
-    /// Notes that the peer asks for `offset`; returns how often in a row it has. What comes within
-    /// `apart` of the last is the same question.
-    pub(super) fn asked_for(&mut self, now: Time, offset: u32, apart: Duration) -> u8 {
-        match &mut self.asked {
-            (before, times, at) if *before == offset && *times > 0 => {
-                if now.since(*at) >= apart {
-                    *times = times.saturating_add(1);
-                    *at = now;
-                }
-            }
-            asked => *asked = (offset, 1, now),
-        }
-        self.asked.1
+    /// Notes that the peer asks for what begins at `offset`; see [`Questions`].
+    pub(super) fn asked_for(&mut self, now: Time, offset: u32, interval: Duration) -> Option<u8> {
+        self.questions.asked_for(now, offset, interval)
     }
 
     /// The packet with the byte at `offset`. On a path that takes less than such a packet, the
@@ -500,22 +490,18 @@ mod tests {
         let mut out = message(&[53]);
         out.grant(53);
         while out.next_packet().is_some() {}
-        out.replay(Time::ZERO, 25, 6);
+        out.replay(Time::ZERO, 6);
         let packets =
             |out: &mut OutMessage| -> Vec<_> { std::iter::from_fn(|| out.next_resend()).collect() };
-        assert_eq!(packets(&mut out), [0..10, 10..20, 20..25]);
-        out.grant(20);
+        assert_eq!(packets(&mut out), [0..10]);
+        out.grant(10);
         assert_eq!(packets(&mut out), []);
         out.grant(40);
-        assert_eq!(packets(&mut out), [25..35, 35..45]);
+        assert_eq!(packets(&mut out), [10..20, 20..25, 25..35, 35..45]);
         out.grant(53);
         assert_eq!(packets(&mut out), [35..45, 45..53]);
         out.grant(53);
         assert_eq!(packets(&mut out), []);
-        // However little may go, one packet does.
-        out.replay(Time::ZERO + RESEND_APART, 0, 6);
-        let again = packets(&mut out);
-        assert_eq!((again.len(), again[0].clone()), (1, 0..10));
     }
 
     #[test]

@@ -550,13 +550,14 @@ impl Engine {
             Resend::ALL => sent,
             length => resend.offset.saturating_add(length).min(message.length()),
         };
-        let again = message.answer(now, resend.offset..end, priority);
-        let apart = self.settings.timers.resend / 2;
-        let times = if resend.offset < sent {
-            message.asked_for(now, resend.offset, apart)
-        } else {
-            0
-        };
+        let interval = self.settings.timers.resend;
+        let (mut times, mut again) = (0, false);
+        if resend.offset < sent
+            && let Some(asked) = message.asked_for(now, resend.offset, interval)
+        {
+            times = asked;
+            again = message.answer(now, resend.offset..end, priority);
+        }
         // Asking beyond the grant tells that a GRANT was lost.
         message.grant(end);
         if resend.offset >= sent {
@@ -570,7 +571,7 @@ impl Engine {
         if replying {
             self.our_turn(now, key);
         }
-        // Everything asked for is on its way already.
+        // What was asked for is on its way already.
         if resend.offset < sent && !again {
             return Err(DropReason::Repeated);
         }
@@ -626,7 +627,9 @@ impl Engine {
         let Some(message) = &mut rpc.outgoing else {
             return Err(DropReason::State);
         };
-        let times = message.asked_for(now, 0, self.settings.timers.resend / 2);
+        let Some(times) = message.asked_for(now, 0, self.settings.timers.resend) else {
+            return Err(DropReason::Repeated);
+        };
         self.suspect_path(now, key, 0, times);
         self.replay(now, key);
         Ok(())

@@ -303,7 +303,7 @@ fn a_flood_of_resends_gets_each_byte_once_in_a_millisecond() {
 }
 
 #[test]
-fn a_flood_of_rpc_unknown_gets_the_request_once_in_a_millisecond() {
+fn a_flood_of_rpc_unknown_gets_one_packet_of_the_request() {
     both_stages(|mut stage| {
         let mut bytes = 0;
         for _ in 0..1000 {
@@ -318,7 +318,7 @@ fn a_flood_of_rpc_unknown_gets_the_request_once_in_a_millisecond() {
                 .map(|sent| sent.range().len())
                 .sum::<usize>();
         }
-        assert_eq!(bytes, 40_000);
+        assert!((1000..1500).contains(&bytes), "{bytes}");
         stage.finish();
     });
 }

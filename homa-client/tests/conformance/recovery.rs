@@ -294,6 +294,36 @@ fn e057_a_server_that_has_answered_sends_again_at_the_level_asked_for() {
     });
 }
 
+/// Nor does a server repeat for ever what its client lacks: that waits, rather than being lost.
+#[test]
+fn e057_the_same_bytes_are_sent_ever_more_rarely() {
+    both(|carrier| {
+        let mut host = Host::new(carrier);
+        let client = Remote::client(2);
+        host.serve(&client, 1, 30_000);
+        let ask = |host: &mut Host, first: u32| -> Vec<u32> {
+            let mut gaps = Vec::new();
+            for offset in [first, 14_000] {
+                host.hear(&client, Packet::Resend(resend(offset, 1)));
+                gaps.extend(
+                    only(&host.sent(), Kind::Data)
+                        .iter()
+                        .map(|sent| sent.range().start),
+                );
+            }
+            host.wait(resend_interval(carrier));
+            gaps
+        };
+        let answered: Vec<usize> = (0..26)
+            .filter(|_| !ask(&mut host, 2_800).is_empty())
+            .collect();
+        assert_eq!(answered, [0, 1, 2, 4, 7, 13, 25]);
+        // Who gets on is answered at once again.
+        assert_eq!(ask(&mut host, 2_800), []);
+        assert_eq!(ask(&mut host, 5_600).len(), 2);
+    });
+}
+
 #[test]
 fn e058_a_resend_beyond_the_grant_makes_up_for_a_lost_grant() {
     both(|carrier| {
@@ -365,9 +395,20 @@ fn e061_rpc_unknown_makes_a_client_send_its_request_again_until_the_response_com
             host.hear(&server, Packet::RpcUnknown(Unknown::default())),
             None
         );
-        let again = host.sent();
+        let mut again = host.sent();
         let ranges = |sent: &[Sent]| sent.iter().map(Sent::range).collect::<Vec<_>>();
-        assert_eq!(ranges(&again), ranges(&first));
+        // Differs: the first packet at once, the rest as it is granted again.
+        assert_eq!(ranges(&again), ranges(&first[..1]));
+        let start = again[0].data().incoming;
+        assert_eq!(start, again[0].range().end);
+        for granted in [start + 10_000, first.last().unwrap().range().end] {
+            host.hear(&server, Packet::Grant(grant(granted)));
+            again.extend(host.sent());
+            assert!(again.last().unwrap().range().end >= granted);
+        }
+        let mut covered = ranges(&again);
+        covered.dedup();
+        assert_eq!(covered, ranges(&first));
         assert!(again.iter().all(|sent| sent.data().retransmit));
 
         host.hear_range(&server, 5000, 0..1400);
@@ -375,6 +416,35 @@ fn e061_rpc_unknown_makes_a_client_send_its_request_again_until_the_response_com
         host.hear(&server, Packet::RpcUnknown(Unknown::default()));
         assert!(only(&host.sent(), Kind::Data).is_empty());
         assert_eq!(host.incoming(&server), Some([5000, 1400, 5000]));
+    });
+}
+
+/// A request that waits in the network for long: what its client sends meanwhile would wait there,
+/// too, or pass others that wait.
+#[test]
+fn e061_a_request_on_its_way_is_not_copied_at_every_interval() {
+    both(|carrier| {
+        let mut host = Host::new(carrier);
+        let (server, first) = host.call(30_000);
+        let mut copies = Vec::new();
+        let mut questions = 0;
+        let end = host.now + (timeout(carrier) - ms(2));
+        while host.now < end {
+            let sent = host.wait(ms(1));
+            copies.extend(only(&sent, Kind::Data));
+            for _ in only(&sent, Kind::Resend) {
+                questions += 1;
+                let dropped = host.hear(&server, Packet::RpcUnknown(Unknown::default()));
+                assert!(matches!(dropped, None | Some(DropReason::Repeated)));
+            }
+        }
+        assert!(questions >= 19, "{questions}");
+        assert!((5..=10).contains(&copies.len()), "{}", copies.len());
+        assert!(
+            copies
+                .iter()
+                .all(|copy| copy.range().end <= first[0].range().end)
+        );
     });
 }
 

@@ -124,7 +124,7 @@ fn check_outgoing(mut bytes: &[u8]) {
                 let range = start..start.saturating_add(take(&mut bytes, 6000));
                 message.answer(now, range, 0);
             }
-            2 => message.replay(now, take(&mut bytes, 6000), 0),
+            2 => message.replay(now, 0),
             3 => {
                 let piece = 1 + take(&mut bytes, 300);
                 shrunk |= piece < payload.largest();
