@@ -12,9 +12,9 @@ use tokio::time::{Sleep, sleep_until};
 use super::endpoint::{AWAKE, Endpoint, lock};
 use super::link::Look;
 use super::pace::PaceTimer;
-use super::shard::Delivery;
+use super::shard::{Delivery, NextWakes};
 use super::turn::{Next, Turn};
-use crate::engine::{Time, Wake};
+use crate::engine::Time;
 
 /// Sleeps are planned this far ahead when the engine has no deadline.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -192,26 +192,22 @@ impl Driver<'_> {
         // how long the sleep will be.
         endpoint.sleep_until.store(u64::MAX, Ordering::Release);
         let mut stalled = false;
-        let mut next: Option<(Time, Wake)> = None;
+        let mut next = NextWakes::default();
         for shard in &endpoint.shards {
             let state = shard.lock();
             stalled |= !state.stalled.is_empty();
-            next = next
-                .into_iter()
-                .chain(state.next_wake())
-                .min_by_key(|(at, _)| *at);
+            next = next.or_sooner(state.next_wakes());
         }
-        let mut paced = None;
-        if let Some((at, Wake::Pace)) = next {
-            let wait = at.since(endpoint.clock.now());
-            if wait < SHORT {
-                paced = set_pace(&mut self.pace, wait);
-            }
-        }
-        let deadline = match next {
-            Some((at, _)) if paced.is_none() => Some(endpoint.clock.instant(at)),
-            _ => None,
-        };
+        // Its own timer is set however soon another time comes: what wakes the runtime then may be
+        // a millisecond late, and the link idle for as long.
+        let wait = next.paced.map(|at| at.since(endpoint.clock.now()));
+        let paced = wait
+            .filter(|wait| *wait < SHORT)
+            .and_then(|wait| set_pace(&mut self.pace, wait));
+        let fine = next.paced.filter(|_| paced.is_some());
+        let coarse = next.paced.filter(|_| fine.is_none());
+        let deadline = next.other.into_iter().chain(coarse).min();
+        let deadline = deadline.map(|at| endpoint.clock.instant(at));
         let until = deadline.into_iter().chain(end).min();
         // A timer that comes early only finds nothing to do, and moving it has a price.
         let planned = sleep.deadline().into_std();
@@ -220,9 +216,7 @@ impl Driver<'_> {
             sleep.as_mut().reset(until.into());
         }
         let mut wakes = endpoint.clock.nanos(sleep.deadline().into_std());
-        if let Some((at, _)) = next
-            && paced.is_some()
-        {
+        if let Some(at) = fine {
             wakes = wakes.min(at.as_nanos());
         }
         endpoint.sleep_until.store(wakes, Ordering::Release);

@@ -528,8 +528,7 @@ impl Endpoint {
         for shard in &self.shards {
             let state = shard.lock();
             plan.stalled |= !state.stalled.is_empty();
-            let next = state.next_wake().map(|(at, _)| at);
-            plan.next = plan.next.into_iter().chain(next).min();
+            plan.next = plan.next.into_iter().chain(state.next_wake()).min();
         }
         plan
     }

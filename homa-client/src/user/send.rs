@@ -190,7 +190,7 @@ impl Endpoint {
         if sleep_until == AWAKE {
             return;
         }
-        if let Some((at, _)) = state.next_wake()
+        if let Some(at) = state.next_wake()
             && at.as_nanos() < sleep_until
         {
             self.nudge();

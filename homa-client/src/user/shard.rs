@@ -139,6 +139,26 @@ pub(super) struct Batch {
     pub(super) full: bool,
 }
 
+/// When there will be something to do, if nothing comes before.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct NextWakes {
+    /// For the link, in parts of a millisecond.
+    pub(super) paced: Option<Time>,
+    /// For all else, where a millisecond does not matter.
+    pub(super) other: Option<Time>,
+}
+
+impl NextWakes {
+    /// The sooner of each.
+    pub(super) fn or_sooner(self, another: Self) -> Self {
+        let sooner = |one: Option<Time>, two| one.into_iter().chain(two).min();
+        Self {
+            paced: sooner(self.paced, another.paced),
+            other: sooner(self.other, another.other),
+        }
+    }
+}
+
 impl Shard {
     /// Shard `index` of an endpoint with the Homa port `port`. `seed` is random.
     pub(super) fn new(
@@ -253,20 +273,31 @@ impl State {
         ip.is_loopback() || self.own_ips.contains(&ip)
     }
 
-    /// When there will be something to do, if nothing comes before. What is paced waits for the
-    /// socket where that is full: its own time may have passed.
-    pub(super) fn next_wake(&self) -> Option<(Time, Wake)> {
+    /// When there will be something to do, if nothing comes before.
+    pub(super) fn next_wake(&self) -> Option<Time> {
+        let NextWakes { paced, other } = self.next_wakes();
+        paced.into_iter().chain(other).min()
+    }
+
+    /// The same, apart for what needs a timer that is finer than the runtime's. What is paced
+    /// waits for the socket where that is full: its own time may have passed.
+    pub(super) fn next_wakes(&self) -> NextWakes {
         let held = self.faults.as_ref().and_then(|faults| faults.next_due());
         // A link's delays are about as fine as the pacer's.
         let held = held.map(|at| (at, Wake::Pace));
         let lazy = self.lazy_due.map(|at| (at, Wake::Reap));
         let stalled = !self.stalled.is_empty();
-        self.engine
-            .wakes()
-            .chain(held)
-            .chain(lazy)
-            .filter(|(_, wake)| !(stalled && *wake == Wake::Pace))
-            .min_by_key(|(at, _)| *at)
+        let mut next = NextWakes::default();
+        for (at, wake) in self.engine.wakes().chain(held).chain(lazy) {
+            let (paces, kind) = match wake {
+                Wake::Pace => (true, &mut next.paced),
+                _ => (false, &mut next.other),
+            };
+            if !(stalled && paces) && kind.is_none_or(|first| at < first) {
+                *kind = Some(at);
+            }
+        }
+        next
     }
 
     /// Whether the engine's deadline has passed.
@@ -509,9 +540,11 @@ mod tests {
             send(&mut state, now, "10.0.0.2:4000", 40_000);
         }
         let transmits = state.fill(now).transmits;
-        assert!(matches!(state.next_wake(), Some((_, Wake::Pace))));
+        let NextWakes { paced, other } = state.next_wakes();
+        assert!(paced.is_some() && other.is_some());
         state.stalled.extend(transmits);
-        assert!(matches!(state.next_wake(), Some((_, Wake::Silence))));
+        assert_eq!(state.next_wakes().paced, None);
+        assert_eq!(state.next_wake(), other);
     }
 
     #[test]
