@@ -5,11 +5,6 @@ use super::rpc::RpcKey;
 use super::wire::Carrier;
 use super::{Engine, Time, priority};
 
-/// What a message sends that is held back, so that its receiver knows of it: "a few hundred bytes"
-/// (SIGCOMM'18, section 3.6). With a full packet each, 3 hosts with 64 calls of 100 KB overflowed a
-/// queue of 250 KB.
-const ANNOUNCED: usize = 256;
-
 impl Engine {
     /// Bytes that a message may send unasked.
     pub(super) fn unsched_bytes(&self, loopback: bool) -> usize {
@@ -19,8 +14,7 @@ impl Engine {
     }
 
     /// How much of a message of which `wanted` bytes would be unscheduled may be: all of them, or
-    /// only what announces it if too much is in flight to that peer already. What is one packet
-    /// goes whole, and on loopback, where no switch drops anything, so does a first packet.
+    /// its first packet if too much is in flight to that peer already.
     pub(super) fn admit_unscheduled(&mut self, key: RpcKey, wanted: usize, payload: u32) -> u32 {
         self.arrived(key);
         let Some(loopback) = self.rpcs.get(key).map(|rpc| rpc.loopback) else {
@@ -36,10 +30,8 @@ impl Engine {
         let peer = self.peers.get_mut(rpc.peer);
         let admitted = if peer.unscheduled.saturating_add(wanted) <= limit {
             wanted
-        } else if loopback || wanted <= payload as usize {
-            wanted.min(payload as usize)
         } else {
-            ANNOUNCED.min(payload as usize)
+            wanted.min(payload as usize)
         };
         peer.unscheduled += admitted;
         rpc.in_flight = admitted as u32;

@@ -27,10 +27,9 @@ pub struct Settings {
     /// bytes; 40,000 (HEAD's value) where the link's speed is unknown. More saves a round trip for
     /// longer messages, and lets more senders overflow a receiver's socket buffer at once.
     pub unsched_bytes: Option<usize>,
-    /// Incast control: unscheduled bytes in flight to one peer, in multiples of `unsched_bytes`.
-    /// Of a message that would exceed it 256 B are sent, on loopback its first packet, and the rest
-    /// as it is granted; what fits into one packet goes whole (SIGCOMM'18, section 3.6). Default 2;
-    /// 1 to 1,000; 0: no limit, like HomaModule.
+    /// Incast control: unscheduled bytes in flight to one peer, in multiples of `unsched_bytes`;
+    /// a message that would exceed it sends one packet and waits for grants (SIGCOMM'18, section
+    /// 3.6). Default 2; 1 to 1,000; 0: no limit, like HomaModule.
     pub unsched_windows: usize,
     /// Payload bytes per packet. Default 1,416: a 1,500 byte IPv4 packet; 64 to 65,000.
     pub packet_payload: usize,
