@@ -46,7 +46,9 @@ pub struct Config {
     /// sleeps. Default 0: not at all; up to 1 ms. To wake a thread takes some microseconds, and some
     /// tens where its processor sleeps too, as in virtual machines; this saves them twice for a
     /// call, at the price of a processor that is busy meanwhile. It pays most in a runtime with one
-    /// worker: in others the packet wakes a second one for nothing.
+    /// worker: in others the packet wakes a second one for nothing. Where 8 looks in a row were in
+    /// vain, as they are if both sides of a call share a processor, it pauses and tries again every
+    /// 10 ms.
     pub busy_poll: Duration,
     /// How long an endpoint stays open after its last handle is gone, for what is still to be
     /// delivered: requests that nobody waits for, and word to servers that their responses have

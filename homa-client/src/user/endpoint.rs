@@ -10,6 +10,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::accept::AcceptQueue;
 use super::background;
+use super::busy::BusyPoll;
 use super::capture::Capture;
 use super::clock::Clock;
 use super::keeper;
@@ -56,10 +57,8 @@ pub(crate) struct Endpoint {
     pub(super) driven: AtomicU64,
     /// When the driver will wake by itself, in nanoseconds of the clock.
     pub(super) sleep_until: AtomicU64,
-    /// How long whoever receives looks on before it sleeps ([`Config::busy_poll`]).
-    busy_poll: Duration,
-    /// Until when that is, on the endpoint's clock.
-    busy_until: AtomicU64,
+    /// Whether whoever receives looks on before it sleeps.
+    busy: BusyPoll,
     /// How long the driver goes on after the last handle is gone, for acks and detached calls
     /// ([`Config::linger`]).
     pub(super) linger: Duration,
@@ -144,8 +143,7 @@ impl Endpoint {
             receiving: Mutex::default(),
             driven: AtomicU64::new(0),
             sleep_until: AtomicU64::new(AWAKE),
-            busy_poll: config.busy_poll,
-            busy_until: AtomicU64::new(0),
+            busy: BusyPoll::new(config.busy_poll),
             linger: config.linger,
             handles: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
@@ -341,16 +339,12 @@ impl Endpoint {
 
     /// Something has happened at `now`: more is likely to come soon.
     pub(super) fn stay_awake(&self, now: Time) {
-        if !self.busy_poll.is_zero() {
-            let until = (now + self.busy_poll).as_nanos();
-            self.busy_until.store(until, Ordering::Relaxed);
-        }
+        self.busy.heard(now);
     }
 
     /// Whether to look for packets again instead of sleeping.
     pub(super) fn stays_awake(&self) -> bool {
-        !self.busy_poll.is_zero()
-            && self.clock.now().as_nanos() < self.busy_until.load(Ordering::Relaxed)
+        self.busy.looks(|| self.clock.now())
     }
 
     /// Nobody will answer this request.

@@ -9,6 +9,7 @@
 
 mod accept;
 mod background;
+mod busy;
 mod capture;
 mod clock;
 mod company;
