@@ -48,8 +48,8 @@ impl Engine {
     }
 
     /// The server does not know the request: its first packet goes again, and what was sent beyond
-    /// that as it is granted. Where every packet of a request is missing, it waits behind others
-    /// rather than being lost, and to send all of it again would add to what it waits for.
+    /// that as it is granted. Where every packet of a long request is missing, most likely it waits
+    /// behind others, and to send all of it again would add to what it waits for.
     pub(super) fn replay(&mut self, now: Time, key: RpcKey) {
         let Some(rpc) = self.rpcs.get(key) else {
             return;
@@ -60,7 +60,7 @@ impl Engine {
         let cutoffs = &self.peers.get(rpc.peer).cutoffs;
         let priority =
             priority::unscheduled(cutoffs, self.settings.num_priorities, message.length());
-        let packet = message.packet_limit(0);
+        let packet = message.packet_at(0).end;
         self.admit_unscheduled(key, packet as usize, packet);
         if let Some(message) = self.rpcs.get_mut(key).and_then(|rpc| rpc.outgoing.as_mut()) {
             message.replay(now, priority);

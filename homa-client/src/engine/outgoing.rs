@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::questions::Questions;
-use super::settings::Settings;
+use super::settings::{Settings, Timers};
 use super::time::Time;
 use super::transmit::MAX_MORE;
 use crate::Message;
@@ -215,8 +215,8 @@ impl OutMessage {
     }
 
     /// Notes that the peer asks for what begins at `offset`; see [`Questions`].
-    pub(super) fn asked_for(&mut self, now: Time, offset: u32, interval: Duration) -> Option<u8> {
-        self.questions.asked_for(now, offset, interval)
+    pub(super) fn asked_for(&mut self, now: Time, offset: u32, timers: &Timers) -> Option<u8> {
+        self.questions.asked_for(now, offset, timers)
     }
 
     /// The packet with the byte at `offset`. On a path that takes less than such a packet, the

@@ -550,10 +550,9 @@ impl Engine {
             Resend::ALL => sent,
             length => resend.offset.saturating_add(length).min(message.length()),
         };
-        let interval = self.settings.timers.resend;
         let (mut times, mut again) = (0, false);
         if resend.offset < sent
-            && let Some(asked) = message.asked_for(now, resend.offset, interval)
+            && let Some(asked) = message.asked_for(now, resend.offset, &self.settings.timers)
         {
             times = asked;
             again = message.answer(now, resend.offset..end, priority);
@@ -566,12 +565,12 @@ impl Engine {
         self.suspect_path(now, key, resend.offset, times);
         self.enqueue_resend(key);
         self.enqueue(key);
-        // The server waits anew for the ack of what it sends again. To a client, being asked is no
+        // The server waits anew for the ack of what its client still lacks. To a client, being asked is no
         // sign that its response is on the way (statement 55).
         if replying {
             self.our_turn(now, key);
         }
-        // What was asked for is on its way already.
+        // What was asked for is on its way already, or waits there.
         if resend.offset < sent && !again {
             return Err(DropReason::Repeated);
         }
@@ -627,7 +626,7 @@ impl Engine {
         let Some(message) = &mut rpc.outgoing else {
             return Err(DropReason::State);
         };
-        let Some(times) = message.asked_for(now, 0, self.settings.timers.resend) else {
+        let Some(times) = message.asked_for(now, 0, &self.settings.timers) else {
             return Err(DropReason::Repeated);
         };
         self.suspect_path(now, key, 0, times);

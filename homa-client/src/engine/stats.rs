@@ -32,7 +32,7 @@ pub enum DropReason {
     State,
     /// Repeats bytes that have arrived already.
     Duplicate,
-    /// Asks again for bytes that were sent again just before.
+    /// Asks again for bytes that were sent again just before, or often already.
     Repeated,
     /// Belongs to an RPC that has ended here.
     Finished,
