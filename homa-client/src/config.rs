@@ -46,9 +46,14 @@ pub struct Config {
     /// sleeps. Default 0: not at all; up to 1 ms. To wake a thread takes some microseconds, and some
     /// tens where its processor sleeps too, as in virtual machines; this saves them twice for a
     /// call, at the price of a processor that is busy meanwhile. It pays most in a runtime with one
-    /// worker: in others the packet wakes a second one for nothing. Where 8 looks in a row were in
-    /// vain, as they are if both sides of a call share a processor, it pauses and tries again every
-    /// 10 ms.
+    /// worker: in others the packet wakes a second one for nothing.
+    ///
+    /// Where four looks in a row were over just before the next packet came, they take four times
+    /// as long (1 ms at most), until eight of these were in vain: long enough to meet a peer that
+    /// was asleep. If nothing comes then either, this side may keep the processor that the peer
+    /// needs, and a thread that looks goes to another one of those that it may use, at most once a
+    /// millisecond. Who looks in vain all the same pauses for 10 ms, or 100 ms after long looks: with
+    /// 50 µs looking in vain takes at most a fiftieth of the time.
     pub busy_poll: Duration,
     /// How long an endpoint stays open after its last handle is gone, for what is still to be
     /// delivered: requests that nobody waits for, and word to servers that their responses have
@@ -142,7 +147,7 @@ const DEFAULT_LINGER: Duration = Duration::from_secs(1);
 const MAX_LINGER: Duration = Duration::from_secs(60);
 
 /// Sleeps are worth their price from here on at the latest.
-const MAX_BUSY_POLL: Duration = Duration::from_millis(1);
+pub(crate) const MAX_BUSY_POLL: Duration = Duration::from_millis(1);
 
 impl Config {
     /// The defaults for this carrier: one line to use IP protocol 146, which needs the capability

@@ -1,39 +1,87 @@
 //! [`BusyPoll`]: whether whoever receives looks for the next packet before it sleeps.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::Mutex;
 use std::time::Duration;
 
+use nix::sched::{sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
+
+use super::endpoint::lock;
+use crate::config::MAX_BUSY_POLL;
 use crate::engine::Time;
 
-/// After so many looks in a row in which nothing came, looking does not help.
-const IN_VAIN: u32 = 8;
+/// After so many looks in a row in which nothing came, they are not what it takes.
+const IN_VAIN: u32 = 4;
 
-/// Then nobody looks for so long. Who does after that and is disappointed once pauses again.
+/// If what was looked for came much later, nobody looks for so long, and again after the next look
+/// if that is in vain, too.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// If it came soon after, looks become so many times as long,
+const PATIENCE: u32 = 4;
+
+/// until so many in a row are in vain even so,
+const LONG_IN_VAIN: u32 = 8;
+
+/// and then nobody looks for so long.
+const LONG_PAUSE: Duration = Duration::from_millis(100);
+
+/// A thread stays at least so long where it is.
+const SETTLED: Duration = Duration::from_millis(1);
 
 /// [`Config::busy_poll`](crate::Config::busy_poll) at work.
 ///
-/// To look on is worth a processor if the next packet comes meanwhile. Where both sides of a call
-/// share a processor it cannot: it is sent when the one that looks has gone to sleep, and each
-/// makes the other wait.
+/// To look on is worth a processor if the next packet comes meanwhile. Two things keep it from
+/// that, though it would come if both sides looked:
+///
+/// * The other side sleeps, because the last look of its own was over before this side was awake,
+///   and takes longer to wake than the look. One that is long enough meets it, and from then on
+///   short ones would do.
+/// * Both sides are on one processor. Then what is looked for is sent when the one that looks has
+///   gone to sleep, and the system leaves them there, as each sleeps while the other runs. One of
+///   them goes to another processor, once it has sent what the other one waits for, so that both
+///   are awake.
 #[derive(Debug)]
 pub(super) struct BusyPoll {
     /// How long to look; zero: never.
     time: Duration,
-    /// Until when, on the endpoint's clock; 0: nobody looks.
-    until: AtomicU64,
+    state: Mutex<State>,
+    /// Whether this side leaves its processor: if both did, they would meet again.
+    coin: fn() -> bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// When the last packet came, or what else may be followed by one.
+    heard: Time,
+    /// Until when somebody looks.
+    until: Option<Time>,
     /// Looks in a row that were over before anything came.
-    in_vain: AtomicU32,
-    paused_until: AtomicU64,
+    in_vain: u32,
+    /// Looks are long ones.
+    patient: bool,
+    paused_until: Time,
+    /// In this look the thread leaves its processor.
+    leaves: bool,
+    /// It does not do so again until then.
+    settled_until: Time,
 }
 
 impl BusyPoll {
     pub(super) fn new(time: Duration) -> Self {
-        Self {
-            time,
-            until: AtomicU64::new(0),
-            in_vain: AtomicU32::new(0),
-            paused_until: AtomicU64::new(0),
+        Self::with_coin(time, fastrand::bool)
+    }
+
+    fn with_coin(time: Duration, coin: fn() -> bool) -> Self {
+        let state = Mutex::default();
+        Self { time, state, coin }
+    }
+
+    /// How long a look is.
+    fn look(&self, patient: bool) -> Duration {
+        match patient {
+            true => (PATIENCE * self.time).min(MAX_BUSY_POLL),
+            false => self.time,
         }
     }
 
@@ -42,40 +90,94 @@ impl BusyPoll {
         if self.time.is_zero() {
             return;
         }
-        let last = self.until.load(Ordering::Relaxed);
-        if last != 0 {
-            let in_vain = if now.as_nanos() <= last {
-                0
-            } else {
-                self.in_vain.load(Ordering::Relaxed).saturating_add(1)
-            };
-            self.in_vain.store(in_vain, Ordering::Relaxed);
-            if in_vain >= IN_VAIN {
-                let paused = (now + PAUSE).as_nanos();
-                self.paused_until.store(paused, Ordering::Relaxed);
+        let state = &mut *lock(&self.state);
+        match state.until.take() {
+            Some(until) if now > until => self.missed(state, now),
+            Some(_) => {
+                state.in_vain = 0;
+                state.leaves = false;
             }
+            None => {}
         }
-        let looks = now.as_nanos() >= self.paused_until.load(Ordering::Relaxed);
-        let until = if looks {
-            (now + self.time).as_nanos()
-        } else {
-            0
+        state.heard = now;
+        if now >= state.paused_until {
+            state.until = Some(now + self.look(state.patient));
+        }
+    }
+
+    /// What was looked for has come at `now`, when the look was over.
+    fn missed(&self, state: &mut State, now: Time) {
+        state.in_vain = state.in_vain.saturating_add(1);
+        // What comes so late was not kept back by a look.
+        let soon = now.since(state.heard) <= 2 * self.look(true);
+        let pause = match state.patient {
+            true if state.in_vain >= LONG_IN_VAIN => Some(LONG_PAUSE),
+            false if state.in_vain >= IN_VAIN && !soon => Some(PAUSE),
+            _ => None,
         };
-        self.until.store(until, Ordering::Relaxed);
+        if let Some(pause) = pause {
+            state.paused_until = now + pause;
+            state.patient = false;
+            state.in_vain = IN_VAIN;
+            return;
+        }
+        if !state.patient && state.in_vain >= IN_VAIN {
+            state.patient = true;
+            state.in_vain = 0;
+        }
+        if state.patient && soon && now >= state.settled_until && (self.coin)() {
+            state.leaves = true;
+            state.settled_until = now + SETTLED;
+        }
     }
 
     /// Whether to look again instead of sleeping.
-    pub(super) fn looks(&self, now: impl FnOnce() -> Time) -> bool {
-        let until = self.until.load(Ordering::Relaxed);
-        until != 0 && now().as_nanos() < until
+    pub(super) fn looks(&self, now: impl Fn() -> Time) -> bool {
+        if self.time.is_zero() {
+            return false;
+        }
+        let state = &mut *lock(&self.state);
+        let Some(until) = state.until else {
+            return false;
+        };
+        let at = now();
+        // By then what was heard is answered.
+        if state.leaves && at.since(state.heard) > self.time / 4 {
+            state.leaves = false;
+            if leave_processor().is_ok() {
+                state.until = Some(now() + self.look(state.patient));
+                return true;
+            }
+        }
+        at < until
     }
+}
+
+/// Takes this thread to another one of the processors that it may use. It may use the same ones
+/// afterwards; an error, where there is no other, leaves everything as it was.
+fn leave_processor() -> nix::Result<()> {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this)?;
+    let mut others = allowed;
+    others.unset(sched_getcpu()?)?;
+    sched_setaffinity(this, &others)?;
+    sched_setaffinity(this, &allowed)
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+    use nix::sched::CpuSet;
+
     use super::*;
 
     const LOOK: Duration = Duration::from_micros(50);
+    const LONG_LOOK: Duration = Duration::from_micros(200);
+
+    /// One that stays where it is.
+    fn settled(time: Duration) -> BusyPoll {
+        BusyPoll::with_coin(time, || false)
+    }
 
     /// Something comes so often, so long after the last.
     fn hear(busy: &BusyPoll, now: &mut Time, micros: u64, times: u32) {
@@ -89,16 +191,19 @@ mod tests {
         busy.looks(|| now)
     }
 
+    fn looks_for(busy: &BusyPoll, now: Time, time: Duration) -> bool {
+        looks(busy, now + (time - Duration::from_nanos(1))) && !looks(busy, now + time)
+    }
+
     #[test]
     fn it_looks_for_its_time_and_not_without_one() {
         let mut now = Time::from_nanos(1);
-        let busy = BusyPoll::new(LOOK);
+        let busy = settled(LOOK);
         assert!(!looks(&busy, now));
         hear(&busy, &mut now, 10, 100);
-        assert!(looks(&busy, now) && looks(&busy, now + LOOK / 2));
-        assert!(!looks(&busy, now + LOOK));
+        assert!(looks_for(&busy, now, LOOK));
 
-        let never = BusyPoll::new(Duration::ZERO);
+        let never = settled(Duration::ZERO);
         hear(&never, &mut now, 10, 100);
         assert!(!looks(&never, now));
     }
@@ -106,13 +211,13 @@ mod tests {
     #[test]
     fn who_looks_in_vain_stops_and_tries_again_now_and_then() {
         let mut now = Time::from_nanos(1);
-        let busy = BusyPoll::new(LOOK);
-        hear(&busy, &mut now, 60, 8);
+        let busy = settled(LOOK);
+        hear(&busy, &mut now, 500, 4);
         assert!(looks(&busy, now));
         let start = now;
         let mut looked = 0;
         while now < start + 10 * PAUSE {
-            hear(&busy, &mut now, 60, 1);
+            hear(&busy, &mut now, 500, 1);
             looked += u32::from(looks(&busy, now));
         }
         assert!((9..=11).contains(&looked), "{looked}");
@@ -121,7 +226,98 @@ mod tests {
         hear(&busy, &mut now, 10_000, 1);
         hear(&busy, &mut now, 20, 100);
         assert!(looks(&busy, now));
-        hear(&busy, &mut now, 60, 7);
+        hear(&busy, &mut now, 500, 3);
         assert!(looks(&busy, now));
+    }
+
+    #[test]
+    fn looks_are_longer_where_that_meets_the_other_side() {
+        let mut now = Time::from_nanos(1);
+        let busy = settled(LOOK);
+        hear(&busy, &mut now, 90, 4);
+        assert!(looks_for(&busy, now, LOOK));
+        hear(&busy, &mut now, 90, 1);
+        assert!(looks_for(&busy, now, LONG_LOOK));
+        // It answers from its sleep, then at once: both are met.
+        hear(&busy, &mut now, 90, 10);
+        hear(&busy, &mut now, 40, 10);
+        assert!(looks_for(&busy, now, LONG_LOOK));
+        // And now very late.
+        hear(&busy, &mut now, 500, 8);
+        assert!(!looks(&busy, now));
+        hear(&busy, &mut now, 100_000, 1);
+        assert!(looks_for(&busy, now, LOOK));
+
+        // Never longer than any look may be.
+        let longest = settled(MAX_BUSY_POLL);
+        hear(&longest, &mut now, 1_500, 5);
+        assert!(looks_for(&longest, now, MAX_BUSY_POLL));
+    }
+
+    #[test]
+    fn long_looks_in_vain_are_rare() {
+        let mut now = Time::from_nanos(1);
+        let busy = settled(LOOK);
+        let start = now;
+        let mut looked = Duration::ZERO;
+        while now < start + 10 * LONG_PAUSE {
+            // What is kept back comes 30 us after the look.
+            let look = [LONG_LOOK, LOOK]
+                .into_iter()
+                .find(|look| looks_for(&busy, now, *look));
+            let look = look.unwrap_or_default();
+            looked += look;
+            now += look + Duration::from_micros(30);
+            busy.heard(now);
+        }
+        // A fiftieth of the time.
+        assert!(looked < Duration::from_millis(20), "{looked:?}");
+    }
+
+    #[test]
+    fn one_of_two_on_the_same_processor_leaves_it_in_a_long_look() {
+        let mut now = Time::from_nanos(1);
+        let busy = BusyPoll::with_coin(LOOK, || true);
+        let leaves = |now: Time| {
+            // It looks for the whole of its time in the new place.
+            let clock = std::cell::Cell::new(now + LOOK / 2);
+            let read = || clock.replace(clock.get() + LOOK);
+            busy.looks(read) && looks(&busy, now + LOOK / 2 + LONG_LOOK)
+        };
+        hear(&busy, &mut now, 80, 4);
+        assert!(!leaves(now));
+        hear(&busy, &mut now, 80, 1);
+        // What it heard is to be answered first.
+        assert!(looks(&busy, now + LOOK / 5));
+        assert!(processors() == 1 || leaves(now));
+        // Not again so soon.
+        hear(&busy, &mut now, 300, 1);
+        assert!(!leaves(now));
+    }
+
+    #[test]
+    fn a_thread_that_leaves_its_processor_may_use_the_same_ones() {
+        let this = Pid::from_raw(0);
+        let allowed = sched_getaffinity(this).unwrap();
+        if processors() == 1 {
+            assert_eq!(leave_processor(), Err(Errno::EINVAL));
+            return;
+        }
+        // The system may take it back at once, but not every time.
+        let left = (0..100).any(|_| {
+            let before = sched_getcpu().unwrap();
+            leave_processor().unwrap();
+            sched_getcpu().unwrap() != before
+        });
+        assert!(left);
+        assert_eq!(sched_getaffinity(this), Ok(allowed));
+    }
+
+    /// How many of them this thread may use.
+    fn processors() -> usize {
+        let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        (0..CpuSet::count())
+            .filter(|cpu| allowed.is_set(*cpu).unwrap())
+            .count()
     }
 }
