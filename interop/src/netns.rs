@@ -1,5 +1,6 @@
 //! Network namespaces, for as long as a value lives, and two of them with a link in between.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,6 +22,8 @@ pub(crate) enum NetnsError {
     NoCommand(&'static str, #[source] io::Error),
     #[error("network namespaces cannot be made here ({0}): run this as root")]
     NotAllowed(String),
+    #[error("there is a network namespace {0} already: remove it with `ip netns del {0}`")]
+    Exists(String),
     #[error("this kernel has no {what} ({option}), `{command}` says: {message}")]
     Lacking {
         what: &'static str,
@@ -37,7 +40,7 @@ impl NetnsError {
     pub(crate) fn is_lack(&self) -> bool {
         match self {
             Self::NoCommand(..) | Self::NotAllowed(_) | Self::Lacking { .. } => true,
-            Self::Failed { .. } => false,
+            Self::Exists(_) | Self::Failed { .. } => false,
         }
     }
 
@@ -122,6 +125,10 @@ impl Namespace {
         let name = format!("{PREFIX}{}-{role}", std::process::id());
         match ip(&["netns", "add", &name]) {
             Ok(()) => Ok(Self { name }),
+            // Of an earlier process with this number, or one of another container's.
+            Err(NetnsError::Failed { message, .. }) if message.contains("File exists") => {
+                Err(NetnsError::Exists(name))
+            }
             Err(NetnsError::Failed { message, .. }) => Err(NetnsError::NotAllowed(message)),
             Err(other) => Err(other),
         }
@@ -260,13 +267,18 @@ pub(crate) fn remove_orphans() {
     }
 }
 
-/// Namespaces with this role of other processes, or of earlier ones that could not be removed.
+/// All namespaces of other processes, or of earlier ones that could not be removed, that have made
+/// one with this role.
 pub(crate) fn others(role: &str) -> Vec<String> {
-    let is_other = |(name, maker): &(String, u32)| {
-        *maker != std::process::id() && name.ends_with(&format!("-{role}"))
-    };
-    let others = all().into_iter().filter(is_other);
-    others.map(|(name, _)| name).collect()
+    let mut all = all();
+    let own = std::process::id();
+    let makers: HashSet<u32> = all
+        .iter()
+        .filter(|(name, maker)| *maker != own && name.ends_with(&format!("-{role}")))
+        .map(|(_, maker)| *maker)
+        .collect();
+    all.retain(|(_, maker)| makers.contains(maker));
+    all.into_iter().map(|(name, _)| name).collect()
 }
 
 /// All namespaces of ours, each with the process that has made it.
@@ -343,6 +355,22 @@ mod tests {
             let left = fs::exists(format!("{FOLDER}/{name}")).expect("readable");
             assert!(!left, "{name}");
         }
+    }
+
+    #[test]
+    fn one_that_is_there_already_is_named_with_what_removes_it() {
+        let made = match Namespace::create("twice") {
+            Ok(made) => made,
+            Err(error) if error.is_lack() => {
+                println!("skipped: {error}");
+                return;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let error = Namespace::create("twice").expect_err("it is there");
+        assert!(!error.is_lack(), "{error}");
+        let remedy = format!("`ip netns del {}`", made.name());
+        assert!(error.to_string().contains(&remedy), "{error}");
     }
 
     #[test]

@@ -320,7 +320,7 @@ fn figure(value: Option<f64>) -> String {
 
 /// A result file could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {}", path.display())]
+#[error("cannot write {}{}", path.display(), remedy(source))]
 pub(crate) struct WriteError {
     path: PathBuf,
     source: io::Error,
@@ -334,11 +334,27 @@ impl WriteError {
     }
 }
 
-/// Finds out before a long run whether its results can be written. Leaves what is there.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; make the folder, or name a file in another one",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; name a file that you may write"
+        }
+        io::ErrorKind::IsADirectory => "; name a file in it",
+        _ => "",
+    }
+}
+
+/// Finds out before a long run whether its results can be written. Leaves what is there, and
+/// nothing that was not.
 pub(crate) fn check_writable(path: &Path) -> Result<(), WriteError> {
+    let is_new = path.symlink_metadata().is_err();
     let opened = OpenOptions::new().append(true).create(true).open(path);
     opened
-        .map(drop)
+        .and_then(|_| match is_new {
+            true => std::fs::remove_file(path),
+            false => Ok(()),
+        })
         .map_err(|source| WriteError::new(path, source))
 }
 
@@ -540,6 +556,13 @@ mod tests {
         assert!(with_causes(&error).contains("below-a-file"), "{error}");
         let error = check_writable(&below).expect_err("not a directory");
         assert!(with_causes(&error).contains("below-a-file"), "{error}");
+        let new = directory.join("new.json");
+        check_writable(&new).expect("writable");
+        assert!(!new.exists(), "what is interrupted leaves no empty file");
+        let error = check_writable(&directory.join("nowhere/new.json")).expect_err("no folder");
+        assert!(error.to_string().contains("; make the folder"), "{error}");
+        let error = check_writable(&directory).expect_err("no file");
+        assert!(error.to_string().contains("; name a file in it"), "{error}");
         std::fs::remove_dir_all(&directory).expect("ours");
     }
 

@@ -204,7 +204,9 @@ fn one_that_was_killed_is_removed_by_the_next_and_busy_processors_refuse_it() {
     link.wait().expect("our child");
     assert_eq!(namespaces(pid).len(), 5);
 
-    let next = start(&[&SMALL[..], &["--most-busy=0", "--seconds=0.1"]].concat());
+    let file = ResultFile::new("refused");
+    let arguments = ["--most-busy=0", "--seconds=0.1", "--json", file.path()];
+    let next = start(&[&SMALL[..], &arguments].concat());
     let next_pid = next.id();
     let output = next.wait_with_output().expect("our child");
     assert_eq!(output.status.code(), Some(1), "{}", both(&output));
@@ -216,6 +218,11 @@ fn one_that_was_killed_is_removed_by_the_next_and_busy_processors_refuse_it() {
     // Nobody knows before whether the machine has more time then.
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert_eq!(stdout.matches("taken again: ").count(), 8, "{stdout}");
+    let json = fs::read(file.path()).expect("it was written");
+    let result: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    let why = result["refused"][0].as_str().unwrap_or_default();
+    assert!(why.contains("processors were busy"), "{result}");
+    assert_eq!(result["loads"].as_array().map(Vec::len), Some(0));
     assert_eq!(namespaces(pid), [""; 0]);
     assert_eq!(namespaces(next_pid), [""; 0]);
     for pid in processes {

@@ -73,7 +73,7 @@ pub enum Error {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// A TCP listener cannot be opened on this host.
-    #[error("cannot listen on TCP {addr}: {source}")]
+    #[error("cannot listen on TCP {addr}: {source}{}", listen_remedy(source))]
     Listen {
         /// The address asked for.
         addr: SocketAddr,
@@ -99,6 +99,15 @@ pub enum Error {
     /// A conversion into an endpoint or an address that is not this crate's failed.
     #[error(transparent)]
     Other(Box<dyn std::error::Error + Send + Sync>),
+}
+
+fn listen_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => ": stop the program that listens there or choose another port",
+        io::ErrorKind::PermissionDenied => ": choose a port from 1024 on",
+        io::ErrorKind::AddrNotAvailable => ": choose an address of this host",
+        _ => "",
+    }
 }
 
 impl Error {

@@ -190,6 +190,10 @@ async fn an_address_in_use_is_told() {
     for scheme in BOTH {
         let host = serve(scheme).await;
         let error = Listener::bind(host.uri.as_str()).await.unwrap_err();
+        assert!(
+            error.to_string().ends_with("choose another port"),
+            "{error}"
+        );
         match error {
             Error::Bind(BindError::AddressInUse { addr }) => assert_eq!(addr, host.addr),
             Error::Listen { addr, .. } => assert_eq!(addr, host.addr),

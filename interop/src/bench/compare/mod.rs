@@ -54,7 +54,7 @@ pub(crate) struct Arguments {
     /// What is measured.
     #[arg(long, value_enum, default_value_t = SuiteName::Grpc)]
     suite: SuiteName,
-    /// End within about a minute: 3 rounds of 0.8 s a row, instead of 5 of 3 s.
+    /// End within about a minute and a half: 3 rounds of 0.8 s a row, instead of 5 of 3 s.
     #[arg(long)]
     quick: bool,
     /// Rounds of each row, at least 3.

@@ -62,7 +62,8 @@ use crate::{report, values};
 ///
 /// A turn is refused in which processors are busy for more than 85 % of the time, or 1 % of the
 /// calls are sent late: the figures would be the machine's and not the link's. It is taken again, up
-/// to eight times, and how many were is told. The clients' generators run in real time, if `chrt` is
+/// to eight times, and how many were is told; after the ninth there are no figures for that row, and
+/// the exit status is 1. The clients' generators run in real time, if `chrt` is
 /// there, so that the stacks do not make them late. The exit status is 77 if it cannot run here,
 /// which a line that begins with `skipped:` explains.
 #[derive(Debug, clap::Args)]
@@ -75,15 +76,16 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value = "200",
           value_parser = parse_mbps)]
     mbps: u32,
-    /// Share of the server's downlink that is offered, headers included.
+    /// Share of the server's downlink that is offered, headers included, 0.01 to 0.95.
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value = "0.8",
           value_parser = parse_load)]
     load: f64,
-    /// Rounds of each row and stack. Default: 5.
+    /// Rounds of each row and stack, 1 to 100. Default: 5.
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
-    /// Seconds of each round. Default: as many as it takes for 12,000 calls in all rounds, 8 to 60.
+    /// Seconds of each round, 0.01 to 3600. Default: as many as it takes for 12,000 calls in all
+    /// rounds, 8 to 60.
     #[arg(long, value_name = "S", allow_negative_numbers = true,
           value_parser = values::parse_seconds)]
     seconds: Option<Duration>,
@@ -144,6 +146,8 @@ enum LinkError {
     Interrupted,
     #[error("{0} of the claims above fall short")]
     FallsShort(usize),
+    #[error("nothing is known of {} of the rows, which were refused: {}", .0.len(), .0.join("; "))]
+    Refused(Vec<String>),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -192,6 +196,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         report::write_json(path, &results)?;
     }
     write!(io::stdout(), "{}", Verdict::table(&results.claims).text())?;
+    if !results.refused.is_empty() {
+        return Err(LinkError::Refused(results.refused).into());
+    }
     let short = results.claims.iter().filter(|claim| !claim.holds).count();
     if arguments.check && short > 0 {
         return Err(LinkError::FallsShort(short).into());
@@ -227,17 +234,21 @@ async fn measure(arguments: &Arguments) -> Result<Outcome, LinkError> {
     let link = arguments.facts();
     let machine = Machine::here();
     progress.print(&format!("{}\n{}\n", machine.describe(), link.text()))?;
+    let mut refused = Vec::new();
     let mut loads = Vec::new();
     for offered in &offered {
-        let row = run::load(&plan, offered, folder.path(), &progress).await?;
-        progress.print(&row.text())?;
-        loads.push(row);
+        let row = run::load(&plan, offered, folder.path(), &progress).await;
+        if let Some(row) = known(row, &mut refused)? {
+            progress.print(&row.text())?;
+            loads.push(row);
+        }
     }
     let mut incast = None;
     if has_incast {
-        let row = run::incast(&plan, &progress).await?;
+        incast = known(run::incast(&plan, &progress).await, &mut refused)?;
+    }
+    if let Some(row) = &incast {
         progress.print(&row.text())?;
-        incast = Some(row);
     }
     progress.bar.finish_and_clear();
     Ok(Outcome {
@@ -247,7 +258,20 @@ async fn measure(arguments: &Arguments) -> Result<Outcome, LinkError> {
         claims: judge::judge(&loads, incast.as_ref()),
         loads,
         incast,
+        refused,
     })
+}
+
+/// A row, or nothing if the machine was too busy for it: others may be of lighter work.
+fn known<T>(row: Result<T, LinkError>, refused: &mut Vec<String>) -> Result<Option<T>, LinkError> {
+    match row {
+        Ok(row) => Ok(Some(row)),
+        Err(LinkError::Disturbed(why)) => {
+            refused.push(why.to_string());
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 impl Arguments {

@@ -42,12 +42,16 @@ pub(crate) fn section(outcome: &Outcome) -> Section {
         plot: None,
         table: row.table(),
     }));
+    let refused = match &outcome.refused[..] {
+        [] => String::new(),
+        refused => format!(" Rows that were refused: {}.", refused.join("; ")),
+    };
     Section {
         title: "Emulated link",
         text: format!(
             "{} Calls start at random times, whatever became of those before them; latencies count \
              from when they were meant to be sent. Solid lines are the 99th percentile, dashed \
-             ones the median, by tenths of the calls, shortest first.",
+             ones the median, by tenths of the calls, shortest first.{refused}",
             outcome.link.text()
         ),
         panels,

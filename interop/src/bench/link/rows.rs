@@ -19,6 +19,9 @@ pub(crate) struct Outcome {
     pub(crate) loads: Vec<LoadRow>,
     pub(crate) incast: Option<IncastRow>,
     pub(crate) claims: Vec<Verdict>,
+    /// Why rows are not among these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) refused: Vec<String>,
 }
 
 /// What every result of `bench link` calls itself.
@@ -268,6 +271,7 @@ pub(super) mod tests {
                 seed: 1,
             },
             claims: judge::judge(&loads, incast.as_ref()),
+            refused: Vec::new(),
             loads,
             incast,
         }

@@ -82,7 +82,12 @@ pub(crate) struct Arguments {
           default_value = "1", value_parser = values::parse_seconds)]
     warm_up: Duration,
     /// Calls depend on this number.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 1
+    )]
     seed: u64,
     /// Most calls in flight, 1 to 100000; with Thrift these are threads, 1 to 1000. Default: 1000,
     /// 64 with Thrift.
@@ -94,8 +99,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u16).range(1..=MAX_WORKERS))]
     workers: Option<u16>,
-    /// Homa's setting link_mbps, on both sides if the server is its own. Default: not set.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    /// Homa's setting link_mbps, 1 to 10000000, on both sides if the server is its own. Default:
+    /// not set.
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     link_mbps: Option<u32>,
     /// When the warm-up begins, in nanoseconds since 1970, so that several processes can begin
     /// together. Default: as soon as all is ready.
