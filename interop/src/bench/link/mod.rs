@@ -195,7 +195,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(path) = &arguments.json {
         report::write_json(path, &results)?;
     }
-    write!(io::stdout(), "{}", Verdict::table(&results.claims).text())?;
+    if !results.claims.is_empty() {
+        write!(io::stdout(), "{}", Verdict::table(&results.claims).text())?;
+    }
     if !results.refused.is_empty() {
         return Err(LinkError::Refused(results.refused).into());
     }

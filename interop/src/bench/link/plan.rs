@@ -65,7 +65,7 @@ impl RowName {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Disturbed {
     #[error(
-        "{what}: processors were busy for {busy:.0} % of the time, which may be {limit:.0} % at \
+        "{what}: processors were busy for {busy:.1} % of the time, which may be {limit:.0} % at \
          most, or the figures would be theirs and not the link's: end what else runs here, or \
          lower --mbps"
     )]
