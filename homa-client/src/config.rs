@@ -48,12 +48,14 @@ pub struct Config {
     /// call, at the price of a processor that is busy meanwhile. It pays most in a runtime with one
     /// worker: in others the packet wakes a second one for nothing.
     ///
-    /// Where four looks in a row were over just before the next packet came, they take four times
-    /// as long (1 ms at most), until eight of these were in vain: long enough to meet a peer that
-    /// was asleep. If nothing comes then either, this side may keep the processor that the peer
-    /// needs, and a thread that looks goes to another one of those that it may use, at most once a
-    /// millisecond. Who looks in vain all the same pauses for 10 ms, or 100 ms after long looks: with
-    /// 50 µs looking in vain takes at most a fiftieth of the time.
+    /// After four looks in a row that found nothing, if the packet came within eight times this value,
+    /// looks take four times as long (1 ms at most), long enough to meet a peer that was asleep, and
+    /// stay so until eight in a row were in vain. If a long one is in vain, this side may keep the
+    /// processor that the peer needs: a thread that looks then goes to another one of those that it
+    /// may use, at most once a millisecond. (It asks the system for the processors that it may use at
+    /// that time, and keeps to these should its cpuset grow.) Who looks in vain all the same pauses
+    /// for 10 ms, or 100 ms after long looks. If nothing is ever found, 50 µs cost a fiftieth of a
+    /// processor; with packets that come every some 100 µs it is busy all the time.
     pub busy_poll: Duration,
     /// How long an endpoint stays open after its last handle is gone, for what is still to be
     /// delivered: requests that nobody waits for, and word to servers that their responses have

@@ -348,14 +348,14 @@ fn remedy(error: &io::Error) -> &'static str {
 /// Finds out before a long run whether its results can be written. Leaves what is there, and
 /// nothing that was not.
 pub(crate) fn check_writable(path: &Path) -> Result<(), WriteError> {
-    let is_new = path.symlink_metadata().is_err();
-    let opened = OpenOptions::new().append(true).create(true).open(path);
-    opened
-        .and_then(|_| match is_new {
-            true => std::fs::remove_file(path),
-            false => Ok(()),
-        })
-        .map_err(|source| WriteError::new(path, source))
+    let write = || match OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            OpenOptions::new().append(true).open(path).map(drop)
+        }
+        Err(error) => Err(error),
+    };
+    write().map_err(|source| WriteError::new(path, source))
 }
 
 /// Writes `value` as JSON, in place of what the file held.

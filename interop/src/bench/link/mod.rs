@@ -192,7 +192,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         }
         Err(error) => return Err(error.into()),
     };
-    if let Some(path) = &arguments.json {
+    let is_empty = results.loads.is_empty() && results.incast.is_none();
+    // What an earlier run has left there is worth more than nothing.
+    if let Some(path) = arguments.json.as_ref().filter(|_| !is_empty) {
         report::write_json(path, &results)?;
     }
     if !results.claims.is_empty() {
@@ -240,14 +242,15 @@ async fn measure(arguments: &Arguments) -> Result<Outcome, LinkError> {
     let mut loads = Vec::new();
     for offered in &offered {
         let row = run::load(&plan, offered, folder.path(), &progress).await;
-        if let Some(row) = known(row, &mut refused)? {
+        if let Some(row) = known(row, &mut refused, &progress)? {
             progress.print(&row.text())?;
             loads.push(row);
         }
     }
     let mut incast = None;
     if has_incast {
-        incast = known(run::incast(&plan, &progress).await, &mut refused)?;
+        let row = run::incast(&plan, &progress).await;
+        incast = known(row, &mut refused, &progress)?;
     }
     if let Some(row) = &incast {
         progress.print(&row.text())?;
@@ -265,10 +268,15 @@ async fn measure(arguments: &Arguments) -> Result<Outcome, LinkError> {
 }
 
 /// A row, or nothing if the machine was too busy for it: others may be of lighter work.
-fn known<T>(row: Result<T, LinkError>, refused: &mut Vec<String>) -> Result<Option<T>, LinkError> {
+fn known<T>(
+    row: Result<T, LinkError>,
+    refused: &mut Vec<String>,
+    progress: &Progress,
+) -> Result<Option<T>, LinkError> {
     match row {
         Ok(row) => Ok(Some(row)),
         Err(LinkError::Disturbed(why)) => {
+            progress.print(&format!("refused: {why}\n"))?;
             refused.push(why.to_string());
             Ok(None)
         }

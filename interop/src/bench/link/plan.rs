@@ -209,7 +209,7 @@ mod tests {
         assert!(plan.check_busy(0.85, String::new).is_ok());
         let error = plan.check_busy(0.91, || "W4, tonic-tcp".to_owned());
         let text = error.expect_err("more").to_string();
-        for part in ["W4, tonic-tcp", "91 %", "85 %", "--mbps"] {
+        for part in ["W4, tonic-tcp", "91.0 %", "85 %", "--mbps"] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }
