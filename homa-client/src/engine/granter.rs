@@ -208,7 +208,6 @@ impl Granter {
 
     /// One round of grants.
     pub(super) fn decide(&mut self, rpcs: &mut RpcTable, pool: &mut Pool) -> Decisions {
-        let mut decisions = Decisions::new();
         self.changed = false;
         while let Some(key) = self.touched.pop() {
             if let Some(rpc) = rpcs.get_mut(key).filter(|rpc| rpc.rank_stale) {
@@ -217,8 +216,9 @@ impl Granter {
         }
         self.short = false;
         if self.waiting.by_age.is_empty() {
-            return decisions;
+            return Decisions::new();
         }
+        let mut decisions = Decisions::new();
         let limits = self.limits;
         let active = self.waiting.active(limits.max_overcommit);
         let shares = shares(&active, rpcs);

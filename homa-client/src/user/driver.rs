@@ -165,16 +165,7 @@ struct Driver<'a> {
 impl Driver<'_> {
     fn turn(&mut self, look: Look) -> Turn {
         let endpoint = self.endpoint;
-        let now = endpoint.clock.now();
-        if let Some(awaited) = self.awaited
-            && now.since(awaited) > SLOW
-        {
-            self.alone_until = now + ALONE;
-        }
-        let next = match now < self.alone_until {
-            true => Next::Unknown,
-            false => Next::Soon,
-        };
+        let next = self.next();
         // The keeper holds it for one turn at most.
         let receiving = lock(&endpoint.receiving);
         let turn = endpoint.turn(receiving, look, next, &mut self.deliveries);
@@ -183,6 +174,24 @@ impl Driver<'_> {
             .driven
             .store(turn.now.as_nanos(), Ordering::Release);
         turn
+    }
+
+    /// When the turn after this one comes, going by when this one did.
+    fn next(&mut self) -> Next {
+        if self.awaited.is_none() && self.alone_until == Time::ZERO {
+            return Next::Soon;
+        }
+        let now = self.endpoint.clock.now();
+        if let Some(awaited) = self.awaited
+            && now.since(awaited) > SLOW
+        {
+            self.alone_until = now + ALONE;
+        }
+        if now < self.alone_until {
+            return Next::Unknown;
+        }
+        self.alone_until = Time::ZERO;
+        Next::Soon
     }
 
     /// Sets the timer to the engine's next deadline.

@@ -252,7 +252,7 @@ impl Endpoint {
                 if let Some(local) = local {
                     state.engine.leave_from(rpc, local);
                 }
-                self.transmit(shard, state);
+                self.transmit(now, shard, state);
                 self.wake_keeper();
                 Ok(Ticket {
                     rpc: LocalRpc { shard: index, rpc },
@@ -297,10 +297,9 @@ impl Endpoint {
     pub(crate) fn reply(&self, rpc: LocalRpc, message: Message) -> Result<(), SendError> {
         let shard = &self.shards[rpc.shard];
         let mut state = shard.lock();
-        state
-            .engine
-            .send_reply(self.clock.now(), rpc.rpc, message)?;
-        self.transmit(shard, state);
+        let now = self.clock.now();
+        state.engine.send_reply(now, rpc.rpc, message)?;
+        self.transmit(now, shard, state);
         Ok(())
     }
 
@@ -321,7 +320,7 @@ impl Endpoint {
         let now = self.clock.now();
         let full = state.reply_lazily(now, rpc.rpc, peer, message);
         if full {
-            self.transmit(shard, state);
+            self.transmit(now, shard, state);
         } else {
             self.nudge_if_sooner(&state);
         }
@@ -332,8 +331,9 @@ impl Endpoint {
     pub(crate) fn replace_lazy(&self, rpc: LocalRpc, message: Message) -> Result<(), Message> {
         let shard = &self.shards[rpc.shard];
         let mut state = shard.lock();
-        state.replace_lazy(self.clock.now(), rpc.rpc, message)?;
-        self.transmit(shard, state);
+        let now = self.clock.now();
+        state.replace_lazy(now, rpc.rpc, message)?;
+        self.transmit(now, shard, state);
         Ok(())
     }
 
@@ -357,8 +357,9 @@ impl Endpoint {
     pub(crate) fn refuse_request(&self, rpc: LocalRpc) {
         let shard = &self.shards[rpc.shard];
         let mut state = shard.lock();
-        state.engine.refuse(self.clock.now(), rpc.rpc);
-        self.transmit(shard, state);
+        let now = self.clock.now();
+        state.engine.refuse(now, rpc.rpc);
+        self.transmit(now, shard, state);
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -12,7 +12,7 @@ use std::thread;
 use super::endpoint::{AWAKE, Endpoint};
 use super::link::{Refusal, Refused};
 use super::shard::{Batch, Shard, State};
-use crate::engine::Transmit;
+use crate::engine::{Time, Transmit};
 
 /// Batches that a caller sends before it leaves the rest to the driver: as much of a message as
 /// threads send unasked on loopback.
@@ -26,8 +26,13 @@ struct Unsent {
 
 impl Endpoint {
     /// Sends whatever is ready, on this thread; if another thread is at it, one batch of that.
-    pub(super) fn transmit<'a>(&'a self, shard: &'a Shard, mut state: MutexGuard<'a, State>) {
-        let mut now = self.clock.now();
+    /// `now` was read with the shard's lock.
+    pub(super) fn transmit<'a>(
+        &'a self,
+        mut now: Time,
+        shard: &'a Shard,
+        mut state: MutexGuard<'a, State>,
+    ) {
         state.release_lazy(now);
         if !state.stalled.is_empty() {
             state.missed = true;
@@ -42,7 +47,7 @@ impl Endpoint {
             return;
         }
         if state.transmitting {
-            let calls = self.send_beside(shard, state);
+            let calls = self.send_beside(now, shard, state);
             self.inline_sends.fetch_add(calls, Ordering::Relaxed);
             return;
         }
@@ -57,7 +62,6 @@ impl Endpoint {
                 thread::yield_now();
             }
             state = shard.lock();
-            now = self.clock.now();
             state.take_back(unsent.rest);
             if !state.stalled.is_empty() {
                 break;
@@ -66,6 +70,7 @@ impl Endpoint {
                 state.transmitting = false;
                 return self.nudge_if_sooner(&state);
             }
+            now = self.clock.now();
         }
         state.transmitting = false;
         // Whoever is nudged sends that, too.
@@ -74,8 +79,13 @@ impl Endpoint {
     }
 
     /// Sends one batch while another thread is at it. Returns how many system calls that took.
-    fn send_beside<'a>(&'a self, shard: &'a Shard, mut state: MutexGuard<'a, State>) -> u64 {
-        let batch = state.fill(self.clock.now());
+    fn send_beside<'a>(
+        &'a self,
+        now: Time,
+        shard: &'a Shard,
+        mut state: MutexGuard<'a, State>,
+    ) -> u64 {
+        let batch = state.fill(now);
         state.missed |= batch.full;
         self.nudge_if_sooner(&state);
         drop(state);
@@ -100,7 +110,7 @@ impl Endpoint {
         let mut state = shard.lock();
         if state.transmitting {
             if state.stalled.is_empty() {
-                self.send_beside(shard, state);
+                self.send_beside(self.clock.now(), shard, state);
             } else {
                 state.missed = true;
             }

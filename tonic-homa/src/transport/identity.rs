@@ -2,6 +2,7 @@
 //! finds its handler, and a piece of a body its stream.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,11 +81,56 @@ impl Places {
 }
 
 /// Names a call: its client's address without the port, which may change, its epoch, its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CallKey {
     pub(super) client: IpAddr,
     pub(super) epoch: u64,
     pub(super) call: u64,
+}
+
+impl CallKey {
+    fn of_epoch(self) -> EpochKey {
+        EpochKey {
+            client: self.client,
+            epoch: self.epoch,
+        }
+    }
+}
+
+/// In one piece: to a keyed hash, many short ones cost more than their bytes.
+impl Hash for CallKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let (client, epoch, call) = (bits(self.client), self.epoch, self.call);
+        let mut bytes = [0; 32];
+        bytes[..16].copy_from_slice(&client.to_le_bytes());
+        bytes[16..24].copy_from_slice(&epoch.to_le_bytes());
+        bytes[24..].copy_from_slice(&call.to_le_bytes());
+        state.write(&bytes);
+    }
+}
+
+/// Names a life of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct EpochKey {
+    client: IpAddr,
+    epoch: u64,
+}
+
+impl Hash for EpochKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let (client, epoch) = (bits(self.client), self.epoch);
+        let mut bytes = [0; 24];
+        bytes[..16].copy_from_slice(&client.to_le_bytes());
+        bytes[16..].copy_from_slice(&epoch.to_le_bytes());
+        state.write(&bytes);
+    }
+}
+
+fn bits(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => ip.to_bits().into(),
+        IpAddr::V6(ip) => ip.to_bits(),
+    }
 }
 
 /// Why a call may not run.
@@ -115,7 +161,7 @@ pub(super) struct Identities {
 
 #[derive(Debug)]
 struct Inner {
-    epochs: HashMap<(IpAddr, u64), Epoch>,
+    epochs: HashMap<EpochKey, Epoch>,
     live: HashMap<CallKey, Live>,
     early: Vec<Early>,
     /// Live calls that are streams.
@@ -227,7 +273,7 @@ impl Identities {
     /// Room for the request body of a live call. `None` if its client has used up what it may.
     pub(super) fn share(&self, key: CallKey) -> Option<Share> {
         let mut inner = self.lock();
-        let epoch = inner.epochs.get_mut(&(key.client, key.epoch))?;
+        let epoch = inner.epochs.get_mut(&key.of_epoch())?;
         let budget = epoch
             .budget
             .get_or_insert_with(|| Budget::new(self.stream_bytes, self.total.clone()))
@@ -259,7 +305,7 @@ impl Identities {
     /// What is known of a call. Also a sign of life of its client.
     pub(super) fn find(&self, key: CallKey) -> Found {
         let mut inner = self.lock();
-        let Some(epoch) = inner.epochs.get_mut(&(key.client, key.epoch)) else {
+        let Some(epoch) = inner.epochs.get_mut(&key.of_epoch()) else {
             return Found::Unknown;
         };
         epoch.last = Instant::now();
@@ -274,13 +320,13 @@ impl Identities {
     /// What the answers of a client tell of, besides its requests.
     pub(super) fn heard_of(&self, key: CallKey) -> Arc<Heard> {
         let inner = self.lock();
-        let epoch = inner.epochs.get(&(key.client, key.epoch));
+        let epoch = inner.epochs.get(&key.of_epoch());
         epoch.map_or_else(Arc::default, |epoch| epoch.heard.clone())
     }
 
     /// A sign of life of a client.
     pub(super) fn heard(&self, client: IpAddr, epoch: u64) {
-        if let Some(epoch) = self.lock().epochs.get_mut(&(client, epoch)) {
+        if let Some(epoch) = self.lock().epochs.get_mut(&EpochKey { client, epoch }) {
             epoch.last = Instant::now();
         }
     }
@@ -360,7 +406,7 @@ impl Identities {
         let now = Instant::now();
         let inner = self.lock();
         let is_silent = |key: &CallKey| {
-            let epoch = inner.epochs.get(&(key.client, key.epoch));
+            let epoch = inner.epochs.get(&key.of_epoch());
             epoch.is_none_or(|epoch| {
                 now.saturating_duration_since(epoch.last) >= SILENT
                     && epoch.heard.at().elapsed() >= SILENT
@@ -372,10 +418,7 @@ impl Identities {
             .filter_map(|(key, live)| Some((*key, live.stream.clone()?)))
             .filter(|(key, _)| is_silent(key))
             .collect();
-        let mut clients: Vec<_> = silent
-            .iter()
-            .map(|(key, _)| (key.client, key.epoch))
-            .collect();
+        let mut clients: Vec<_> = silent.iter().map(|(key, _)| key.of_epoch()).collect();
         clients.sort_unstable();
         clients.dedup();
         (silent, clients.len())
@@ -437,7 +480,7 @@ impl Identities {
         if live.stream.is_some() {
             inner.streams -= 1;
         }
-        if let Some(epoch) = inner.epochs.get_mut(&(key.client, key.epoch)) {
+        if let Some(epoch) = inner.epochs.get_mut(&key.of_epoch()) {
             epoch.live = epoch.live.saturating_sub(1);
         }
         if inner.live.is_empty() {
@@ -468,15 +511,18 @@ impl Inner {
         if now.duration_since(self.swept) >= SWEEP {
             self.sweep(now);
         }
-        let id = (key.client, key.epoch);
-        let crowded = self.epochs.len() >= MAX_EPOCHS && !self.epochs.contains_key(&id);
-        if crowded || self.ranges >= MAX_ALL_RANGES {
-            self.make_room(id);
-        }
-        if !self.epochs.contains_key(&id)
-            && (self.epochs.len() >= MAX_EPOCHS || self.is_greedy(key.client))
-        {
-            return Err(Refusal::Overloaded);
+        let id = key.of_epoch();
+        let roomy = self.epochs.len() < MAX_EPOCHS_OF_HOST && self.ranges < MAX_ALL_RANGES;
+        if !roomy {
+            let crowded = self.epochs.len() >= MAX_EPOCHS && !self.epochs.contains_key(&id);
+            if crowded || self.ranges >= MAX_ALL_RANGES {
+                self.make_room(id);
+            }
+            if !self.epochs.contains_key(&id)
+                && (self.epochs.len() >= MAX_EPOCHS || self.is_greedy(key.client))
+            {
+                return Err(Refusal::Overloaded);
+            }
         }
         let epoch = self.epochs.entry(id).or_insert_with(|| Epoch {
             seen: CallSet::default(),
@@ -498,8 +544,7 @@ impl Inner {
         if self.epochs.len() < MAX_EPOCHS_OF_HOST {
             return false;
         }
-        let busy =
-            |((host, _), epoch): &(&(IpAddr, u64), &Epoch)| *host == client && epoch.live > 0;
+        let busy = |(key, epoch): &(&EpochKey, &Epoch)| key.client == client && epoch.live > 0;
         self.epochs.iter().filter(busy).count() >= MAX_EPOCHS_OF_HOST
     }
 
@@ -512,7 +557,7 @@ impl Inner {
     }
 
     /// Forgets the eighth of the epochs that was silent longest, so that this is rarely needed.
-    fn make_room(&mut self, keep: (IpAddr, u64)) {
+    fn make_room(&mut self, keep: EpochKey) {
         let mut silent: Vec<_> = self
             .epochs
             .iter()

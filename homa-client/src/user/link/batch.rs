@@ -186,7 +186,7 @@ fn receive_into(
         slot,
         packet,
         datagram,
-    } in long
+    } in long.drain(..)
     {
         let buffer = std::mem::replace(&mut slots[slot], buffers.take());
         into[datagram].data = buffers.freeze(buffer, packet.end).slice(packet);

@@ -211,7 +211,8 @@ impl Shared {
                 };
                 let service = service.lock().unwrap_or_else(PoisonError::into_inner);
                 let service = service.clone();
-                let task = self.runtime.spawn(call.begin(service, answer));
+                // Boxed: a task copies its future whenever it changes state, with all its room.
+                let task = self.runtime.spawn(Box::pin(call.begin(service, answer)));
                 self.seen.running(key, task.abort_handle());
             }
             Kind::Data { .. } => self.receive(key, frame, lengths, message, responder),
