@@ -152,9 +152,10 @@ impl Verdict {
 
     /// A line for each.
     pub(crate) fn table(verdicts: &[Self]) -> Table {
-        let mut table = Table::new(["claim", "of", "Homa/TCP", "claimed", ""]);
+        let mut table = Table::new(["claim", "of", "ratio", "claimed", ""]);
         for verdict in verdicts {
-            let ratio = verdict.ratio.map(|ratio| format!("{ratio:.2}"));
+            // As many decimals as are kept: a ratio must not look like its bound and fall short.
+            let ratio = verdict.ratio.map(|ratio| format!("{ratio:.3}"));
             table.row([
                 verdict.row.clone(),
                 verdict.what.clone(),
@@ -358,6 +359,25 @@ pub(crate) fn check_writable(path: &Path) -> Result<(), WriteError> {
     write().map_err(|source| WriteError::new(path, source))
 }
 
+/// The same for all that a run is to write, each of which has to be a file of its own.
+pub(crate) fn check_all_writable<'a>(
+    paths: impl IntoIterator<Item = &'a PathBuf>,
+) -> Result<(), WriteError> {
+    let mut named = Vec::new();
+    for path in paths {
+        check_writable(path)?;
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        // What goes to a pipe or to nowhere does not replace anything.
+        let is_special = real.exists() && !real.is_file();
+        if named.contains(&real) && !is_special {
+            let twice = io::Error::other("it is named for two files; give each its own");
+            return Err(WriteError::new(path, twice));
+        }
+        named.push(real);
+    }
+    Ok(())
+}
+
 /// Writes `value` as JSON, in place of what the file held.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), WriteError> {
     let mut json =
@@ -559,6 +579,13 @@ mod tests {
         let new = directory.join("new.json");
         check_writable(&new).expect("writable");
         assert!(!new.exists(), "what is interrupted leaves no empty file");
+        check_all_writable([&new, &file]).expect("two files");
+        for both in [&new, &file] {
+            let error = check_all_writable([both, both]).expect_err("one file");
+            assert!(with_causes(&error).contains("give each its own"), "{error}");
+        }
+        let nowhere = PathBuf::from("/dev/null");
+        check_all_writable([&nowhere, &nowhere]).expect("nothing is lost");
         let error = check_writable(&directory.join("nowhere/new.json")).expect_err("no folder");
         assert!(error.to_string().contains("; make the folder"), "{error}");
         let error = check_writable(&directory).expect_err("no file");

@@ -7,6 +7,7 @@ mod common;
 mod process;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -105,6 +106,16 @@ fn namespaces(pid: u32) -> Vec<String> {
         .collect()
 }
 
+/// Temporary folders of this process.
+fn folders(pid: u32) -> usize {
+    let prefix = format!("homa-interop-link-{pid}-");
+    let entries = fs::read_dir(std::env::temp_dir()).expect("a folder");
+    let names = entries.flatten().map(|entry| entry.file_name());
+    names
+        .filter(|name| name.to_str().is_some_and(|name| name.starts_with(&prefix)))
+        .count()
+}
+
 #[test]
 fn both_stacks_make_the_same_calls_over_the_link_and_it_is_removed() {
     let _turn = turn();
@@ -196,6 +207,39 @@ fn it_is_removed_after_an_interrupt_and_another_one_is_refused_meanwhile() {
 }
 
 #[test]
+fn what_was_measured_before_an_interrupt_is_written() {
+    let _turn = turn();
+    let file = ResultFile::new("interrupted");
+    let arguments = ["--workload=incast", "--most-busy=100", "--json"];
+    let mut link = start(&[&SMALL[..], &arguments, &[file.path()]].concat());
+    let pid = link.id();
+    let stdout = BufReader::new(link.stdout.take().expect("piped"));
+    let mut lines = stdout.lines().map(|line| line.expect("text"));
+    let has_w4 = lines.any(|line| line.starts_with("W4 at"));
+    if has_w4 {
+        signal("INT", pid);
+    }
+    let rest: Vec<_> = lines.collect();
+    let output = link.wait_with_output().expect("our child");
+    if !has_w4 {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        println!("skipped: {stderr}");
+        let is_skipped = output.status.code() == Some(SKIPPED);
+        assert!(
+            is_skipped || stderr.contains("another `bench link` runs"),
+            "{stderr}"
+        );
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1), "{rest:?} {}", both(&output));
+    assert_eq!(namespaces(pid), [""; 0]);
+    let json = fs::read(file.path()).expect("it was written");
+    let result: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    assert_eq!(result["loads"][0]["workload"], "W4");
+    assert!(result["incast"].is_null(), "{}", result["incast"]);
+}
+
+#[test]
 fn one_that_was_killed_is_removed_by_the_next_and_busy_processors_refuse_it() {
     let _turn = turn();
     let Some(mut link) = start_long() else { return };
@@ -203,6 +247,7 @@ fn one_that_was_killed_is_removed_by_the_next_and_busy_processors_refuse_it() {
     link.kill().expect("our child");
     link.wait().expect("our child");
     assert_eq!(namespaces(pid).len(), 5);
+    assert_eq!(folders(pid), 1);
 
     let file = ResultFile::new("refused");
     let busy = ["--most-busy=0", "--seconds=0.1", "--workload=incast"];
@@ -222,6 +267,8 @@ fn one_that_was_killed_is_removed_by_the_next_and_busy_processors_refuse_it() {
     assert_eq!(stdout.matches("taken again: ").count(), 16, "{stdout}");
     assert_eq!(stdout.matches("refused: ").count(), 2, "{stdout}");
     assert!(fs::metadata(file.path()).is_err(), "there are no results");
+    assert!(stdout.contains("is not written"), "{stdout}");
+    assert_eq!(folders(pid) + folders(next_pid), 0);
     assert_eq!(namespaces(pid), [""; 0]);
     assert_eq!(namespaces(next_pid), [""; 0]);
     for pid in processes {

@@ -5,6 +5,7 @@ mod common;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use common::{ResultFile, homa_interop};
 use serde_json::Value;
@@ -186,10 +187,10 @@ fn a_load_that_could_not_be_kept_up_is_refused_with_the_share_and_what_to_do() {
     let stderr = refused(
         "tonic-tcp",
         &[
-            "--bytes=100000",
+            "--bytes=1000",
             "--calls-per-s=20000",
             "--outstanding=1",
-            "--seconds=0.05",
+            "--seconds=0.01",
             "--warm-up=0.01",
             "--no-unloaded",
             "--json",
@@ -207,6 +208,27 @@ fn a_load_that_could_not_be_kept_up_is_refused_with_the_share_and_what_to_do() {
     }
     let written = std::fs::exists(file.path()).expect("readable");
     assert!(!written, "a run that is refused has no results");
+}
+
+/// Long messages at a rate that is out of reach would pile up, and the run take minutes, until it
+/// is refused.
+#[test]
+fn a_load_that_is_far_too_much_ends_soon() {
+    let start = Instant::now();
+    let stderr = refused(
+        "tonic-homa",
+        &[
+            "--bytes=3999999",
+            "--calls-per-s=10000",
+            "--seconds=1",
+            "--no-unloaded",
+        ],
+        1,
+    );
+    for part in ["late", "134 in flight", "more than", "lower it"] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(60), "{stderr}");
 }
 
 #[test]
@@ -258,6 +280,17 @@ fn a_load_that_makes_no_sense_is_refused_with_what_would() {
             &["--bytes=1", "--mbps=1", "--outstanding=1001"],
             1,
             &["1001", "1000"],
+        ),
+        (
+            "tonic-tcp",
+            &[
+                "--bytes=1",
+                "--mbps=1",
+                "--uri=http://127.0.0.1:1",
+                "--server-pid=99999999",
+            ],
+            1,
+            &["--server-pid 99999999"],
         ),
         (
             "thrift-tcp",

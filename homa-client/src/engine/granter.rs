@@ -208,6 +208,7 @@ impl Granter {
 
     /// One round of grants.
     pub(super) fn decide(&mut self, rpcs: &mut RpcTable, pool: &mut Pool) -> Decisions {
+        let mut decisions = Decisions::new();
         self.changed = false;
         while let Some(key) = self.touched.pop() {
             if let Some(rpc) = rpcs.get_mut(key).filter(|rpc| rpc.rank_stale) {
@@ -216,9 +217,8 @@ impl Granter {
         }
         self.short = false;
         if self.waiting.by_age.is_empty() {
-            return Decisions::new();
+            return decisions;
         }
-        let mut decisions = Decisions::new();
         let limits = self.limits;
         let active = self.waiting.active(limits.max_overcommit);
         let shares = shares(&active, rpcs);

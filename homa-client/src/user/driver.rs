@@ -156,7 +156,7 @@ struct Driver<'a> {
     deliveries: Vec<Delivery>,
     /// When tasks were woken together, if that was in the last turn.
     awaited: Option<Time>,
-    /// Until then nobody waits for others.
+    /// Until then nobody waits for others; zero if that is over.
     alone_until: Time,
     /// For short sleeps; made when the first is wanted, `Err` if that failed.
     pace: Option<Result<PaceTimer, ()>>,

@@ -41,9 +41,13 @@ pub(crate) struct Arguments {
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]
 enum PageError {
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {}: give files that `bench` has written with --json", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} is no result of a benchmark that this version can read", path.display())]
+    #[error(
+        "{} is no result of a benchmark that this version can read: give files that it has written \
+         with --json",
+        path.display()
+    )]
     Json {
         path: PathBuf,
         source: serde_json::Error,

@@ -48,7 +48,10 @@ pub(crate) struct Addresses {
 /// Why nothing is served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
-    #[error("cannot listen on {addr}")]
+    #[error(
+        "cannot listen on {addr}{}",
+        if source.kind() == io::ErrorKind::AddrInUse { ": stop the program that does, or choose another port" } else { "" }
+    )]
     Listen { addr: SocketAddr, source: io::Error },
     #[error("cannot serve")]
     Serve(#[from] thrift::Error),

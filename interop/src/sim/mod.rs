@@ -35,7 +35,6 @@ mod world;
 use std::cmp::Reverse;
 use std::error::Error;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -82,14 +81,7 @@ fn find_out(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     }
     let mut files = vec![&arguments.json, &arguments.html];
     files.extend(arguments.accept.then_some(&arguments.snapshot));
-    let files: Vec<&PathBuf> = files.into_iter().flatten().collect();
-    for (number, path) in files.iter().enumerate() {
-        if files[..number].contains(path) {
-            let path = path.display();
-            return Err(format!("{path} is named for two files; give each its own").into());
-        }
-        crate::report::check_writable(path)?;
-    }
+    crate::report::check_all_writable(files.into_iter().flatten())?;
     match &arguments.snapshot {
         Some(path) if !arguments.accept => drop(snapshot::read(path)?),
         _ => {}

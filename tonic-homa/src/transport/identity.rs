@@ -100,11 +100,9 @@ impl CallKey {
 /// In one piece: to a keyed hash, many short ones cost more than their bytes.
 impl Hash for CallKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let (client, epoch, call) = (bits(self.client), self.epoch, self.call);
         let mut bytes = [0; 32];
-        bytes[..16].copy_from_slice(&client.to_le_bytes());
-        bytes[16..24].copy_from_slice(&epoch.to_le_bytes());
-        bytes[24..].copy_from_slice(&call.to_le_bytes());
+        bytes[..24].copy_from_slice(&self.of_epoch().bytes());
+        bytes[24..].copy_from_slice(&self.call.to_le_bytes());
         state.write(&bytes);
     }
 }
@@ -116,20 +114,22 @@ struct EpochKey {
     epoch: u64,
 }
 
-impl Hash for EpochKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let (client, epoch) = (bits(self.client), self.epoch);
+impl EpochKey {
+    fn bytes(self) -> [u8; 24] {
+        let client = match self.client {
+            IpAddr::V4(ip) => ip.to_bits().into(),
+            IpAddr::V6(ip) => ip.to_bits(),
+        };
         let mut bytes = [0; 24];
         bytes[..16].copy_from_slice(&client.to_le_bytes());
-        bytes[16..].copy_from_slice(&epoch.to_le_bytes());
-        state.write(&bytes);
+        bytes[16..].copy_from_slice(&self.epoch.to_le_bytes());
+        bytes
     }
 }
 
-fn bits(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(ip) => ip.to_bits().into(),
-        IpAddr::V6(ip) => ip.to_bits(),
+impl Hash for EpochKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.bytes());
     }
 }
 
@@ -512,17 +512,15 @@ impl Inner {
             self.sweep(now);
         }
         let id = key.of_epoch();
-        let roomy = self.epochs.len() < MAX_EPOCHS_OF_HOST && self.ranges < MAX_ALL_RANGES;
-        if !roomy {
-            let crowded = self.epochs.len() >= MAX_EPOCHS && !self.epochs.contains_key(&id);
-            if crowded || self.ranges >= MAX_ALL_RANGES {
-                self.make_room(id);
-            }
-            if !self.epochs.contains_key(&id)
-                && (self.epochs.len() >= MAX_EPOCHS || self.is_greedy(key.client))
-            {
-                return Err(Refusal::Overloaded);
-            }
+        let crowded = self.epochs.len() >= MAX_EPOCHS && !self.epochs.contains_key(&id);
+        if crowded || self.ranges >= MAX_ALL_RANGES {
+            self.make_room(id);
+        }
+        // Whether it is known is looked up last, and seldom.
+        if (self.epochs.len() >= MAX_EPOCHS || self.is_greedy(key.client))
+            && !self.epochs.contains_key(&id)
+        {
+            return Err(Refusal::Overloaded);
         }
         let epoch = self.epochs.entry(id).or_insert_with(|| Epoch {
             seen: CallSet::default(),

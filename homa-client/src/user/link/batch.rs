@@ -182,6 +182,7 @@ fn receive_into(
         }
         io::Result::Ok(came)
     })?;
+    // By `drain`, or the whole array would be moved.
     for Long {
         slot,
         packet,

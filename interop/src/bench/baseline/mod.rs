@@ -46,11 +46,11 @@ pub(crate) struct Arguments {
           default_value_t = 100,
           value_parser = clap::value_parser!(u16).range(1..=1_400))]
     bytes: u16,
-    /// Threads of both runtimes; 1 is tokio's current-thread runtime. Default: tokio's default.
+    /// Threads of both runtimes, 1 to 64; 1 is tokio's current-thread runtime. Default: tokio's default.
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u16).range(1..=MAX_WORKERS))]
     workers: Option<u16>,
-    /// Rounds of each, at least 3.
+    /// Rounds of each, 3 to 1000.
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           default_value_t = 7,
           value_parser = clap::value_parser!(u32).range(3..=1_000))]

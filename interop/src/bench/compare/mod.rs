@@ -57,11 +57,11 @@ pub(crate) struct Arguments {
     /// End within about a minute and a half: 3 rounds of 0.8 s a row, instead of 5 of 3 s.
     #[arg(long)]
     quick: bool,
-    /// Rounds of each row, at least 3.
+    /// Rounds of each row, 3 to 1000. Default: 5.
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(3..=1000))]
     rounds: Option<u32>,
-    /// Seconds of each round, at least 0.01.
+    /// Seconds of each round, 0.01 to 3600. Default: 3.
     #[arg(long, value_name = "S", allow_negative_numbers = true,
           value_parser = values::parse_seconds)]
     seconds: Option<Duration>,
@@ -135,9 +135,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 
 fn run_suite<S: Suite>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let scenarios = chosen(S::ROWS, &arguments.row)?;
-    for path in arguments.json.iter().chain(&arguments.html) {
-        report::check_writable(path)?;
-    }
+    report::check_all_writable(arguments.json.iter().chain(&arguments.html))?;
     let (rounds, seconds) = if arguments.quick {
         (3, QUICK)
     } else {

@@ -14,8 +14,8 @@ const ANY: f64 = 1.0;
 /// Most that the completion time of an incast may be.
 const INCAST: f64 = 1.0;
 
-/// The claims about what was measured.
-pub(super) fn judge(loads: &[LoadRow], incast: Option<&IncastRow>) -> Vec<Verdict> {
+/// The claims about what was measured on a link of `mbps`.
+pub(super) fn judge(mbps: u32, loads: &[LoadRow], incast: Option<&IncastRow>) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     for row in loads {
         verdicts.extend(shortest(row));
@@ -23,6 +23,10 @@ pub(super) fn judge(loads: &[LoadRow], incast: Option<&IncastRow>) -> Vec<Verdic
         verdicts.push(every_decile(row, "p99", |decile| decile.ratio_p99));
     }
     verdicts.extend(incast.map(incast_verdict));
+    for verdict in &mut verdicts {
+        // A page may show those of several links.
+        verdict.row = format!("{}, {mbps} Mbit/s", verdict.row);
+    }
     verdicts
 }
 
@@ -123,7 +127,7 @@ mod tests {
     fn the_shortest_tenth_and_the_worst_are_judged_up_to_their_bounds() {
         let of = |workload, shortest, worst| {
             let deciles = vec![decile(0.5, Some(shortest)), decile(worst, Some(worst))];
-            judge(&[row(workload, deciles)], None)
+            judge(200, &[row(workload, deciles)], None)
         };
         assert_eq!(passes(&of("W4", 0.1, 1.0)), [true, true, true]);
         assert_eq!(passes(&of("W4", 0.101, 1.0)), [false, true, true]);
@@ -141,7 +145,7 @@ mod tests {
     #[test]
     fn an_unknown_tail_falls_short() {
         let deciles = vec![decile(0.5, None), decile(0.5, Some(0.5))];
-        let verdicts = judge(&[row("W4", deciles)], None);
+        let verdicts = judge(200, &[row("W4", deciles)], None);
         assert_eq!(passes(&verdicts), [false, true, false]);
         assert_eq!(verdicts[0].ratio, None);
         let table = Verdict::table(&verdicts).text();
@@ -178,14 +182,17 @@ mod tests {
                 homa: side(ratio * 1_000.0, timeouts),
                 ratio,
             };
-            judge(&[], Some(&row))
+            judge(200, &[], Some(&row))
         };
         assert_eq!(passes(&incast(1.0, 0, 0)), [true]);
         assert_eq!(passes(&incast(1.001, 0, 0)), [false]);
         assert_eq!(passes(&incast(0.9, 1, 0)), [false]);
         assert_eq!(passes(&incast(0.9, 0, 1)), [false]);
         let verdict = &incast(0.9, 1, 0)[0];
-        assert_eq!(verdict.row, "incast of 3 hosts x 64 calls of 100 KB");
+        assert_eq!(
+            verdict.row,
+            "incast of 3 hosts x 64 calls of 100 KB, 200 Mbit/s"
+        );
         assert!(verdict.what.contains("1 timeouts"), "{verdict:?}");
     }
 }

@@ -15,11 +15,14 @@ mod text;
 mod topology;
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use std::{env, fs};
 
+use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub(crate) use self::incast::{BurstArguments, burst_until_stdin_ends};
@@ -32,11 +35,10 @@ use self::plan::{
     Disturbed, MAX_BYTES, Plan, QUEUE_BYTES, RESPONSE_BYTES, RowName, parse_load, parse_mbps,
 };
 use self::process::ProcessError;
-use self::rows::{Kind, LinkFacts};
+use self::rows::LinkFacts;
 use self::switch::SwitchError;
 use self::topology::{CLIENTS, MTU, PRIORITIES, Port, TopologyError};
 use super::load::MAX_LAG;
-use super::machine::Machine;
 use crate::child::StartError;
 use crate::progress::Progress;
 use crate::report::Verdict;
@@ -170,6 +172,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let mut results = Outcome::new(arguments.facts());
     let outcome = runtime.block_on(async {
         // Before anything is made, so that no signal can end this and leave it.
         let mut signals = [
@@ -181,22 +184,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
             biased;
             () = any(&mut signals) => Err(LinkError::Interrupted),
             // Whatever it has made is removed when it is dropped.
-            outcome = measure(arguments) => outcome,
+            outcome = measure(arguments, &mut results) => outcome,
         }
     });
-    let results = match outcome {
-        Ok(results) => results,
-        Err(error) if error.is_lack() => {
-            writeln!(io::stdout(), "skipped: {}", report::with_causes(&error))?;
-            return Ok(SKIPPED.into());
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let is_empty = results.loads.is_empty() && results.incast.is_none();
-    // What an earlier run has left there is worth more than nothing.
-    if let Some(path) = arguments.json.as_ref().filter(|_| !is_empty) {
-        report::write_json(path, &results)?;
+    if let Err(error) = &outcome
+        && error.is_lack()
+    {
+        writeln!(io::stdout(), "skipped: {}", report::with_causes(error))?;
+        return Ok(SKIPPED.into());
     }
+    results.claims = judge::judge(arguments.mbps, &results.loads, results.incast.as_ref());
+    if let Some(path) = &arguments.json {
+        // What an earlier run has left there is worth more than nothing.
+        if results.loads.is_empty() && results.incast.is_none() {
+            let path = path.display();
+            writeln!(io::stdout(), "{path} is not written: there are no results")?;
+        } else {
+            report::write_json(path, &results)?;
+        }
+    }
+    outcome?;
     if !results.claims.is_empty() {
         write!(io::stdout(), "{}", Verdict::table(&results.claims).text())?;
     }
@@ -219,7 +226,8 @@ async fn any(signals: &mut [Signal; 3]) {
     }
 }
 
-async fn measure(arguments: &Arguments) -> Result<Outcome, LinkError> {
+/// Adds each row to the results once it is there, so that what comes after it cannot lose it.
+async fn measure(arguments: &Arguments, results: &mut Outcome) -> Result<(), LinkError> {
     let plan = arguments.plan();
     let rows = arguments.rows();
     let offered: Vec<Offered> = rows
@@ -233,38 +241,45 @@ async fn measure(arguments: &Arguments) -> Result<Outcome, LinkError> {
         .iter()
         .map(|row| (generator::LEAD + plan.warm_up + row.seconds(&plan)) * plan.rounds * 2)
         .sum();
-    let folder = tempfile::tempdir()?;
+    let folder = folder()?;
     let progress = Progress::new(turns, lasts);
-    let link = arguments.facts();
-    let machine = Machine::here();
-    progress.print(&format!("{}\n{}\n", machine.describe(), link.text()))?;
-    let mut refused = Vec::new();
-    let mut loads = Vec::new();
+    let (machine, link) = (results.machine.describe(), results.link.text());
+    progress.print(&format!("{machine}\n{link}\n"))?;
     for offered in &offered {
         let row = run::load(&plan, offered, folder.path(), &progress).await;
-        if let Some(row) = known(row, &mut refused, &progress)? {
+        if let Some(row) = known(row, &mut results.refused, &progress)? {
             progress.print(&row.text())?;
-            loads.push(row);
+            results.loads.push(row);
         }
     }
-    let mut incast = None;
     if has_incast {
         let row = run::incast(&plan, &progress).await;
-        incast = known(row, &mut refused, &progress)?;
+        results.incast = known(row, &mut results.refused, &progress)?;
     }
-    if let Some(row) = &incast {
+    if let Some(row) = &results.incast {
         progress.print(&row.text())?;
     }
     progress.bar.finish_and_clear();
-    Ok(Outcome {
-        kind: Kind::Link,
-        machine,
-        link,
-        claims: judge::judge(&loads, incast.as_ref()),
-        loads,
-        incast,
-        refused,
-    })
+    Ok(())
+}
+
+/// Where clients leave what they have measured. Its name tells whose it is, so that what one that
+/// was killed has left can be told from what is in use.
+fn folder() -> io::Result<TempDir> {
+    const PREFIX: &str = "homa-interop-link-";
+    let maker = |name: &OsStr| {
+        let (pid, _) = name.to_str()?.strip_prefix(PREFIX)?.split_once('-')?;
+        pid.parse::<u32>().ok()
+    };
+    for entry in fs::read_dir(env::temp_dir())?.flatten() {
+        let maker = maker(&entry.file_name());
+        if maker.is_some_and(|maker| matches!(fs::exists(format!("/proc/{maker}")), Ok(false))) {
+            // It may be somebody else's: then it stays.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let prefix = format!("{PREFIX}{}-", std::process::id());
+    tempfile::Builder::new().prefix(&prefix).tempdir()
 }
 
 /// A row, or nothing if the machine was too busy for it: others may be of lighter work.

@@ -24,6 +24,21 @@ pub(crate) struct Outcome {
     pub(crate) refused: Vec<String>,
 }
 
+impl Outcome {
+    /// Nothing has been measured yet.
+    pub(super) fn new(link: LinkFacts) -> Self {
+        Self {
+            kind: Kind::Link,
+            machine: Machine::here(),
+            link,
+            loads: Vec::new(),
+            incast: None,
+            claims: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+}
+
 /// What every result of `bench link` calls itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -270,7 +285,7 @@ pub(super) mod tests {
                 response_bytes: 100,
                 seed: 1,
             },
-            claims: judge::judge(&loads, incast.as_ref()),
+            claims: judge::judge(200, &loads, incast.as_ref()),
             refused: Vec::new(),
             loads,
             incast,

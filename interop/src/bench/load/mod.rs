@@ -47,7 +47,8 @@ pub(super) use self::outcome::{Figures, Outcome};
 /// A call lags if at its time as many were in flight as --outstanding allows, or if the generator
 /// handed it over more than 1 ms after its time. The generator has a thread of its own; as root,
 /// with `chrt`, two that go before all others, on two cores. If 1 % of the measured calls or more
-/// lag, the load was not the one asked for: there are no results then, and the exit status is 1.
+/// lag, the load was not the one asked for: there are no results then, and the exit status is 1. So
+/// it is, at once, when the generator is a second behind, or 1 % of --seconds if that is more.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   homa-interop bench load --stack tonic-homa --workload w4 --mbps 500 --response-bytes 100
@@ -67,7 +68,7 @@ pub(crate) struct Arguments {
           default_value_t = 999_000, conflicts_with = "bytes",
           value_parser = clap::value_parser!(u32).range(1..))]
     max_bytes: u32,
-    /// Bytes of each response. Default: as many as the request has.
+    /// Bytes of each response, in the same range. Default: as many as the request has.
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..))]
     response_bytes: Option<u32>,
@@ -90,11 +91,11 @@ pub(crate) struct Arguments {
     )]
     seed: u64,
     /// Most calls in flight, 1 to 100000; with Thrift these are threads, 1 to 1000. Default: 1000,
-    /// 64 with Thrift.
+    /// or fewer if these had more than 1 GiB; 64 with Thrift.
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     outstanding: Option<u32>,
-    /// Threads of the runtimes of both sides; 1 is tokio's current-thread runtime. Default: tokio's
+    /// Threads of the runtimes of both sides, 1 to 64; 1 is tokio's current-thread runtime. Default: tokio's
     /// default. Not with Thrift.
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u16).range(1..=MAX_WORKERS))]
@@ -138,7 +139,7 @@ struct Sizes {
     /// Sizes of requests: a workload of the Homa papers.
     #[arg(long, value_enum)]
     workload: Option<WorkloadName>,
-    /// Bytes of each request.
+    /// Bytes of each request, 1 to 4000000; to 999996 with homa-client, to 999000 with thrift-homa.
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..))]
     bytes: Option<u32>,
@@ -147,10 +148,11 @@ struct Sizes {
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct RateArguments {
-    /// Load in Mbit/s: what requests carry, without what is added to them.
+    /// Load in Mbit/s, above 0 and up to 10000000: what requests carry, without what is added to
+    /// them.
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = values::parse_rate)]
     mbps: Option<f64>,
-    /// Load in calls per second.
+    /// Load in calls per second, above 0 and up to 10000000.
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = values::parse_rate)]
     calls_per_s: Option<f64>,
 }
@@ -163,6 +165,16 @@ const MAX_CALLS: f64 = 5e6;
 
 /// Most threads.
 const MAX_THREADS: u32 = 1_000;
+
+/// Calls in flight by default, and with stacks that need a thread for each.
+const OUTSTANDING: u32 = 1_000;
+const OUTSTANDING_THREADS: u32 = 64;
+
+/// Bytes of requests and responses of as many calls, at most: both sides hold them.
+const OUTSTANDING_BYTES: u64 = 1 << 30;
+
+/// A run that is so far behind is not the load that was asked for, however long it was to be.
+const HOPELESS: Duration = Duration::from_secs(1);
 
 /// Time from when all is ready to the first call.
 const LEAD: Duration = Duration::from_millis(20);
@@ -186,12 +198,14 @@ enum LoadError {
     },
     #[error(
         "--outstanding {outstanding} is more threads than the {MAX_THREADS} that there may be: \
-         {stack} needs one for each call in flight"
+         {stack} needs one for each call in flight; lower it"
     )]
     TooManyThreads {
         outstanding: u32,
         stack: &'static str,
     },
+    #[error("--server-pid {0}: there is no such process, so its work cannot be counted")]
+    NoServer(u32),
     #[error("--workers is for stacks with a runtime, and {0} has none: leave it out")]
     NoRuntime(&'static str),
     #[error(
@@ -199,17 +213,16 @@ enum LoadError {
          --seconds"
     )]
     TooManyCalls { calls: f64 },
-    #[error("no call starts within {seconds:?} at {rate:.3} calls per second: give --seconds more")]
+    #[error("no call starts within {seconds:?} at {rate:.6} calls per second: give --seconds more")]
     NoCalls { seconds: Duration, rate: f64 },
-    #[error("--start-at was {0:?} ago when all was ready: give a later time")]
+    #[error("--start-at was {0:.1?} ago when all was ready: give a later time")]
     Missed(Duration),
     #[error("--start-at is more than an hour from now: it is in nanoseconds since 1970")]
     TooFar,
     #[error(
         "{:.2} % of the calls lag ({} of {samples} because {outstanding} were in flight, {} \
-         because the generator was over {LATE:?} late), which has to be less than {max} %: lower \
-         the load, or raise --outstanding or --workers",
-        lag.share * 1e2, lag.held, lag.late
+         because the generator was over {LATE:?} late), which has to be less than {max} %: {}",
+        lag.share * 1e2, lag.held, lag.late, remedy(lag)
     )]
     Lags {
         lag: Lag,
@@ -225,12 +238,19 @@ enum LoadError {
     Generator(#[from] tokio::task::JoinError),
 }
 
+/// What to do about calls that lag.
+fn remedy(lag: &Lag) -> &'static str {
+    if lag.held > lag.late {
+        "lower the load, or raise --outstanding"
+    } else {
+        "lower the load, end what else runs on this machine, or raise --seconds if that was short"
+    }
+}
+
 /// Runs the benchmark.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let checked = Checked::new(arguments)?;
-    for path in arguments.json.iter().chain(&arguments.html) {
-        report::check_writable(path)?;
-    }
+    report::check_all_writable(arguments.json.iter().chain(&arguments.html))?;
     let runtime = runtime::with_workers(arguments.workers)?;
     let outcome = runtime.block_on(async {
         tokio::select! {
@@ -267,6 +287,11 @@ struct Checked {
 impl Checked {
     fn new(arguments: &Arguments) -> Result<Self, LoadError> {
         let stack = arguments.stack;
+        if let Some(pid) = arguments.server_pid
+            && !matches!(std::fs::exists(format!("/proc/{pid}")), Ok(true))
+        {
+            return Err(LoadError::NoServer(pid));
+        }
         let (lengths, option) = match (arguments.sizes.bytes, arguments.sizes.workload) {
             (Some(bytes), _) => (Lengths::Fixed(bytes), "--bytes"),
             // Clap lets neither be missing.
@@ -293,7 +318,12 @@ impl Checked {
         {
             return Err(error);
         }
-        let outstanding = if stack.blocks() { 64 } else { 1_000 };
+        let of_each = u64::from(longest) + u64::from(arguments.response_bytes.unwrap_or(longest));
+        let most = u32::try_from(OUTSTANDING_BYTES / of_each).unwrap_or(u32::MAX);
+        let outstanding = match stack.blocks() {
+            true => OUTSTANDING_THREADS,
+            false => OUTSTANDING.min(most),
+        };
         let outstanding = arguments.outstanding.unwrap_or(outstanding);
         if stack.blocks() && outstanding > MAX_THREADS {
             let stack = stack.name();
@@ -415,6 +445,10 @@ async fn measure(arguments: &Arguments, checked: Checked) -> Result<Outcome, Loa
         warm_up: arguments.warm_up,
         response_bytes: arguments.response_bytes,
         outstanding,
+        most_behind: match arguments.max_lag < 1.0 {
+            true => HOPELESS.max(arguments.seconds.mul_f64(arguments.max_lag.max(0.0))),
+            false => Duration::MAX,
+        },
         expected: lengths.len(),
         longest,
         server: called.pid,

@@ -40,6 +40,9 @@ pub(crate) struct Plan {
     pub(crate) response_bytes: Option<u32>,
     /// Most calls in flight.
     pub(crate) outstanding: u32,
+    /// A call that is handed over so much later than it was meant to be ends the run: it would be
+    /// refused.
+    pub(crate) most_behind: Duration,
     /// About how many calls are measured.
     pub(crate) expected: usize,
     pub(crate) longest: u32,
@@ -89,6 +92,15 @@ pub(crate) enum OpenError {
          than the server or the network carries; lower it"
     )]
     Unanswered { open: usize },
+    #[error(
+        "a call was sent {behind:.1?} late, {at:.1?} after the start, with {outstanding} in flight: \
+         this load is more than the server or the network carries; lower it"
+    )]
+    Behind {
+        behind: Duration,
+        at: Duration,
+        outstanding: u32,
+    },
     #[error("cannot start a thread for each call in flight: lower --outstanding")]
     Thread(#[source] std::io::Error),
     #[error("a thread of the generator ended early")]
@@ -256,13 +268,22 @@ fn hand_out<I: Iterator<Item = Arrival>>(
                 break;
             }
         };
+        let behind = intended.elapsed();
         if is_measured {
             tally.measured += 1;
             if was_held {
                 tally.held += 1;
-            } else if intended.elapsed() > LATE {
+            } else if behind > LATE {
                 tally.late += 1;
             }
+        }
+        if behind > plan.most_behind {
+            book.fail(OpenError::Behind {
+                behind,
+                at,
+                outstanding: plan.outstanding,
+            });
+            break;
         }
     }
     tally
@@ -582,6 +603,7 @@ mod tests {
             warm_up: APART * (CALLS / 2) as u32,
             response_bytes: None,
             outstanding: 1,
+            most_behind: Duration::MAX,
             expected: CALLS,
             longest: 1,
             server: None,
