@@ -188,7 +188,7 @@ fn a_load_that_could_not_be_kept_up_is_refused_with_the_share_and_what_to_do() {
         "tonic-tcp",
         &[
             "--bytes=1000",
-            "--calls-per-s=20000",
+            "--calls-per-s=5000",
             "--outstanding=1",
             "--seconds=0.01",
             "--warm-up=0.01",
