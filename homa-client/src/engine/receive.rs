@@ -108,7 +108,8 @@ impl Engine {
         }
         // It knows a random id that went to its address alone.
         let proves = rpc.is_client() && !self.peers.get(peer).proven;
-        rpc.answered |= common.kind != Kind::NoSuchPort;
+        // What is said of the peer itself says nothing of the RPC.
+        rpc.answered |= !matches!(common.kind, Kind::NoSuchPort | Kind::Cutoffs);
         // Whoever has shown to know the RPC is the one that may have run it.
         if rpc.incarnation == 0 && common.kind != Kind::RpcUnknown {
             rpc.incarnation = common.incarnation;

@@ -99,9 +99,10 @@ impl Engine {
     /// Asks the peer for what it owes us.
     pub(super) fn request_missing(&mut self, key: RpcKey) {
         let priority = self.priorities.control();
-        let Some(rpc) = self.rpcs.get(key) else {
+        let Some(rpc) = self.rpcs.get_mut(key) else {
             return;
         };
+        rpc.asked = true;
         let resends = match &rpc.incoming {
             Some(message) => message.missing(priority, MAX_RESENDS),
             None => vec![Resend {

@@ -1,7 +1,7 @@
 //! Statements 23 to 31: requests, responses, delivery.
 
-use homa_client::engine::wire::{Carrier, Kind, Packet};
-use homa_client::engine::{DropReason, Event};
+use homa_client::engine::wire::{Carrier, Cutoffs, Kind, Packet};
+use homa_client::engine::{DropReason, Event, Failure, Unreachable};
 
 use crate::fixture::*;
 
@@ -187,6 +187,41 @@ fn e030_an_unknown_port_is_never_answered_by_rpc_unknown() {
                 .all(|sent| sent.kind() != Kind::RpcUnknown)
         );
     });
+}
+
+/// Who did not take a request has not run it; but a refusal may also answer a question about one
+/// that was taken, has run, and is forgotten.
+#[test]
+fn e030_a_refusal_tells_whether_the_request_may_have_run() {
+    let cutoffs = Cutoffs {
+        lengths: [u32::MAX; 8],
+        version: 3,
+    };
+    for (heard, waits, may_have_run) in [
+        (None, false, false),
+        (Some(Packet::Cutoffs(cutoffs)), false, false),
+        (Some(Packet::Busy), false, true),
+        (None, true, true),
+    ] {
+        let mut host = Host::new(Carrier::Udp);
+        let (server, _) = host.call(1);
+        if let Some(packet) = heard.clone() {
+            assert_eq!(host.hear(&server, packet), None);
+        }
+        if waits {
+            let asked = host.wait(host.engine.settings().timers.resend + ms(1));
+            assert_eq!(kinds(&asked), [Kind::Resend]);
+        }
+        assert_eq!(host.hear(&server, Packet::NoSuchPort), None);
+        let Some(Event::Failed { failure, .. }) = host.event() else {
+            panic!()
+        };
+        let refused = Failure::Unreachable {
+            reason: Unreachable::HomaPort,
+            may_have_run,
+        };
+        assert_eq!(failure, refused, "{heard:?}, {waits}");
+    }
 }
 
 #[test]
