@@ -516,9 +516,11 @@ impl Inner {
         if crowded || self.ranges >= MAX_ALL_RANGES {
             self.make_room(id);
         }
-        // Whether it is known is looked up last, and seldom.
-        if (self.epochs.len() >= MAX_EPOCHS || self.is_greedy(key.client))
+        // With fewer epochs nobody is greedy. To find that out takes a look at all of them, which
+        // those that are known are spared.
+        if self.epochs.len() >= MAX_EPOCHS_OF_HOST
             && !self.epochs.contains_key(&id)
+            && (self.epochs.len() >= MAX_EPOCHS || self.is_greedy(key.client))
         {
             return Err(Refusal::Overloaded);
         }
@@ -539,9 +541,6 @@ impl Inner {
 
     /// Whether one host has so many epochs with calls running that others would be shut out.
     fn is_greedy(&self, client: IpAddr) -> bool {
-        if self.epochs.len() < MAX_EPOCHS_OF_HOST {
-            return false;
-        }
         let busy = |(key, epoch): &(&EpochKey, &Epoch)| key.client == client && epoch.live > 0;
         self.epochs.iter().filter(busy).count() >= MAX_EPOCHS_OF_HOST
     }
