@@ -48,10 +48,7 @@ pub(crate) struct Addresses {
 /// Why nothing is served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
-    #[error(
-        "cannot listen on {addr}{}",
-        if source.kind() == io::ErrorKind::AddrInUse { ": stop the program that does, or choose another port" } else { "" }
-    )]
+    #[error("cannot listen on {addr}{}", remedy(source))]
     Listen { addr: SocketAddr, source: io::Error },
     #[error("cannot serve")]
     Serve(#[from] thrift::Error),
@@ -61,6 +58,13 @@ pub(crate) enum ServeError {
     Uri(#[from] UriError),
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; stop the program that does, or choose another port",
+        _ => "",
+    }
 }
 
 /// Starts the second process.

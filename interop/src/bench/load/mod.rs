@@ -95,8 +95,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     outstanding: Option<u32>,
-    /// Threads of the runtimes of both sides, 1 to 64; 1 is tokio's current-thread runtime. Default: tokio's
-    /// default. Not with Thrift.
+    /// Threads of the runtimes of both sides, 1 to 64; 1 is tokio's current-thread runtime. Default:
+    /// tokio's default. Not with Thrift.
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u16).range(1..=MAX_WORKERS))]
     workers: Option<u16>,
